@@ -1,8 +1,8 @@
-//! mailflow's agent: reads the kernel's flow counters, joins them with the internal networks,
-//! evaluates the rules and tells people.
+//! mailflow's agent: reads the kernel's flow counters, evaluates the rules on them, and sends alerts, flow
+//! records and metrics.
 //!
-//! Data goes one way: [`mailflow_kernel`] (the only user of aya) -> [`mailflow_engine`] (no clock, no I/O) -> [`outputs`].
-//! [`agent`] is the only wiring, [`cli`] what a person does with it.
+//! Data flows one way: [`mailflow_kernel`] (the only user of aya) -> [`mailflow_engine`] (no clock, no I/O)
+//! -> [`outputs`]. [`agent`] wires them together, [`cli`] has the commands.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! mailflow-agent: parse the arguments, and do what they say.
+//! mailflow-agent: parses the arguments and runs the command.
 
 #![forbid(unsafe_code)]
 
@@ -7,5 +7,5 @@ use std::process::ExitCode;
 use mailflow_agent::cli;
 
 fn main() -> ExitCode {
-    cli::perform(cli::parse()).into()
+    cli::dispatch(cli::parse()).into()
 }

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use mailflow_agent::config::outputs::url::{Form, Url};
+use mailflow_agent::config::outputs::url::{Url, UrlForm};
 
 /// Proxy for CONNECT and absolute addresses, which connects every name to one receiver.
 pub(crate) struct Proxy {
@@ -38,7 +38,7 @@ impl Proxy {
 
     /// Returns its address as a setting.
     pub(crate) fn url(&self, user: &str) -> Url {
-        Url::parse(&format!("http://{user}{}", self.addr), Form::Proxy).unwrap()
+        Url::parse(&format!("http://{user}{}", self.addr), UrlForm::Proxy).unwrap()
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{AlertOutput, AlertTo, Profile},
+    config::{AlertDestination, AlertOutput, Profile},
     metrics::{AgentMetrics, ReceiverCounters},
     outputs::{AlertEvent, factory, gateway::Gateway, profile::EventFormat, worker::SinkWorker},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::event::{Alert, AlertState};
 
@@ -34,19 +34,24 @@ pub(crate) fn format(profile: Profile) -> EventFormat {
 }
 
 /// Creates an output for alerts to `to`.
-pub(crate) fn sink(to: AlertTo) -> SinkWorker<AlertEvent> {
+pub(crate) fn sink(to: AlertDestination) -> SinkWorker<AlertEvent> {
     let agent = AgentMetrics::new("test", 0.0).unwrap();
-    factory::open_alert_workers(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
-        .unwrap()
-        .remove(0)
+    factory::open_alert_workers(
+        &AlertOutput { name: "test".into(), to },
+        FileLimits::NONE,
+        &agent,
+        &gateway(),
+    )
+    .unwrap()
+    .remove(0)
 }
 
 /// Creates an output and returns it with the counters of its receiver.
-pub(crate) fn sink_and_receiver(to: AlertTo) -> (SinkWorker<AlertEvent>, ReceiverCounters) {
+pub(crate) fn sink_and_receiver(to: AlertDestination) -> (SinkWorker<AlertEvent>, ReceiverCounters) {
     let agent = AgentMetrics::new("test", 0.0).unwrap();
     let sink = factory::open_alert_workers(
         &AlertOutput { name: "test".into(), to },
-        Limits::NONE,
+        FileLimits::NONE,
         &agent,
         &gateway(),
     )

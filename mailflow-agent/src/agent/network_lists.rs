@@ -1,4 +1,4 @@
-//! Lists of internal networks, reloaded by a thread when a file changes.
+//! NetworkLists of internal networks, reloaded by a thread when a file changes.
 //!
 //! A list may be long, wrong in every line, or on a file system that does not answer. The poll loop takes
 //! finished lists, and never waits for one.
@@ -16,7 +16,7 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Fault, Faults, Lists},
+    config::{Diagnostic, Diagnostics, NetworkLists},
     metrics::LoadOutcome,
     status::shared_status::SharedStatus,
 };
@@ -30,7 +30,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Result of a read: the networks and warnings, or faults.
-type ListReading = Result<(Networks, Vec<Fault>), Faults>;
+type ListReading = Result<(Networks, Vec<Diagnostic>), Diagnostics>;
 
 /// Watcher of the files of internal networks.
 pub(crate) struct ListWatch {
@@ -39,14 +39,14 @@ pub(crate) struct ListWatch {
 
 enum ListWatchState {
     /// The thread is not started yet.
-    Waiting { lists: Box<Lists>, internal: Networks, next: Time },
+    Waiting { lists: Box<NetworkLists>, internal: Networks, next: Time },
     /// The thread runs until `_alive` is dropped.
     Reading { finished: Receiver<Networks>, _alive: Arc<()> },
 }
 
 impl ListWatch {
     /// Creates a watcher for lists that were read as `internal`.
-    pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
+    pub(crate) fn new(lists: NetworkLists, internal: &Networks) -> Self {
         let state =
             ListWatchState::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
@@ -101,13 +101,13 @@ fn start_reader(
 }
 
 /// Reads `lists` after a change, once their files are stable.
-fn read_when_changed(mut lists: Lists) -> impl FnMut() -> Option<ListReading> + Send + 'static {
+fn read_when_changed(mut lists: NetworkLists) -> impl FnMut() -> Option<ListReading> + Send + 'static {
     move || {
-        if !lists.changed() {
+        if !lists.take_settled_change() {
             return None;
         }
-        let reading = lists.read_again();
-        if lists.moved() {
+        let reading = lists.reload();
+        if lists.is_outdated() {
             debug!("a list of internal networks was written to while it was read; it is read again");
             return None;
         }
@@ -162,7 +162,7 @@ impl SharedStatus {
     }
 
     /// Shows the changed files as refused.
-    fn lists_refused(&self, faults: &Faults) {
+    fn lists_refused(&self, faults: &Diagnostics) {
         self.agent.record_lists_load(LoadOutcome::Refused);
         let first = faults.iter().next().map(ToString::to_string).unwrap_or_default();
         self.snapshot().lists_refused = match faults.count() {
@@ -177,7 +177,7 @@ mod tests {
     use std::{fs, sync::mpsc::channel, time::Duration};
 
     use super::*;
-    use crate::{config, control::State as _};
+    use crate::{config, control::StatusProvider as _};
 
     /// Far longer than anything here takes.
     const TIMEOUT: Duration = Duration::from_secs(60);

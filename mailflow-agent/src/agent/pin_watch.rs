@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::{status::shared_status::SharedStatus, util::error_chain::Limited};
+use crate::{status::shared_status::SharedStatus, util::error_chain::LogRateLimit};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
@@ -16,7 +16,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct PinWatch {
     next: Time,
     pins_missing: bool,
-    lines: Limited,
+    lines: LogRateLimit,
 }
 
 impl PinWatch {
@@ -39,7 +39,7 @@ impl PinWatch {
             }
             Err(error) => {
                 self.pins_missing = true;
-                if self.lines.may_say(now) {
+                if self.lines.may_log(now) {
                     warn!(%error, "pins were removed by another process, and cannot be created again; the programs end with the agent");
                 }
                 view.set_pins(Some(format!("pins are missing and cannot be created again: {error}")));

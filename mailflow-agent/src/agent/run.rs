@@ -14,13 +14,13 @@ pub(super) use super::reload::ConfigSource;
 use super::{pipeline::Pipeline, reload::Reload, systemd::ServiceManager};
 use crate::{
     config::Config,
-    control::{self, Order, Orders, Reply, Request},
+    control::{self, CommandSenders, ControlCommand, Reply, Request},
     http,
     outputs::router::FINAL_WRITE_TIMEOUT,
     status::shared_status::SharedStatus,
     util::{
         disk,
-        signals::{Asked, Signals},
+        signals::{SignalEvent, Signals},
     },
 };
 use mailflow_kernel::capabilities;
@@ -54,8 +54,8 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
     let mut pipeline = Pipeline::start(config, Arc::clone(&view), hook_helper).map_err(with_cause)?;
     let (metrics_shutdown, server) = spawn_metrics_server(listener, Arc::clone(&view));
     let (reloads, mut reload_commands) = mpsc::channel(MAX_WAITING_COMMANDS);
-    let (questions, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
-    let orders = Orders { reloads, questions };
+    let (queries, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
+    let orders = CommandSenders { reloads, queries };
     let (control_shutdown, control_task) = spawn_control_server(socket, Arc::clone(&view), orders);
     give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
@@ -67,9 +67,9 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
     let mut reload = Reload::default();
     loop {
         tokio::select! {
-            // A separate channel, so that a reload does not wait for questions. select! takes a random one of
+            // A separate channel, so that a reload does not wait for queries. select! takes a random one of
             // the ready branches, so none starves.
-            Some(Order { reply, .. }) = reload_commands.recv() => {
+            Some(ControlCommand { reply, .. }) = reload_commands.recv() => {
                 service_manager.reloading();
                 reload.request(&source, Some(reply));
                 continue;
@@ -82,13 +82,13 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
                 polls = self::poll_ticks(&pipeline);
                 continue;
             }
-            event = signals.asked() => match event {
-                Asked::Stop => break,
-                Asked::StopForGood => {
+            event = signals.next() => match event {
+                SignalEvent::Stop => break,
+                SignalEvent::StopAndDetach => {
                     pipeline.detach_at_stop();
                     break;
                 }
-                Asked::Reload => {
+                SignalEvent::Reload => {
                     service_manager.reloading();
                     // The outcome is logged.
                     reload.request(&source, None);
@@ -132,9 +132,9 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
 }
 
 /// Listens at the control socket. If the disk cannot take a socket, the agent runs without one.
-fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
+fn listen(path: &Path) -> Option<Result<control::ControlListener, control::ControlBindError>> {
     match control::bind(path) {
-        Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
+        Err(control::ControlBindError::Refused { source, .. }) if disk::is_disk_failure(&source) => {
             error!(socket = %path.display(), error = %source, "failed to create the control socket; the agent runs without it");
             None
         }
@@ -191,7 +191,7 @@ fn poll_ticks(pipeline: &Pipeline) -> tokio::time::Interval {
 }
 
 /// Answers a request of the control socket that needs the pipeline.
-fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
+fn answer_question(ControlCommand { request, reply }: ControlCommand, pipeline: &Pipeline) {
     let answer = match request {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
@@ -292,9 +292,9 @@ fn spawn_metrics_server(
 
 /// Serves the control socket until the sender is dropped.
 fn spawn_control_server(
-    socket: Option<control::Listener>,
+    socket: Option<control::ControlListener>,
     view: Arc<SharedStatus>,
-    orders: Orders,
+    orders: CommandSenders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (control_shutdown, shutdown) = oneshot::channel::<()>();
     let control_task = socket.map(|socket| {

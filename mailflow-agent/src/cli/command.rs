@@ -1,5 +1,4 @@
-//! The command line: arguments as typed -> a [`Command`], and the commands that only read a
-//! configuration.
+//! Validated commands: converts the arguments as typed into a [`Command`].
 
 use std::{collections::HashSet, ffi::OsString, io::Write, path::PathBuf};
 
@@ -9,13 +8,13 @@ use clap_complete::Shell;
 pub(super) use super::args::{
     BacktestArgs, DoctorArgs, ExplainArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs, SuggestArgs, TopArgs,
 };
-use super::args::{RulesVerb, Typed, Verb};
+use super::args::{Cli, CliCommand, RulesCommand};
 use crate::util::terminal;
 
-/// What the process ends with; others script against it.
+/// Exit status of the process. It is a stable interface for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Exit {
-    /// Good.
+pub enum ExitStatus {
+    /// Success.
     Good,
     /// Findings, or a failure at run time.
     Failure,
@@ -23,128 +22,128 @@ pub enum Exit {
     Usage,
 }
 
-impl Exit {
-    /// The exit status.
+impl ExitStatus {
+    /// Returns the exit status.
     pub const fn code(self) -> u8 {
         match self {
-            Exit::Good => 0,
-            Exit::Failure => 1,
-            Exit::Usage => 2,
+            ExitStatus::Good => 0,
+            ExitStatus::Failure => 1,
+            ExitStatus::Usage => 2,
         }
     }
 }
 
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(exit: ExitStatus) -> Self {
         exit.code().into()
     }
 }
 
-/// What to do.
+/// Command to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Watch interfaces.
+    /// Count mail flows of interfaces.
     Run {
-        /// The configuration file; the shipped configuration without one.
+        /// Configuration file; `None` for the shipped configuration.
         config: Option<PathBuf>,
-        /// What wins over it.
+        /// Arguments that override the configuration.
         args: RunArgs,
     },
-    /// Count what captures hold.
+    /// Count the packets of captures.
     Replay {
-        /// The configuration file; the shipped configuration without one.
+        /// Configuration file; `None` for the shipped configuration.
         config: Option<PathBuf>,
-        /// What wins over it.
+        /// Arguments that override the configuration.
         args: ReplayArgs,
     },
     /// Evaluate the rules on flow logs.
     Backtest {
-        /// The configuration file; the shipped configuration without one.
+        /// Configuration file; `None` for the shipped configuration.
         config: Option<PathBuf>,
-        /// What wins over it.
+        /// Arguments that override the configuration.
         args: BacktestArgs,
     },
     /// Validate configurations.
     CheckConfig {
-        /// The files; the shipped configuration without any.
+        /// Files; empty for the shipped configuration.
         files: Vec<PathBuf>,
     },
     /// Run rule tests.
     TestRules {
-        /// The files.
+        /// Rule test files.
         files: Vec<PathBuf>,
     },
-    /// Print a configuration as it is written.
+    /// Print a configuration.
     PrintConfig {
-        /// The file; the shipped configuration without one.
+        /// File; `None` for the shipped configuration.
         file: Option<PathBuf>,
     },
-    /// Tell how the running agent is.
+    /// Print the status of the running agent.
     Status {
-        /// The configuration file, for its socket.
+        /// Configuration file, for the path of the socket.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: StatusArgs,
     },
-    /// Show what its sources send.
+    /// Show the traffic of each source.
     Top {
-        /// The configuration file, for its socket.
+        /// Configuration file, for the path of the socket.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: TopArgs,
     },
-    /// Let it read its configuration again.
+    /// Reload the configuration of the running agent.
     Reload {
-        /// The configuration file, for its socket.
+        /// Configuration file, for the path of the socket.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: SocketArgs,
     },
-    /// Print a shell's completions.
+    /// Print a shell's completion script.
     Completions {
-        /// Which shell.
+        /// Shell.
         shell: Shell,
     },
     /// Write the man pages.
     Man {
-        /// Where to.
+        /// Output directory.
         folder: PathBuf,
     },
-    /// Tell all there is to say of a source.
+    /// Explain a source.
     Explain {
-        /// The configuration file, for its socket or its rules.
+        /// Configuration file, for the path of the socket or for the rules.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: ExplainArgs,
     },
-    /// Print what an allow-list might name.
+    /// Suggest allow-list entries.
     Suggest {
-        /// The configuration file, for its socket or its rules.
+        /// Configuration file, for the path of the socket or for the rules.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: SuggestArgs,
     },
-    /// Look at this machine.
+    /// Check this machine.
     Doctor {
-        /// The configuration file; the shipped configuration without one.
+        /// Configuration file; `None` for the shipped configuration.
         config: Option<PathBuf>,
-        /// What it was told.
+        /// Arguments.
         args: DoctorArgs,
     },
     /// Print the version.
     Version,
 }
 
-/// The line that `version` and `--version` print.
+/// Output of `version` and `--version`.
 pub const VERSION: &str = concat!("mailflow-agent ", env!("CARGO_PKG_VERSION"));
 
-/// The process's own arguments; ends the process on bad usage (2), `--help` and `--version` (0).
+/// Parses the arguments of the process. Exits on bad usage (2), `--help` and `--version` (0).
 pub fn parse() -> Command {
     parse_from(std::env::args_os()).unwrap_or_else(|error| {
         if !error.use_stderr() {
             error.exit();
         }
-        // Names of files are arguments too, and a shell's pattern brings in those of others.
+        // The terminal writer escapes the arguments, as file names of other users may be among them.
         for line in error.render().to_string().lines() {
             let _ = writeln!(terminal::err(), "{line}");
         }
@@ -152,47 +151,47 @@ pub fn parse() -> Command {
     })
 }
 
-/// Arguments, the program's name first.
+/// Parses arguments, of which the first is the program's name.
 pub fn parse_from<I, T>(arguments: I) -> Result<Command, clap::Error>
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let Typed { config, verb } = Typed::try_parse_from(arguments)?;
-    let conflict = |message: String| Err(Typed::command().error(ErrorKind::ArgumentConflict, message));
-    Ok(match verb {
-        Verb::Run(args) => {
+    let Cli { config, command } = Cli::try_parse_from(arguments)?;
+    let conflict = |message: String| Err(Cli::command().error(ErrorKind::ArgumentConflict, message));
+    Ok(match command {
+        CliCommand::Run(args) => {
             let mut names = HashSet::new();
             if let Some(twice) = args.interfaces.iter().find(|name| !names.insert(*name)) {
                 return conflict(format!("--interface {twice} is given twice"));
             }
             Command::Run { config, args }
         }
-        Verb::Replay(args) => Command::Replay { config, args },
-        Verb::Backtest(args) => Command::Backtest { config, args },
-        Verb::CheckConfig { files } => {
+        CliCommand::Replay(args) => Command::Replay { config, args },
+        CliCommand::Backtest(args) => Command::Backtest { config, args },
+        CliCommand::CheckConfig { files } => {
             Command::CheckConfig { files: config.into_iter().chain(files).collect() }
         }
-        // What a test is about stands in its file.
-        Verb::Rules { verb: RulesVerb::Test { .. } } if config.is_some() => {
+        // A test file names its own configuration.
+        CliCommand::Rules { command: RulesCommand::Test { .. } } if config.is_some() => {
             return conflict(
                 "rules test takes no --config; a test file names its own: config: FILE".to_owned(),
             );
         }
-        Verb::Rules { verb: RulesVerb::Test { files } } => Command::TestRules { files },
-        Verb::PrintConfig { file: Some(_) } if config.is_some() => {
+        CliCommand::Rules { command: RulesCommand::Test { files } } => Command::TestRules { files },
+        CliCommand::PrintConfig { file: Some(_) } if config.is_some() => {
             return conflict("print-config takes FILE or --config, not both".to_owned());
         }
-        Verb::PrintConfig { file } => Command::PrintConfig { file: file.or(config) },
-        Verb::Status(args) => Command::Status { config, args },
-        Verb::Top(args) => Command::Top { config, args },
-        Verb::Reload(args) => Command::Reload { config, args },
-        Verb::Completions { shell } => Command::Completions { shell },
-        Verb::Man { folder } => Command::Man { folder },
-        Verb::Explain(args) => Command::Explain { config, args },
-        Verb::Suggest(args) => Command::Suggest { config, args },
-        Verb::Doctor(args) => Command::Doctor { config, args },
-        Verb::Version => Command::Version,
+        CliCommand::PrintConfig { file } => Command::PrintConfig { file: file.or(config) },
+        CliCommand::Status(args) => Command::Status { config, args },
+        CliCommand::Top(args) => Command::Top { config, args },
+        CliCommand::Reload(args) => Command::Reload { config, args },
+        CliCommand::Completions { shell } => Command::Completions { shell },
+        CliCommand::Man { folder } => Command::Man { folder },
+        CliCommand::Explain(args) => Command::Explain { config, args },
+        CliCommand::Suggest(args) => Command::Suggest { config, args },
+        CliCommand::Doctor(args) => Command::Doctor { config, args },
+        CliCommand::Version => Command::Version,
     })
 }
 
@@ -208,8 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
-        Typed::command().debug_assert();
+    fn clap_definition_is_valid() {
+        Cli::command().debug_assert();
     }
 
     #[test]
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_global() {
+    fn config_argument_is_global() {
         let expected = Command::Run { config: Some("a".into()), args: RunArgs::default() };
         assert_eq!(command("--config a run").unwrap(), expected);
         assert_eq!(command("run --config=a").unwrap(), expected);
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn why_is_asked_of_an_agent_or_of_logs() {
+    fn explain_reads_a_socket_or_logs() {
         let Ok(Command::Explain { args, .. }) = command("explain 10.0.0.1 --log a b --l2-overhead 18") else {
             panic!("an explanation")
         };
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_tests_name_their_own_configuration() {
+    fn rules_test_refuses_config_argument() {
         let files = ["a.yaml", "b.yaml"].map(PathBuf::from).to_vec();
         assert_eq!(command("rules test a.yaml b.yaml").unwrap(), Command::TestRules { files });
         assert!(
@@ -323,7 +322,7 @@ mod tests {
             "rules test a --config b",
         ] {
             let error = command(typed).expect_err(typed);
-            assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{typed}: {error}");
+            assert_eq!(error.exit_code(), i32::from(ExitStatus::Usage.code()), "{typed}: {error}");
         }
         assert_eq!(command("--help").expect_err("help").exit_code(), 0);
         let version = command("--version").expect_err("version");

@@ -1,8 +1,8 @@
-//! Steps that several commands share: the log, the configuration, messages and exit statuses.
+//! Helpers of several commands: logging, configuration, messages and exit statuses.
 
-use super::command::Exit;
+use super::command::ExitStatus;
 use crate::{
-    config::{self, Config, Faults},
+    config::{self, Config, Diagnostics},
     util::terminal,
 };
 use std::{
@@ -14,47 +14,48 @@ use tracing::warn;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::{EnvFilter, fmt::format};
 
-/// The configuration, its warnings logged; faults go to standard error.
-pub(crate) fn load(path: Option<&Path>) -> Result<Config, Exit> {
-    log();
-    let config = config::load(path).map_err(|faults| faulty(&faults))?;
+/// Starts logging, loads the configuration, and logs its warnings. Prints errors to standard error.
+pub(crate) fn load_config(path: Option<&Path>) -> Result<Config, ExitStatus> {
+    init_logging();
+    let config = config::load(path).map_err(|faults| report_diagnostics(&faults))?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
     Ok(config)
 }
 
-/// Prints what is wrong with a configuration.
-pub(crate) fn faulty(faults: &Faults) -> Exit {
-    faults.iter().for_each(|fault| say(format_args!("{fault}")));
-    Exit::Usage
+/// Prints the errors of a configuration.
+pub(crate) fn report_diagnostics(faults: &Diagnostics) -> ExitStatus {
+    faults.iter().for_each(|fault| print_error(format_args!("{fault}")));
+    ExitStatus::Usage
 }
 
-/// Prints a line on standard error.
-pub(crate) fn say(line: fmt::Arguments<'_>) {
-    // There is no other place to say that it cannot be written.
+/// Prints a line to standard error.
+pub(crate) fn print_error(line: fmt::Arguments<'_>) {
+    // A failure to write to standard error cannot be reported anywhere.
     let _ = writeln!(terminal::err(), "{line}");
 }
 
-/// What a command that only prints ends with; whoever reads may have gone before the end.
-pub(crate) fn printed(result: io::Result<Exit>) -> Exit {
+/// Converts the result of a printing command into an exit status. A closed pipe is no failure, as the reader
+/// may exit early.
+pub(crate) fn exit_status(result: io::Result<ExitStatus>) -> ExitStatus {
     match result {
         Ok(exit) => exit,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Good,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Good,
         Err(error) => {
-            say(format_args!("{error}"));
-            Exit::Failure
+            print_error(format_args!("{error}"));
+            ExitStatus::Failure
         }
     }
 }
 
-/// Logs to standard error, which leaves standard output to alerts and flows; `RUST_LOG` sets the level.
-/// What the kernel program says has been asked for by `--kernel-log`.
-pub(crate) fn log() {
+/// Starts logging to standard error, as standard output is for alerts and flow records. `RUST_LOG` sets the
+/// level. Messages of the kernel program are logged at all levels, as `--kernel-log` limits them.
+pub(crate) fn init_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kernel=trace"));
     let colours = io::stderr().is_terminal();
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
-    // As the format's own, but that values cannot make a terminal act.
+    // Like the default formatter, but escapes values, so that they cannot control a terminal.
     let fields = format::debug_fn(|writer, field, value| {
         let value = format!("{value:?}");
         match field.name() {
@@ -62,7 +63,7 @@ pub(crate) fn log() {
             name => write!(writer, "{name}={}", terminal::escape(&value)),
         }
     });
-    // A line that cannot be written is lost: the subscriber would panic where it cannot say so either.
+    // Otherwise the subscriber panics if it cannot report an error of writing.
     let format = format.log_internal_errors(false);
     format.fmt_fields(fields.delimited(" ")).with_writer(io::stderr).init();
 }

@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::command::Exit;
-use crate::config::{self, Config, DEFAULT, scalar::show_duration};
+use super::command::ExitStatus;
+use crate::config::{self, Config, DEFAULT, scalar::format_duration};
 use mailflow_kernel::clock;
 
-/// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of
-/// summary, warnings and the faults of a bad one go to `err`.
-pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
-    let mut exit = Exit::Good;
+/// Validates each of `files`, or the shipped configuration. Prints a summary of each valid file to `out`, and
+/// warnings and errors to `err`.
+pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitStatus> {
+    let mut exit = ExitStatus::Good;
     let shipped = [None];
     let files: &mut dyn Iterator<Item = Option<&Path>> = if files.is_empty() {
         &mut shipped.into_iter()
@@ -23,7 +23,8 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
     for file in files {
         match config::load(file) {
             Ok(config) => {
-                for warning in config.warnings.iter().chain(config.over(clock::unix_nanos())) {
+                for warning in config.warnings.iter().chain(config.expired_allow_entries(clock::unix_nanos()))
+                {
                     writeln!(err, "warning: {warning}")?;
                 }
                 let name = file.map_or(config::DEFAULT_NAME.into(), Path::to_string_lossy);
@@ -34,7 +35,7 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
                 for fault in faults.iter() {
                     writeln!(err, "{fault}")?;
                 }
-                exit = Exit::Usage;
+                exit = ExitStatus::Usage;
             }
         }
     }
@@ -44,38 +45,38 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
 fn summary(config: &Config) -> String {
     let engine = &config.engine;
     [
-        count(config.interfaces.len(), "interface"),
-        count(engine.services.len(), "watched port"),
-        count(engine.internal.networks().len(), "internal network"),
-        count(engine.rules.len(), "rule"),
-        format!("read every {}", show_duration(config.poll_interval)),
+        pluralize(config.interfaces.len(), "interface"),
+        pluralize(engine.services.len(), "watched port"),
+        pluralize(engine.internal.networks().len(), "internal network"),
+        pluralize(engine.rules.len(), "rule"),
+        format!("read every {}", format_duration(config.poll_interval)),
     ]
     .join(", ")
 }
 
-fn count(number: usize, what: &str) -> String {
+fn pluralize(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Prints the shipped configuration byte for byte, or `file` without what may be a secret; a file need not be good.
-pub fn print(file: Option<&Path>, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+/// Prints the shipped configuration unchanged, or `file` without its secrets. The file need not be valid.
+pub fn print(file: Option<&Path>, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitStatus> {
     let text = match file.map(|path| (path, fs::read(path))) {
         None => DEFAULT.to_owned(),
         Some((_, Ok(bytes))) => config::redacted(&String::from_utf8_lossy(&bytes)),
         Some((path, Err(error))) => {
             writeln!(err, "{}: cannot be read: {error}", path.display())?;
-            return Ok(Exit::Usage);
+            return Ok(ExitStatus::Usage);
         }
     };
     out.write_all(text.as_bytes())?;
-    Ok(Exit::Good)
+    Ok(ExitStatus::Good)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn checked(files: &[&Path]) -> (Exit, String, String) {
+    fn checked(files: &[&Path]) -> (ExitStatus, String, String) {
         let files: Vec<_> = files.iter().map(PathBuf::from).collect();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit = check(&files, &mut out, &mut err).unwrap();
@@ -89,17 +90,17 @@ mod tests {
     #[test]
     fn a_good_configuration_is_named() {
         let summary = "0 interfaces, 8 watched ports, 5 internal networks, 3 rules, read every 1s\n";
-        assert_eq!(checked(&[]), (Exit::Good, format!("<default>: ok\n  {summary}"), String::new()));
+        assert_eq!(checked(&[]), (ExitStatus::Good, format!("<default>: ok\n  {summary}"), String::new()));
         let file = shipped();
         let expected = format!("{}: ok\n  {summary}", file.display());
-        assert_eq!(checked(&[&file]), (Exit::Good, expected, String::new()));
+        assert_eq!(checked(&[&file]), (ExitStatus::Good, expected, String::new()));
     }
 
     #[test]
     fn one_bad_file_among_good_ones_is_bad() {
         let missing = Path::new("/nonexistent/a.yaml");
         let (exit, out, err) = checked(&[missing, &shipped()]);
-        assert_eq!(exit, Exit::Usage);
+        assert_eq!(exit, ExitStatus::Usage);
         assert!(out.contains(": ok"), "{out}");
         assert!(err.starts_with("/nonexistent/a.yaml: cannot be read: No such file"), "{err}");
     }
@@ -107,12 +108,15 @@ mod tests {
     #[test]
     fn printing_is_verbatim() {
         let (mut shipped_out, mut file_out, mut err) = (Vec::new(), Vec::new(), Vec::new());
-        assert_eq!(print(None, &mut shipped_out, &mut err).unwrap(), Exit::Good);
-        assert_eq!(print(Some(&shipped()), &mut file_out, &mut err).unwrap(), Exit::Good);
+        assert_eq!(print(None, &mut shipped_out, &mut err).unwrap(), ExitStatus::Good);
+        assert_eq!(print(Some(&shipped()), &mut file_out, &mut err).unwrap(), ExitStatus::Good);
         assert_eq!(shipped_out, DEFAULT.as_bytes());
         assert_eq!(shipped_out, file_out);
         assert!(err.is_empty());
-        assert_eq!(print(Some(Path::new("/nonexistent")), &mut file_out, &mut err).unwrap(), Exit::Usage);
+        assert_eq!(
+            print(Some(Path::new("/nonexistent")), &mut file_out, &mut err).unwrap(),
+            ExitStatus::Usage
+        );
         assert!(!err.is_empty());
     }
 }

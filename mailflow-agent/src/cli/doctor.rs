@@ -1,25 +1,26 @@
-//! `doctor`: what was found, printed.
+//! `doctor`: prints the findings.
 
 use std::io::{self, Write};
 
-use super::{args::DoctorArgs, command::Exit};
+use super::{args::DoctorArgs, command::ExitStatus};
 use crate::{
     config::{Config, Hook, Interface, Role},
-    doctor::{self, Interfaces, Verdict},
+    doctor::{self, InterfaceSelection, Verdict},
 };
 
-/// Examines and prints: a line a finding, and what to do below it.
-pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::Result<Exit> {
+/// Runs all checks, and prints a line for each finding with its advice below.
+pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::Result<ExitStatus> {
     if let Some(socket) = &args.socket.socket {
         config.control.socket = Some(socket.clone());
     }
-    let interfaces = if args.interfaces.is_empty() { Interfaces::Watched } else { Interfaces::Named };
-    if interfaces == Interfaces::Named {
-        let known = std::mem::take(&mut config.interfaces);
+    let interfaces =
+        if args.interfaces.is_empty() { InterfaceSelection::Watched } else { InterfaceSelection::Named };
+    if interfaces == InterfaceSelection::Named {
+        let configured = std::mem::take(&mut config.interfaces);
         let named = |name: &String| {
             let role = args.role.unwrap_or(Role::Auto);
-            let anew = || Interface { name: name.clone(), role, hook: Hook::default() };
-            known.iter().find(|known| known.name == *name).cloned().unwrap_or_else(anew)
+            let new_entry = || Interface { name: name.clone(), role, hook: Hook::default() };
+            configured.iter().find(|configured| configured.name == *name).cloned().unwrap_or_else(new_entry)
         };
         config.interfaces = args.interfaces.iter().map(named).collect();
     }
@@ -36,5 +37,5 @@ pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::R
         }
     }
     let good = findings.iter().all(|finding| finding.verdict != Verdict::Bad);
-    Ok(if good { Exit::Good } else { Exit::Failure })
+    Ok(if good { ExitStatus::Good } else { ExitStatus::Failure })
 }

@@ -1,4 +1,4 @@
-//! The commands that tell why: `explain` and `suggest`, of what the running agent says or flow logs hold.
+//! `explain` and `suggest`, for a running agent or for flow logs.
 
 use std::{
     io::{self, Write},
@@ -7,93 +7,100 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{args::ExplainArgs, client::unexpected, command::Exit};
+use super::{args::ExplainArgs, client::report_failure, command::ExitStatus};
 use crate::{
-    config::scalar::show_duration,
-    control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
+    config::scalar::format_duration,
+    control::{AllowSuggestion, Client, FlowExplanation, Reply, Request, SourceExplanation, TermExplanation},
     offline::backtest_session::BacktestSession,
 };
 
-/// `explain`: prints all there is to say of a source.
+/// Queries the agent about a source, and prints the explanation (`explain`).
 pub fn explain(
     socket: &Path,
     args: &ExplainArgs,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> io::Result<Exit> {
+) -> io::Result<ExitStatus> {
     let request = Request::Explain { source: args.source, flows: args.flows };
-    let told = match Client::connect(socket).and_then(|mut client| client.call(&request)) {
-        Ok(Reply::Explained(told)) => told,
-        other => return unexpected(other, err),
+    let explanation = match Client::connect(socket).and_then(|mut client| client.call(&request)) {
+        Ok(Reply::Explained(explanation)) => explanation,
+        other => return report_failure(other, err),
     };
-    print(args, &told, out)?;
-    Ok(Exit::Good)
+    print(args, &explanation, out)?;
+    Ok(ExitStatus::Good)
 }
 
-/// Prints it, as `args` say.
-pub fn print(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Result<()> {
+/// Prints an explanation in the format of `args`.
+pub fn print(args: &ExplainArgs, explanation: &SourceExplanation, out: &mut impl Write) -> io::Result<()> {
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, told)?;
+        serde_json::to_writer_pretty(&mut *out, explanation)?;
         writeln!(out)
     } else {
-        show(args, told, out)
+        print_explanation(args, explanation, out)
     }
 }
 
-/// `suggest`: prints allow-list entries.
-pub fn suggest(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+/// Queries the agent for suggestions, and prints them as allow-list entries (`suggest`).
+pub fn suggest(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitStatus> {
     match Client::connect(socket).and_then(|mut client| client.call(&Request::Suggest)) {
         Ok(Reply::Suggested(suggestions)) => {
-            yaml(&suggestions, out)?;
-            Ok(Exit::Good)
+            print_allow_list(&suggestions, out)?;
+            Ok(ExitStatus::Good)
         }
-        other => unexpected(other, err),
+        other => report_failure(other, err),
     }
 }
 
-fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Result<()> {
+fn print_explanation(
+    args: &ExplainArgs,
+    explanation: &SourceExplanation,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let source = args.source;
-    match (&told.matched_network, &told.group) {
+    match (&explanation.matched_network, &explanation.group) {
         (Some(line), Some(group)) => writeln!(out, "{source} is internal by `{line}`, group {group}")?,
         (Some(line), None) => writeln!(out, "{source} is internal by `{line}`")?,
         (None, _) => writeln!(out, "{source} is not in the internal networks")?,
     }
-    if told.rules.is_empty() {
-        writeln!(out, "no rule looks at it")?;
+    if explanation.rules.is_empty() {
+        writeln!(out, "no rule counts it")?;
     }
-    for rule in &told.rules {
+    for rule in &explanation.rules {
         let state = match rule.firing_since {
-            Some(since) => format!("FIRING since {}", moment(since)),
-            None => "quiet".to_owned(),
+            Some(since) => format!("FIRING since {}", format_time(since)),
+            None => "not firing".to_owned(),
         };
-        let aside = if rule.suppressed { ", on an allow-list" } else { "" };
-        writeln!(out, "{} for {}: {state}{aside}", rule.rule, rule.subject)?;
+        let suppression = if rule.suppressed { ", on an allow-list" } else { "" };
+        writeln!(out, "{} for {}: {state}{suppression}", rule.rule, rule.subject)?;
         for term in &rule.terms {
-            writeln!(out, "  {}", held(term))?;
+            writeln!(out, "  {}", describe_term(term))?;
         }
     }
-    let since =
-        told.since.map_or_else(|| "no flow yet".to_owned(), |since| format!("since {}", moment(since)));
-    writeln!(out, "flows, the newest first; remembered {since}")?;
-    told.flows.iter().try_for_each(|judged| flow(judged, out))
+    let since = explanation
+        .since
+        .map_or_else(|| "no flow yet".to_owned(), |since| format!("since {}", format_time(since)));
+    writeln!(out, "flows, newest first; stored {since}")?;
+    explanation.flows.iter().try_for_each(|flow| print_flow(flow, out))
 }
 
-fn held(term: &HeldTerm) -> String {
-    let HeldTerm { name, unit, window_seconds, value, at_bound, threshold } = term;
+fn describe_term(term: &TermExplanation) -> String {
+    let TermExplanation { name, unit, window_seconds, value, at_bound, threshold } = term;
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
-    let window = show_duration(std::time::Duration::from_secs(*window_seconds));
+    let window = format_duration(std::time::Duration::from_secs(*window_seconds));
     let Some(value) = value else {
-        return format!("{name:<32} not evaluable, as no record tells it; {threshold}{unit} in {window}");
+        return format!(
+            "{name:<32} not evaluable, as no record has the required fields; threshold {threshold}{unit} in {window}"
+        );
     };
     let (bound, verdict) =
         (if *at_bound { ">= " } else { "" }, if value >= threshold { "holds" } else { "no" });
     format!("{name:<32} {bound}{value} of {threshold}{unit} in {window}: {verdict}")
 }
 
-fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
-    let JudgedFlow { time, client, server, app_proto, reason, up, down, messages, verdicts } = flow;
+fn print_flow(flow: &FlowExplanation, out: &mut impl Write) -> io::Result<()> {
+    let FlowExplanation { time, client, server, app_proto, reason, up, down, messages, verdicts } = flow;
     let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-    let way = |way: &(Option<u64>, Option<u64>)| match way {
+    let direction = |direction: &(Option<u64>, Option<u64>)| match direction {
         (None, None) => "not recorded".to_owned(),
         (packets, bytes) => format!("{} B / {}", number(*bytes), number(*packets)),
     };
@@ -101,9 +108,9 @@ fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "{} {client} -> {server} {app_proto} {reason}, up {}, down {}, messages {messages}",
-        moment(*time),
-        way(up),
-        way(down)
+        format_time(*time),
+        direction(up),
+        direction(down)
     )?;
     for (rule, why) in verdicts {
         writeln!(out, "    {rule:<24} {}", why.as_deref().unwrap_or("counts"))?;
@@ -111,26 +118,26 @@ fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// The same of flow logs, which may not tell all that it takes.
-pub fn of_logs(past: &BacktestSession, out: &mut impl Write) -> io::Result<()> {
+/// Prints suggestions from flow logs. A log may not contain everything that they need.
+pub fn suggest_from_logs(past: &BacktestSession, out: &mut impl Write) -> io::Result<()> {
     let (unknown, attempts) = past.count_unknown_outcomes();
     if unknown > 0 {
         writeln!(
             out,
-            "# Of {unknown} of {attempts} attempts it is not known whether mail was delivered: their log does not tell."
+            "# For {unknown} of {attempts} attempts it is unknown whether mail was delivered: their log lacks the fields."
         )?;
     }
-    yaml(&past.suggest(), out)
+    print_allow_list(&past.suggest(), out)
 }
 
-/// Prints them as an allow-list.
-pub fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
+/// Prints suggestions as an allow-list.
+pub fn print_allow_list(suggestions: &[AllowSuggestion], out: &mut impl Write) -> io::Result<()> {
     if suggestions.is_empty() {
         return writeln!(out, "# Nothing behaves like a relay so far.");
     }
-    writeln!(out, "# Look at each before you take it: an allow-list hides what it names.")?;
+    writeln!(out, "# Check each entry before you use it: an allow-list suppresses alerts.")?;
     writeln!(out, "allow:")?;
-    for Suggested { source, destination, because } in suggestions {
+    for AllowSuggestion { source, destination, because } in suggestions {
         writeln!(out, "  # {because}")?;
         let (source, what) = match source {
             Some(source) => (source.as_str(), "behaves like a relay"),
@@ -142,25 +149,29 @@ pub fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn moment(seconds: f64) -> String {
-    let moment = Timestamp::from_millisecond((seconds * 1e3) as i64);
-    moment.map_or_else(|_| format!("{seconds}"), |moment| format!("{moment:.0}"))
+fn format_time(seconds: f64) -> String {
+    let format_time = Timestamp::from_millisecond((seconds * 1e3) as i64);
+    format_time.map_or_else(|_| format!("{seconds}"), |format_time| format!("{format_time:.0}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, control::HeldRule};
+    use crate::{config, control::RuleExplanation};
 
     #[test]
     fn a_suggestion_is_a_configuration() {
-        let suggested = |source: Option<&str>, destination: Option<&str>| Suggested {
+        let suggested = |source: Option<&str>, destination: Option<&str>| AllowSuggestion {
             source: source.map(str::to_owned),
             destination: destination.map(str::to_owned),
             because: "30 of 30 sessions delivered mail, to 12 servers".to_owned(),
         };
         let mut text = Vec::new();
-        yaml(&[suggested(Some("10.0.0.1"), None), suggested(None, Some("2620:fe::fe"))], &mut text).unwrap();
+        print_allow_list(
+            &[suggested(Some("10.0.0.1"), None), suggested(None, Some("2620:fe::fe"))],
+            &mut text,
+        )
+        .unwrap();
         let text = String::from_utf8(text).unwrap();
         let config = config::parse("suggested", &text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
         assert_eq!(config.engine.rules[0].allow.len(), 2, "{text}");
@@ -168,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_explanation_names_numbers_and_reasons() {
-        let term = HeldTerm {
+        let term = TermExplanation {
             name: "count".to_owned(),
             unit: "flows".to_owned(),
             window_seconds: 3_600,
@@ -176,20 +187,23 @@ mod tests {
             at_bound: false,
             threshold: 10.0,
         };
-        let rule = HeldRule {
+        let rule = RuleExplanation {
             rule: "smtp-burst".to_owned(),
             subject: "10.0.0.1".to_owned(),
             terms: vec![term],
-            ..HeldRule::default()
+            ..RuleExplanation::default()
         };
         let why = Some("it is imap".to_owned());
-        let flow =
-            JudgedFlow { time: 1e9, verdicts: vec![("smtp-burst".to_owned(), why)], ..JudgedFlow::default() };
-        let told = Explained {
+        let flow = FlowExplanation {
+            time: 1e9,
+            verdicts: vec![("smtp-burst".to_owned(), why)],
+            ..FlowExplanation::default()
+        };
+        let explanation = SourceExplanation {
             matched_network: Some("10.0.0.0/8".to_owned()),
             rules: vec![rule],
             flows: vec![flow],
-            ..Explained::default()
+            ..SourceExplanation::default()
         };
         let args = ExplainArgs {
             source: "10.0.0.1".parse().unwrap(),
@@ -199,7 +213,7 @@ mod tests {
             socket: Default::default(),
         };
         let mut text = Vec::new();
-        show(&args, &told, &mut text).unwrap();
+        print_explanation(&args, &explanation, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         for part in
             ["internal by `10.0.0.0/8`", "3 of 10 flows in 1h: no", "2001-09-09T01:46:40Z", "it is imap"]

@@ -1,4 +1,4 @@
-//! The command line: arguments, the command they ask for, and what each command does.
+//! Command line: arguments, commands, and their implementation.
 
 mod args;
 pub mod client;
@@ -17,9 +17,9 @@ pub mod top;
 
 pub use self::{
     args::{
-        BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReadingArgs, ReplayArgs, RunArgs, SocketArgs,
-        StatusArgs, SuggestArgs, TopArgs,
+        BacktestArgs, DoctorArgs, ExplainArgs, LogArgs, ReadingArgs, ReplayArgs, RunArgs, SocketArgs,
+        StatusArgs, SuggestArgs, TopArgs, TopColumn,
     },
-    command::{Command, Exit, VERSION, parse, parse_from},
-    dispatch::perform,
+    command::{Command, ExitStatus, VERSION, parse, parse_from},
+    dispatch::dispatch,
 };

@@ -1,4 +1,4 @@
-//! Commands that judge what was recorded: captures and flow logs.
+//! Offline commands: `replay` and `backtest`, and reading flow logs for `explain` and `suggest`.
 
 use std::{io, path::Path};
 
@@ -6,8 +6,8 @@ use tracing::error;
 
 use super::{
     args::{BacktestArgs, LogArgs, ReplayArgs},
-    command::Exit,
-    common::{load, printed},
+    command::ExitStatus,
+    common::{exit_status, load_config},
     overrides,
 };
 use crate::{
@@ -20,57 +20,57 @@ use crate::{
     util::error_chain,
 };
 
-pub(crate) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
-    let mut config = match load(path) {
+pub(crate) fn replay(path: Option<&Path>, args: ReplayArgs) -> ExitStatus {
+    let mut config = match load_config(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     overrides::apply_replay(&mut config, &args);
     match offline::replay::run(&config, args.role, &args.captures, end_of_input(args.drain)) {
-        Ok(ReplaySummary { damaged: 0, .. }) => Exit::Good,
-        Ok(_) => Exit::Failure,
+        Ok(ReplaySummary { damaged: 0, .. }) => ExitStatus::Good,
+        Ok(_) => ExitStatus::Failure,
         Err(error) => {
-            error!("{}", error_chain::told(&error));
-            Exit::Failure
+            error!("{}", error_chain::format_error_chain(&error));
+            ExitStatus::Failure
         }
     }
 }
 
-pub(crate) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
-    let mut config = match load(path) {
+pub(crate) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> ExitStatus {
+    let mut config = match load_config(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     overrides::apply_backtest(&mut config, args);
     match offline::backtest::run(&config, &args.logs, &args.reading.options(), end_of_input(args.drain)) {
-        Ok(BacktestSummary { unreadable: 0, damaged: 0, .. }) => Exit::Good,
-        Ok(_) => Exit::Failure,
+        Ok(BacktestSummary { unreadable: 0, damaged: 0, .. }) => ExitStatus::Good,
+        Ok(_) => ExitStatus::Failure,
         Err(error) => {
-            error!("{}", error_chain::told(&error));
-            Exit::Failure
+            error!("{}", error_chain::format_error_chain(&error));
+            ExitStatus::Failure
         }
     }
 }
 
-/// What is said of flow logs without an agent.
-pub(crate) fn past(
+/// Reads flow logs, and runs `command` on them.
+pub(crate) fn with_flow_logs(
     path: Option<&Path>,
     args: &LogArgs,
-    tell: impl FnOnce(&BacktestSession) -> io::Result<()>,
-) -> Exit {
-    let config = match load(path) {
+    command: impl FnOnce(&BacktestSession) -> io::Result<()>,
+) -> ExitStatus {
+    let config = match load_config(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     let past = match BacktestSession::read(&config, &args.logs, &args.reading.options()) {
         Ok(past) => past,
         Err(error) => {
-            error!("{}", error_chain::told(&error));
-            return Exit::Failure;
+            error!("{}", error_chain::format_error_chain(&error));
+            return ExitStatus::Failure;
         }
     };
     let whole = past.summary.unreadable == 0 && past.summary.damaged == 0;
-    printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
+    exit_status(command(&past).map(|()| if whole { ExitStatus::Good } else { ExitStatus::Failure }))
 }
 
 const fn end_of_input(drain: bool) -> EndOfInput {

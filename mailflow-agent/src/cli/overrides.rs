@@ -1,4 +1,4 @@
-//! The command line over the configuration.
+//! Overrides of the configuration by the command line.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use super::args::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::config::{AtStop, Config, Interface, Target, scalar::Switch};
 use mailflow_engine::settings::{Match, Service};
 
-/// Nobody named an interface to watch.
+/// Error: no interface to watch is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoInterface {
-    /// The interfaces of this machine.
+pub struct NoInterfaceError {
+    /// Interfaces of this machine.
     pub present: Vec<String>,
 }
 
-impl fmt::Display for NoInterface {
+impl fmt::Display for NoInterfaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "no interface to watch: name one with `run --interface NAME` or under `interfaces` in the \
@@ -26,18 +26,19 @@ impl fmt::Display for NoInterface {
     }
 }
 
-impl std::error::Error for NoInterface {}
+impl std::error::Error for NoInterfaceError {}
 
-/// Merges `args` over `config`. `--interface` replaces the configured list: an interface that is
-/// configured, by its name or by a pattern, keeps its role and hook unless they are given too, any other gets `auto`. Fails when
-/// there is nothing to watch then.
-pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
+/// Applies `args` to `config`. `--interface` replaces the configured list. An interface that is configured,
+/// by name or by a pattern, keeps its role and hook unless they are given too. Other interfaces have the role
+/// and hook `auto`.
+pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterfaceError> {
     let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log, .. } = args;
     if !interfaces.is_empty() {
-        config.interfaces = interfaces.into_iter().map(|name| watched(&config.interfaces, name)).collect();
+        config.interfaces =
+            interfaces.into_iter().map(|name| interface_named(&config.interfaces, name)).collect();
     }
     if config.interfaces.is_empty() {
-        return Err(NoInterface { present: present() });
+        return Err(NoInterfaceError { present: interface_names() });
     }
     for interface in &mut config.interfaces {
         interface.role = role.unwrap_or(interface.role);
@@ -64,13 +65,13 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     if args.keep {
         config.state.at_stop = AtStop::Keep;
     }
-    config.outputs.place_dead_letters(config.state.directory.as_deref());
+    config.outputs.set_dead_letter_files(config.state.directory.as_deref());
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     config.kernel_log = kernel_log;
     Ok(())
 }
 
-/// Merges a replay's `args` over `config`.
+/// Applies a replay's `args` to `config`.
 pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     config.kernel_log = args.kernel_log;
     if let Some(target) = &args.flow_log {
@@ -80,12 +81,12 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
         config.outputs.set_alerts(target.clone().into());
     }
     if !args.ports.is_empty() {
-        // A port that is not configured is an operator's own, for SMTP.
+        // A port that is not configured is assumed to be an operator's own SMTP port.
         let configured = std::mem::take(&mut config.engine.services);
         let service = |port: &u16| configured.get(port).copied().unwrap_or(Service::Smtp);
         config.engine.services = args.ports.iter().map(|port| (*port, service(port))).collect();
-        // A rule that names a service means its ports, also those that are named here.
-        for rule in config.engine.rules.iter_mut().chain(&mut config.rules_off) {
+        // A rule that names a service includes all of its ports.
+        for rule in config.engine.rules.iter_mut().chain(&mut config.disabled_rules) {
             let Match { ports, services, .. } = &mut rule.matching;
             let named = config.engine.services.iter().filter(|(_, service)| services.contains(service));
             ports.extend(named.map(|(port, _)| *port));
@@ -95,15 +96,15 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     }
 }
 
-/// Merges a backtest's `args` over `config`. What it writes never goes where the agent's own lines go,
-/// unless it is named.
+/// Applies a backtest's `args` to `config`. A backtest never writes to the agent's own outputs, unless an
+/// argument names them.
 pub fn apply_backtest(config: &mut Config, args: &BacktestArgs) {
     config.outputs.set_flow_log(None);
     config.outputs.alerts.clear();
     config.outputs.set_alerts(args.alerts.clone().unwrap_or(Switch::To(Target::Stdout)).into());
 }
 
-fn watched(configured: &[Interface], name: String) -> Interface {
+fn interface_named(configured: &[Interface], name: String) -> Interface {
     let matches = |entry: &&Interface| entry.pattern().is_some_and(|pattern| pattern.matches(&name));
     let known =
         configured.iter().find(|entry| entry.name == name).or_else(|| configured.iter().find(matches));
@@ -111,8 +112,8 @@ fn watched(configured: &[Interface], name: String) -> Interface {
     Interface { name, role, hook }
 }
 
-/// The machine's interfaces, but the loopback.
-fn present() -> Vec<String> {
+/// Returns the machine's interfaces, except the loopback.
+fn interface_names() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<_> = names.filter(|name| name != "lo").collect();
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_changes_nothing() {
+    fn no_arguments_change_nothing() {
         let mut config = configured();
         apply(&mut config, RunArgs::default()).unwrap();
         assert_eq!(config.interfaces, configured().interfaces);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_given_replace_the_list() {
+    fn interface_arguments_replace_the_list() {
         let mut config = configured();
         let interfaces = vec!["eth1".to_owned(), "wg0".to_owned()];
         apply(&mut config, RunArgs { interfaces, hook: Some(Hook::Tc), ..RunArgs::default() }).unwrap();
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_given_is_that_of_a_pattern_unless_its_name_is_configured() {
+    fn interface_argument_uses_exact_entry_then_pattern() {
         let text = "interfaces: [{ name: 'ppp*', role: lan, hook: tc }, { name: ppp9, role: host }]";
         let mut config = config::parse("f", text).unwrap();
         let interfaces = ["ppp3", "ppp9", "re:^wg", "ppp*"].map(str::to_owned).to_vec();
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_a_replay_are_those_of_the_rules_that_name_their_service() {
+    fn replay_ports_extend_rules_of_their_service() {
         let mut config = config::parse("f", "{}").unwrap();
         let args = ReplayArgs {
             captures: Vec::new(),
@@ -186,13 +187,13 @@ mod tests {
             drain: false,
         };
         apply_replay(&mut config, &args);
-        for rule in config.engine.rules.iter().chain(&config.rules_off) {
+        for rule in config.engine.rules.iter().chain(&config.disabled_rules) {
             assert_eq!(rule.matching.ports, [25, 465, 587, 994, 2525], "{}", rule.name);
         }
     }
 
     #[test]
-    fn a_role_given_alone_is_for_the_configured_interfaces() {
+    fn role_argument_applies_to_configured_interfaces() {
         let mut config = configured();
         apply(&mut config, RunArgs { role: Some(Role::Mirror), ..RunArgs::default() }).unwrap();
         assert_eq!(
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_given_win() {
+    fn output_arguments_override() {
         let mut config = configured();
         let args = RunArgs {
             flow_log: Some(Switch::To(Target::Stdout)),
@@ -219,19 +220,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_given_leaves_what_is_no_file() {
+    fn file_argument_keeps_other_outputs() {
         let text = "outputs: { alerts: [a.json, { type: journal }] }\ninterfaces: [{ name: eth1 }]";
         let mut config = config::parse("f", text).unwrap();
         let alerts = Some(Switch::To(Target::File("b.json".into())));
         apply(&mut config, RunArgs { alerts, ..RunArgs::default() }).unwrap();
         let names: Vec<_> = config.outputs.alerts.iter().map(|output| output.name.as_str()).collect();
         assert_eq!(names, ["alerts_journal", "alerts"]);
-        config.outputs.keep_alerts_to_files();
+        config.outputs.retain_file_alerts();
         assert_eq!(config.outputs.alerts.len(), 1);
     }
 
     #[test]
-    fn a_backtest_writes_where_it_is_told_only() {
+    fn backtest_writes_only_to_named_outputs() {
         let mut config = configured();
         config.outputs.set_flow_log(Some(Target::File("flows".into())));
         config.outputs.set_alerts(Some(Target::File("alerts".into())));
@@ -246,11 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn without_an_interface_the_error_says_how_to_name_one() {
+    fn missing_interface_error_names_the_options() {
         let mut config = config::load(None).unwrap();
         let error = apply(&mut config, RunArgs::default()).unwrap_err();
         assert!(error.to_string().contains("run --interface NAME"), "{error}");
-        let error = NoInterface { present: vec!["eth0".to_owned(), "eth1".to_owned()] };
+        let error = NoInterfaceError { present: vec!["eth0".to_owned(), "eth1".to_owned()] };
         assert!(error.to_string().ends_with("this machine has eth0, eth1"), "{error}");
     }
 }

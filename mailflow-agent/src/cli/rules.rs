@@ -5,15 +5,15 @@ use std::{
     path::PathBuf,
 };
 
-use super::command::Exit;
+use super::command::ExitStatus;
 use crate::offline::ruletest::{
     self, TestOutcome,
     file::{RuleTest, format_alert, read},
 };
 
-/// Runs the tests of `files`: each test is named on `out` with what was found, faults of files go to `err`.
-pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
-    let (mut tests, mut failed, mut faulty) = (0, 0, 0);
+/// Runs the tests of `files`. Prints each test with its result to `out`, and errors of files to `err`.
+pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitStatus> {
+    let (mut tests, mut failed, mut invalid) = (0, 0, 0);
     for file in files {
         let read = match read(file) {
             Ok(read) => read,
@@ -21,7 +21,7 @@ pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io
                 for fault in faults.iter() {
                     writeln!(err, "{fault}")?;
                 }
-                faulty += 1;
+                invalid += 1;
                 continue;
             }
         };
@@ -36,25 +36,25 @@ pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io
             report(test, &tested, out)?;
         }
     }
-    write!(out, "{}, {failed} failed", counted(tests, "test"))?;
-    if faulty > 0 {
-        write!(out, ", {} could not be read", counted(faulty, "file"))?;
+    write!(out, "{}, {failed} failed", pluralize(tests, "test"))?;
+    if invalid > 0 {
+        write!(out, ", {} could not be read", pluralize(invalid, "file"))?;
     }
     writeln!(out)?;
-    Ok(match (faulty, failed) {
-        (0, 0) => Exit::Good,
-        (0, _) => Exit::Failure,
-        _ => Exit::Usage,
+    Ok(match (invalid, failed) {
+        (0, 0) => ExitStatus::Good,
+        (0, _) => ExitStatus::Failure,
+        _ => ExitStatus::Usage,
     })
 }
 
-fn counted(number: usize, what: &str) -> String {
+fn pluralize(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn report(test: &RuleTest, tested: &TestOutcome<'_>, out: &mut impl Write) -> io::Result<()> {
     if tested.is_success() {
-        return writeln!(out, "  ok      {} ({})", test.name, counted(tested.matched, "alert"));
+        return writeln!(out, "  ok      {} ({})", test.name, pluralize(tested.matched, "alert"));
     }
     writeln!(out, "  FAILED  {} ({})", test.name, test.place)?;
     for expected in &tested.missing {

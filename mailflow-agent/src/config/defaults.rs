@@ -1,20 +1,20 @@
 //! Defaults: the shipped configuration.
 
 use super::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{parse, tree::Node},
 };
 use std::sync::LazyLock;
 
-/// The tree of [`DEFAULT`].
+/// Returns the YAML tree of [`DEFAULT`].
 pub(crate) fn shipped() -> Option<&'static Node> {
     static SHIPPED: LazyLock<Option<Node>> =
-        LazyLock::new(|| parse::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
+        LazyLock::new(|| parse::read(DEFAULT, &mut DiagnosticSink::new(DEFAULT_NAME)));
     SHIPPED.as_ref()
 }
 
-/// The shipped configuration: what is used without a file, and whatever a file leaves out.
+/// Shipped configuration. It is used without a file, and for every setting that a file omits.
 pub const DEFAULT: &str = include_str!("../../../config/mailflow.yaml");
 
-/// The name of [`DEFAULT`] in faults.
+/// Name of [`DEFAULT`] in diagnostics.
 pub const DEFAULT_NAME: &str = "<default>";

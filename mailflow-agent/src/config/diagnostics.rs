@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! Diagnostics: errors and warnings of a configuration, with their locations.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::util::terminal::escape;
 
-/// A place in a file.
+/// Position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// Line, from 1.
@@ -18,10 +18,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// The beginning of a file.
+    /// Start of a file.
     pub const START: Position = Position { line: 1, column: 1 };
 
-    /// The place right after `text`. As in YAML, a lone carriage return ends a line too.
+    /// Returns the position right after `text`. As in YAML, a lone carriage return ends a line too.
     pub(crate) fn after(text: &str) -> Self {
         let text = text.replace("\r\n", "\n");
         let last = text.rsplit(['\n', '\r']).next().unwrap_or_default();
@@ -35,16 +35,16 @@ impl fmt::Display for Position {
     }
 }
 
-/// A place in one of the files a configuration is made of.
+/// Location in one of the files of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The file as it was named.
+pub struct SourceLocation {
+    /// Name of the file, as configured.
     pub file: Arc<str>,
-    /// Where in it; `None` for the file as a whole (it cannot be read).
+    /// Position in the file; `None` for the whole file, for example if it cannot be read.
     pub position: Option<Position>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = escape(&self.file);
         match self.position {
@@ -54,22 +54,22 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong; its `Display` is one line.
+/// Error or warning about a configuration. Its `Display` is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Where.
-    pub place: Place,
-    /// The setting, such as `rules[0].window`; empty for the file as a whole.
+pub struct Diagnostic {
+    /// Location.
+    pub location: SourceLocation,
+    /// Path of the setting, such as `rules[0].window`; empty for the whole file.
     pub path: String,
-    /// What stands there, as typed; `None` where nothing does.
+    /// Value as typed; `None` if there is none.
     pub value: Option<String>,
-    /// What is wrong with it and what was expected.
+    /// Description of the error, and the expected value.
     pub expected: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: ", self.location)?;
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -80,116 +80,124 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with a configuration (something is), in the order of its lines; one line each.
-/// Of each file the first [`MAX_OF_A_FILE`], and how many more there are.
+/// Errors of a configuration, at least one, sorted by line. `Display` prints one line each. For each file
+/// there are the first [`MAX_DIAGNOSTICS_PER_FILE`] errors and the number of further ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults {
-    faults: Vec<Fault>,
+pub struct Diagnostics {
+    diagnostics: Vec<Diagnostic>,
     count: usize,
 }
 
-impl Faults {
-    /// The faults; behind those of a file that has more, how many.
-    pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
-        self.faults.iter()
+impl Diagnostics {
+    /// Iterates over the errors. After the last error of a file with more errors follows an entry with their
+    /// number.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.diagnostics.iter()
     }
 
-    /// Number of faults, those included that are only counted.
+    /// Returns the number of errors, including those that are only counted.
     pub fn count(&self) -> usize {
         self.count
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.faults.iter().enumerate() {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{fault}")?;
+            write!(f, "{diagnostic}")?;
         }
         Ok(())
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for Diagnostics {}
 
-impl From<Fault> for Faults {
-    fn from(fault: Fault) -> Self {
-        Self { faults: vec![fault], count: 1 }
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self { diagnostics: vec![diagnostic], count: 1 }
     }
 }
 
-/// Most faults that are kept of one file, and most warnings: a list may have a fault on each of a million lines.
-const MAX_OF_A_FILE: usize = 100;
+/// Maximum number of errors, and of warnings, that are stored for one file: a list may have an error on each
+/// of a million lines.
+const MAX_DIAGNOSTICS_PER_FILE: usize = 100;
 
-/// Faults or warnings, at most [`MAX_OF_A_FILE`] of each file; the others are counted.
+/// Errors or warnings: at most [`MAX_DIAGNOSTICS_PER_FILE`] of each file. Further ones are counted.
 #[derive(Debug, Default)]
-struct Reports {
-    /// Those that are kept. What stands in one place and is used in several (an alias, a shipped value) is
-    /// one.
-    kept: Vec<Fault>,
-    /// Kept, by place, value and expectation.
-    known: HashSet<(Place, Option<String>, String)>,
-    /// Of each file, those that are kept and those that are only counted.
+struct DiagnosticList {
+    /// Stored entries. A value that is used several times (an alias, a shipped value) has one entry.
+    entries: Vec<Diagnostic>,
+    /// Location, value and description of each stored entry.
+    seen: HashSet<(SourceLocation, Option<String>, String)>,
+    /// Number of stored entries and of further entries, by file.
     files: HashMap<Arc<str>, [usize; 2]>,
 }
 
-impl Reports {
-    fn take(&mut self, fault: Fault) {
-        let [kept, more] = match self.files.get_mut(&fault.place.file) {
+impl DiagnosticList {
+    fn add(&mut self, diagnostic: Diagnostic) {
+        let [stored, further] = match self.files.get_mut(&diagnostic.location.file) {
             Some(counts) => counts,
-            None => self.files.entry(Arc::clone(&fault.place.file)).or_default(),
+            None => self.files.entry(Arc::clone(&diagnostic.location.file)).or_default(),
         };
-        if *kept >= MAX_OF_A_FILE {
-            let same = |known: &Fault| known.place == fault.place && known.expected == fault.expected;
-            // Faults of a list are never reported twice, and looking through those kept is not free.
-            let repeated = *more < MAX_OF_A_FILE && self.kept.iter().any(same);
-            *more += usize::from(!repeated);
-        } else if self.known.insert((fault.place.clone(), fault.value.clone(), fault.expected.clone())) {
-            *kept += 1;
-            self.kept.push(fault);
+        if *stored >= MAX_DIAGNOSTICS_PER_FILE {
+            let same = |seen: &Diagnostic| {
+                seen.location == diagnostic.location && seen.expected == diagnostic.expected
+            };
+            // Errors of a list are never reported twice, and the search takes time proportional to the stored
+            // entries.
+            let repeated = *further < MAX_DIAGNOSTICS_PER_FILE && self.entries.iter().any(same);
+            *further += usize::from(!repeated);
+        } else if self.seen.insert((
+            diagnostic.location.clone(),
+            diagnostic.value.clone(),
+            diagnostic.expected.clone(),
+        )) {
+            *stored += 1;
+            self.entries.push(diagnostic);
         }
     }
 
     fn count(&self) -> usize {
-        self.files.values().map(|[kept, more]| kept + more).sum()
+        self.files.values().map(|[stored, further]| stored + further).sum()
     }
 
-    /// Those of the file `main` first, then those of the files it names, each by line; of a file that has more,
-    /// how many.
-    fn in_order(self, main: &Arc<str>, what: &str) -> Vec<Fault> {
-        let Self { mut kept, files: counts, .. } = self;
+    /// Sorts the entries: the file `main` first, then the files that it names, each by line. Adds an entry
+    /// with the number of further entries for each file that has any.
+    fn sorted(self, main: &Arc<str>, what: &str) -> Vec<Diagnostic> {
+        let Self { mut entries, files: counts, .. } = self;
         let mut files = HashMap::from([(Arc::clone(main), 0)]);
-        for fault in &kept {
+        for diagnostic in &entries {
             let next = files.len();
-            files.entry(Arc::clone(&fault.place.file)).or_insert(next);
+            files.entry(Arc::clone(&diagnostic.location.file)).or_insert(next);
         }
         let of = |file: &Arc<str>| files.get(file).copied();
-        let mut more: Vec<(Option<usize>, Fault)> = counts
+        let mut more: Vec<(Option<usize>, Diagnostic)> = counts
             .iter()
             .filter(|(_, [_, more])| *more > 0)
-            .map(|(file, [_, more])| (of(file), further(file, *more, what)))
+            .map(|(file, [_, more])| (of(file), more_diagnostics(file, *more, what)))
             .collect();
         more.sort_by_key(|(file, _)| *file);
-        kept.sort_by_key(|fault| (of(&fault.place.file), fault.place.position));
-        // Each behind the last one of its file.
+        entries.sort_by_key(|diagnostic| (of(&diagnostic.location.file), diagnostic.location.position));
+        // Each entry goes after the last one of its file.
         for (file, more) in more.into_iter().rev() {
-            kept.insert(kept.partition_point(|fault| of(&fault.place.file) <= file), more);
+            entries.insert(entries.partition_point(|diagnostic| of(&diagnostic.location.file) <= file), more);
         }
-        kept
+        entries
     }
 }
 
-/// "and 99,900 more faults" of a file.
-fn further(file: &Arc<str>, more: usize, what: &str) -> Fault {
-    let place = Place { file: Arc::clone(file), position: None };
+/// Returns the entry "and 99,900 more errors" of a file.
+fn more_diagnostics(file: &Arc<str>, more: usize, what: &str) -> Diagnostic {
+    let location = SourceLocation { file: Arc::clone(file), position: None };
     let s = if more == 1 { "" } else { "s" };
     let expected = format!("and {} more {what}{s}", thousands(more));
-    Fault { place, path: String::new(), value: None, expected }
+    Diagnostic { location, path: String::new(), value: None, expected }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -202,78 +210,83 @@ fn thousands(number: usize) -> String {
     text
 }
 
-/// Collects faults and warnings while a configuration is read.
+/// Collector of errors and warnings while a configuration is read.
 ///
-/// A reader that returns `None` has reported why; so one mistake is one fault, however many settings
-/// depend on it.
+/// A reader that returns `None` has reported the reason. So each mistake has one error, even if several
+/// settings depend on it.
 #[derive(Debug)]
-pub(crate) struct Collector {
+pub(crate) struct DiagnosticSink {
     file: Arc<str>,
-    faults: Reports,
-    warnings: Reports,
+    diagnostics: DiagnosticList,
+    warnings: DiagnosticList,
     count: usize,
 }
 
-impl Collector {
-    /// A collector for the configuration named `file`.
+impl DiagnosticSink {
+    /// Returns an empty sink for the configuration `file`.
     pub(crate) fn new(file: &str) -> Self {
-        Self { file: file.into(), faults: Reports::default(), warnings: Reports::default(), count: 0 }
+        Self {
+            file: file.into(),
+            diagnostics: DiagnosticList::default(),
+            warnings: DiagnosticList::default(),
+            count: 0,
+        }
     }
 
-    /// A place in the configuration file itself.
-    pub(crate) fn place(&self, position: Position) -> Place {
-        Place { file: self.file.clone(), position: Some(position) }
+    /// Returns a location in the configuration file.
+    pub(crate) fn location(&self, position: Position) -> SourceLocation {
+        SourceLocation { file: self.file.clone(), position: Some(position) }
     }
 
-    /// Returns the number of faults, kept or not.
+    /// Returns the number of errors, stored or not.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Returns true if further faults of `file` are only counted.
-    pub(crate) fn is_full(&self, file: &Arc<str>) -> bool {
-        self.faults.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_OF_A_FILE)
+    /// Returns true if further errors of `file` are only counted.
+    pub(crate) fn is_file_full(&self, file: &Arc<str>) -> bool {
+        self.diagnostics.files.get(file).is_some_and(|[stored, _]| *stored >= MAX_DIAGNOSTICS_PER_FILE)
     }
 
-    /// Counts a fault of a `file` that is full.
-    pub(crate) fn count_further(&mut self, file: &Arc<str>) {
+    /// Counts an error of a `file` for which [`is_file_full`](Self::is_file_full) is true.
+    pub(crate) fn count_unlisted(&mut self, file: &Arc<str>) {
         self.count += 1;
-        if let Some([_, more]) = self.faults.files.get_mut(file) {
+        if let Some([_, more]) = self.diagnostics.files.get_mut(file) {
             *more += 1;
         }
     }
 
-    /// Takes a fault.
-    pub(crate) fn fault(&mut self, fault: Fault) {
+    /// Reports an error.
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
         self.count += 1;
-        self.faults.take(fault);
+        self.diagnostics.add(diagnostic);
     }
 
-    /// Takes something odd that is not wrong.
-    pub(crate) fn warn(&mut self, warning: Fault) {
-        self.warnings.take(warning);
+    /// Reports a warning.
+    pub(crate) fn warn(&mut self, warning: Diagnostic) {
+        self.warnings.add(warning);
     }
 
-    /// `value` with the warnings, or the faults where there are any.
-    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Fault>), Faults> {
-        let Self { file, faults, warnings, count } = self;
+    /// Returns `value` with the warnings, or the errors if there are any.
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
+        let Self { file, diagnostics, warnings, count } = self;
         match value {
-            Some(value) if count == 0 => Ok((value, warnings.in_order(&file, "warning"))),
+            Some(value) if count == 0 => Ok((value, warnings.sorted(&file, "warning"))),
             Some(_) | None => {
-                let count = faults.count();
-                Err(Faults { faults: faults.in_order(&file, "fault"), count })
+                let count = diagnostics.count();
+                Err(Diagnostics { diagnostics: diagnostics.sorted(&file, "error"), count })
             }
         }
     }
 }
 
-/// `text` in quotes, on one line and of bearable length.
+/// Returns `text` in quotes, escaped by [`single_line`].
 pub(crate) fn quote(text: &str) -> String {
-    format!("\"{}\"", plain(text))
+    format!("\"{}\"", single_line(text))
 }
 
-/// `text` on one line and of bearable length, without what a terminal would obey.
-pub(crate) fn plain(text: &str) -> String {
+/// Escapes control characters of `text` and cuts it after 100 characters.
+pub(crate) fn single_line(text: &str) -> String {
     const SHOWN: usize = 100;
     let escape = |c: char| match c {
         '"' | '\'' => c.to_string(),
@@ -286,9 +299,9 @@ pub(crate) fn plain(text: &str) -> String {
     shown
 }
 
-/// The candidate nearest to `word`, if it is near enough to be a slip.
+/// Returns the candidate nearest to `word`, if it is near enough to be a typing error.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer words are no slips, and the distance costs the product of the lengths.
+    // Longer words are no typing errors, and the distance costs the product of the lengths.
     let word: Vec<char> = word.to_lowercase().chars().take(64).collect();
     candidates
         .into_iter()
@@ -298,7 +311,8 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words: letters added, dropped, replaced, or swapped with the next one.
+/// Returns the number of edits between two words: letters added, dropped, replaced, or swapped with the next
+/// one.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
     for (i, x) in a.iter().enumerate() {
@@ -321,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_are_recognised_and_strangers_are_not() {
+    fn nearest_finds_only_typing_errors() {
         let keys = ["poll_interval", "interfaces", "rules"];
         assert_eq!(nearest("pollinterval", keys), Some("poll_interval"));
         assert_eq!(nearest("Rule", keys), Some("rules"));
@@ -346,28 +360,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_is_counted_behind_the_last_of_its_file() {
-        let mut faults = Collector::new("m");
-        let fault = |file: &str, line: usize| Fault {
-            place: Place { file: file.into(), position: Some(Position { line, column: 1 }) },
+    fn excess_diagnostics_are_counted_by_file() {
+        let mut diagnostics = DiagnosticSink::new("m");
+        let diagnostic = |file: &str, line: usize| Diagnostic {
+            location: SourceLocation { file: file.into(), position: Some(Position { line, column: 1 }) },
             path: String::new(),
             value: None,
             expected: "x".to_owned(),
         };
         for line in (1..=150).rev() {
-            faults.fault(fault("a", line));
-            // An alias is used many times.
-            faults.fault(fault("m", 7));
+            diagnostics.report(diagnostic("a", line));
+            diagnostics.report(diagnostic("m", 7));
         }
-        faults.fault(fault("b", 1));
-        let faults = faults.finish(Some(())).unwrap_err().to_string();
-        let lines: Vec<_> = faults.lines().collect();
+        diagnostics.report(diagnostic("b", 1));
+        let diagnostics = diagnostics.finish(Some(())).unwrap_err().to_string();
+        let lines: Vec<_> = diagnostics.lines().collect();
         assert_eq!((lines.len(), lines[0], lines[1]), (103, "m:7:1: x", "a:51:1: x"));
-        assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more faults", "b:1:1: x"]);
+        assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more errors", "b:1:1: x"]);
     }
 
     #[test]
-    fn no_fault_repeats_a_value_as_it_is() {
+    fn diagnostics_escape_and_cut_values() {
         let long = "x".repeat(1_000);
         for text in [
             format!("outputs: {{ flow_log: {{ type: ipfix, to: \"udp:h\\e:{long}\" }} }}"),
@@ -376,12 +389,12 @@ mod tests {
             format!("state: {{ max_size: \"5{long}\\e\" }}"),
             "internal_networks: { files: [\"/nonexistent/\\e\"] }".to_owned(),
         ] {
-            let faults = super::super::parse("f", &text).unwrap_err();
-            for fault in faults.iter().map(ToString::to_string) {
-                assert!(!fault.contains(char::is_control) && fault.len() < 600, "{fault}");
+            let diagnostics = super::super::parse("f", &text).unwrap_err();
+            for diagnostic in diagnostics.iter().map(ToString::to_string) {
+                assert!(!diagnostic.contains(char::is_control) && diagnostic.len() < 600, "{diagnostic}");
             }
         }
-        let odd = Place { file: "a\u{1b}[1m".into(), position: None };
+        let odd = SourceLocation { file: "a\u{1b}[1m".into(), position: None };
         assert_eq!(odd.to_string(), "a\\u001b[1m");
     }
 
@@ -389,6 +402,6 @@ mod tests {
     fn a_quoted_value_stays_on_one_line() {
         assert_eq!(quote("a\nb\u{1b}[1m"), "\"a\\nb\\u{1b}[1m\"");
         assert_eq!(quote(&"x".repeat(101)), format!("\"{}...\"", "x".repeat(100)));
-        assert_eq!(plain("it's \u{85}"), "it's \\u{85}");
+        assert_eq!(single_line("it's \u{85}"), "it's \\u{85}");
     }
 }

@@ -1,10 +1,10 @@
-//! How a file looked, to see that it is another one.
+//! File stamps, to detect that a file has changed.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// What changes when a file is written to or replaced.
+/// File metadata that changes when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -12,8 +12,8 @@ pub(crate) struct Stamp {
     changed: [i64; 2],
 }
 
-impl Stamp {
-    /// The file's, as it is now; `None` where there is none.
+impl FileStamp {
+    /// Returns the current stamp of a file; `None` if it does not exist.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(Self {

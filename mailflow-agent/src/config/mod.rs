@@ -1,7 +1,8 @@
-//! The configuration: YAML as typed -> validated, with every fault of a file at once.
+//! Configuration: reads YAML, validates it, and reports all errors of a file at once.
 //!
-//! [`yaml`] makes a tree whose keys and values know their places and gives access to it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
-//! is the only place where defaults are written down.
+//! [`yaml`] parses the text into a tree with positions. A module for each section reads its settings from the
+//! tree. Omitted settings take their value from the shipped file, which is the only place that defines
+//! defaults.
 
 pub(super) mod amounts;
 pub(super) mod defaults;
@@ -23,132 +24,137 @@ use std::{path::Path, time::Duration};
 
 use self::{
     defaults::shipped,
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     sections::flow_table::flow_table,
-    settings::{Judged, judged},
+    settings::{EngineSections, read_engine_sections},
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::parsed,
     },
 };
 pub use self::{
     defaults::{DEFAULT, DEFAULT_NAME},
-    diagnostics::{Fault, Faults, Place, Position},
-    networks::lists::Lists,
+    diagnostics::{Diagnostic, Diagnostics, Position, SourceLocation},
+    networks::lists::NetworkLists,
     sections::{
-        flow_table::FlowTable,
-        state::{Control, State},
+        flow_table::FlowTableConfig,
+        state::{ControlConfig, StateConfig},
     },
 };
 use mailflow_engine::settings::{Rule, Settings};
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
 pub use mailflow_kernel::pattern::NamePattern;
 pub use outputs::{
-    Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
-    Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+    AlertDestination, AlertOutput, ClientTls, Credentials, DeadLetters, FlowDestination, FlowOutput, Ipfix,
+    IpfixDestination, Outputs, Profile, Proxy, Receiver, Syslog, SyslogDestination, SyslogMessage, Target,
+    WebhookAddress,
 };
 pub use redact::redacted;
-pub use rules::Expiry;
+pub use rules::AllowExpiry;
 
-/// Reads and validates a configuration file, or the shipped one.
-pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
+/// Reads and validates a configuration file, or the shipped configuration.
+pub fn load(path: Option<&Path>) -> Result<Config, Diagnostics> {
     let Some(path) = path else { return parse(DEFAULT_NAME, DEFAULT) };
     let name = path.display().to_string();
-    let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
+    let text = file::read(path).map_err(|text_error| text_error.into_diagnostics(&name))?;
     parse_in(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
-/// Validates a configuration; `name` is its file's name, in faults and for the files it names.
-pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
+/// Validates a configuration. `name` is the file's name for diagnostics; its directory is the base of
+/// relative paths.
+pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     parse_in(name, text, Path::new(name).parent().unwrap_or(Path::new("")))
 }
 
-fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> {
-    file::check(text).map_err(|no_text| no_text.faults(name))?;
-    let mut faults = Collector::new(name);
-    let config = yaml::parse::read(text, &mut faults)
-        .and_then(|node| config(&At::root(&node, shipped()), &mut faults, directory));
-    let (config, warnings) = faults.finish(config)?;
+fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Diagnostics> {
+    file::check(text).map_err(|text_error| text_error.into_diagnostics(name))?;
+    let mut diagnostics = DiagnosticSink::new(name);
+    let config = yaml::parse::read(text, &mut diagnostics)
+        .and_then(|node| config(&Cursor::root(&node, shipped()), &mut diagnostics, directory));
+    let (config, warnings) = diagnostics.finish(config)?;
     Ok(Config { warnings, ..config })
 }
 
-fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
-    Fields::read(at, faults, |fields| {
-        let gateway_name = fields.needed("gateway_name", gateway_name);
-        let interfaces = fields.needed("interfaces", sections::interfaces::read);
-        let poll_interval = fields
-            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", scalar::poll_interval));
-        let flow_table = fields.needed("flow_table", flow_table);
-        let judged = judged(fields, directory);
-        let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
-        let control = fields.needed("control", sections::state::control);
-        let state = fields.needed("state", sections::state::state);
-        rules::shipped::warn_of_gone(fields);
-        let Judged { settings, rules_off, lists, ending } = judged?;
-        rules::shipped::warn_of_unused(fields, &settings.services, &settings.rules);
+fn config(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) -> Option<Config> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let gateway_name = mapping.required("gateway_name", gateway_name);
+        let interfaces = mapping.required("interfaces", sections::interfaces::read);
+        let poll_interval = mapping.required("poll_interval", |cursor, diagnostics| {
+            parsed(cursor, diagnostics, "a duration", scalar::poll_interval)
+        });
+        let flow_table = mapping.required("flow_table", flow_table);
+        let engine_sections = read_engine_sections(mapping, directory);
+        let outputs =
+            mapping.required("outputs", |cursor, diagnostics| outputs::read(cursor, diagnostics, directory));
+        let control = mapping.required("control", sections::state::control);
+        let state = mapping.required("state", sections::state::state);
+        rules::shipped::warn_of_replaced_rules(mapping);
+        let EngineSections { settings, disabled_rules, lists, expiries } = engine_sections?;
+        rules::shipped::warn_of_unused(mapping, &settings.services, &settings.rules);
         Some(Config {
             gateway_name: gateway_name?,
             interfaces: interfaces?,
             poll_interval: poll_interval?,
             flow_table: flow_table?,
             engine: settings,
-            rules_off,
+            disabled_rules,
             lists,
             outputs: outputs?,
             control: control?,
             state: state?,
             kernel_log: None,
             warnings: Vec::new(),
-            ending,
+            expiries,
         })
     })
 }
 
-/// `auto`, or a name that syslog can carry (RFC 5424, 6.2.4).
-fn gateway_name(at: &At<'_>, faults: &mut Collector) -> Option<Option<String>> {
-    match yaml::values::string(at, faults)? {
+/// Reads `auto`, or a host name for syslog (RFC 5424, 6.2.4).
+fn gateway_name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<String>> {
+    match yaml::values::string(cursor, diagnostics)? {
         "auto" => Some(None),
         name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some(Some(name.to_owned()))
         }
-        _ => at.fault(faults, "expected auto, or at most 255 printable ASCII characters without a space"),
+        _ => cursor
+            .reject(diagnostics, "expected auto, or at most 255 printable ASCII characters without a space"),
     }
 }
 
-/// A validated configuration.
+/// Validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The name that every event has; `None` for the machine's host name.
+    /// Name of the gateway in every event; `None` for the machine's host name.
     pub gateway_name: Option<String>,
-    /// The interfaces to watch.
+    /// Interfaces to watch.
     pub interfaces: Vec<Interface>,
-    /// How often the kernel's tables are read.
+    /// Time between two polls of the kernel's tables.
     pub poll_interval: Duration,
-    /// The kernel's tables.
-    pub flow_table: FlowTable,
-    /// Where the internal networks come from.
-    pub lists: Lists,
-    /// What the engine is told.
+    /// Capacities of the kernel's tables.
+    pub flow_table: FlowTableConfig,
+    /// Sources of the internal networks.
+    pub lists: NetworkLists,
+    /// Settings of the rule engine.
     pub engine: Settings,
-    /// The rules that are switched off.
-    pub rules_off: Vec<Rule>,
-    /// Where records go.
+    /// Disabled rules.
+    pub disabled_rules: Vec<Rule>,
+    /// Outputs of metrics, alerts and flow records.
     pub outputs: Outputs,
-    /// How the running agent is asked.
-    pub control: Control,
-    /// What outlives the agent.
-    pub state: State,
-    /// What the kernel program says of packets it could not count; the command line alone sets it.
+    /// Control socket.
+    pub control: ControlConfig,
+    /// State that is kept between two processes of the agent.
+    pub state: StateConfig,
+    /// Log level for packets that the kernel program could not count. Only the command line sets it.
     pub kernel_log: Option<LogLevel>,
-    /// What is odd about it but not wrong: networks inside networks, terms that never hold.
-    pub warnings: Vec<Fault>,
-    /// Entries of allow-lists that end.
-    pub ending: Vec<Expiry>,
+    /// Warnings: nested networks, conditions that never hold, and the like.
+    pub warnings: Vec<Diagnostic>,
+    /// Allow-list entries with an end.
+    pub expiries: Vec<AllowExpiry>,
 }
 
 impl Config {
-    /// Warnings about entries of allow-lists that are over at `now`, nanoseconds since 1970.
-    pub fn over(&self, now: i128) -> impl Iterator<Item = &Fault> {
-        self.ending.iter().filter(move |ending| ending.until <= now).map(|ending| &ending.warning)
+    /// Returns the warnings about allow-list entries that have expired at `now`, in nanoseconds since 1970.
+    pub fn expired_allow_entries(&self, now: i128) -> impl Iterator<Item = &Diagnostic> {
+        self.expiries.iter().filter(move |expiries| expiries.until <= now).map(|expiries| &expiries.warning)
     }
 }

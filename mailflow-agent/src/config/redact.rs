@@ -1,113 +1,113 @@
-//! A configuration file as it may be shown: addresses without their path, query and user information, and headers
-//! without their values.
+//! Redacts secrets of a configuration file: URLs lose their path, query and user information, and HTTP
+//! headers their values.
 
 use saphyr_parser::{Event, Parser};
 
-/// Keys of the settings whose values are addresses.
-const ADDRESSES: [&str; 3] = ["url", "urls", "proxy"];
-/// The key of the headers, each of whose values may be a secret.
-const HEADERS: &str = "headers";
-/// In place of what is not shown.
+/// Keys of settings whose values are URLs.
+const ADDRESS_KEYS: [&str; 3] = ["url", "urls", "proxy"];
+/// Key of HTTP headers. Each of their values may be a secret.
+const HEADERS_KEY: &str = "headers";
+/// Replacement of redacted text.
 const HIDDEN: &str = "...";
 
-/// `text` without what may be a secret. What follows a fault in its YAML is left out.
+/// Returns `text` without values that may be secrets. Text after a YAML error is omitted.
 pub fn redacted(text: &str) -> String {
-    let (values, fault) = values(text);
+    let (values, error_offset) = values(text);
     let mut shown = String::new();
     let mut at = 0;
-    for Value { from, to, address } in values {
+    for SecretValue { from, to, address } in values {
         let (Some(before), Some(value)) = (text.get(at..from), text.get(from..to)) else { continue };
         shown.push_str(&without_secrets(before));
         match address {
-            true => shown.push_str(&address_shown(value)),
+            true => shown.push_str(&redacted_address(value)),
             false => shown.push_str(&format!("\"{HIDDEN}\"")),
         }
         at = to;
     }
-    let end = fault.unwrap_or(text.len()).max(at);
+    let end = error_offset.unwrap_or(text.len()).max(at);
     shown.push_str(&without_secrets(text.get(at..end).unwrap_or_default()));
-    if fault.is_some() {
-        shown.push_str("\n# The rest is not shown: it is no YAML.\n");
+    if error_offset.is_some() {
+        shown.push_str("\n# The rest is not shown: it is not valid YAML.\n");
     }
     shown
 }
 
-/// A value that may be a secret, by its place in the text.
-struct Value {
+/// Byte range of a value that may be a secret.
+struct SecretValue {
     from: usize,
     to: usize,
-    /// An address, whose origin may be shown.
+    /// True for a URL, whose origin may be shown.
     address: bool,
 }
 
-/// An open mapping or list.
-enum Open {
+/// Mapping or list whose end was not parsed yet.
+enum OpenCollection {
     Map { key: Option<String>, hidden: Option<bool> },
     List { hidden: Option<bool> },
 }
 
-/// The values that may be secrets, in their order, and where the text ceases to be YAML.
-fn values(text: &str) -> (Vec<Value>, Option<usize>) {
-    // The parser counts characters.
+/// Returns the values that may be secrets in their order, and the offset of the first YAML error.
+fn values(text: &str) -> (Vec<SecretValue>, Option<usize>) {
+    // The parser's positions are in characters.
     let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
     let offset = |index: usize| offsets.get(index).copied().unwrap_or(text.len());
-    let (mut values, mut open): (Vec<Value>, Vec<Open>) = (Vec::new(), Vec::new());
-    // The end of what was told of.
-    let mut known = 0;
+    let (mut values, mut open): (Vec<SecretValue>, Vec<OpenCollection>) = (Vec::new(), Vec::new());
+    // End of the last parsed event.
+    let mut parsed_to = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = match event {
             Ok(event) => event,
-            // The parser reads ahead: a value before the fault may not have been told of.
-            Err(_) => return (values, Some(known)),
+            // The parser reads ahead: it may not have reported a value before the error.
+            Err(_) => return (values, Some(parsed_to)),
         };
-        known = known.max(offset(span.end.index()));
-        // Whether the value that begins here is hidden, and as what.
+        parsed_to = parsed_to.max(offset(span.end.index()));
+        // `Some` if the next value is secret: true for a URL.
         let hidden = match open.last() {
-            Some(Open::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
-                HEADERS => Some(false),
-                key if ADDRESSES.contains(&key) => Some(true),
+            Some(OpenCollection::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
+                HEADERS_KEY => Some(false),
+                key if ADDRESS_KEYS.contains(&key) => Some(true),
                 _ => None,
             }),
-            Some(Open::List { hidden }) => *hidden,
+            Some(OpenCollection::List { hidden }) => *hidden,
             _ => None,
         };
         match event {
             Event::Scalar(scalar, ..) => {
                 match open.last_mut() {
-                    Some(Open::Map { key: key @ None, .. }) => {
+                    Some(OpenCollection::Map { key: key @ None, .. }) => {
                         *key = Some(scalar.into_owned());
                         continue;
                     }
-                    Some(Open::Map { key, .. }) => *key = None,
+                    Some(OpenCollection::Map { key, .. }) => *key = None,
                     _ => {}
                 }
                 if let Some(address) = hidden {
                     let (from, to) = (offset(span.start.index()), offset(span.end.index()));
                     let plain = address && matches!(scalar.as_ref(), "off" | "environment");
                     if from < to && !plain {
-                        values.push(Value { from, to, address });
+                        values.push(SecretValue { from, to, address });
                     }
                 }
             }
             Event::MappingStart(..) => {
-                taken(&mut open);
-                open.push(Open::Map { key: None, hidden });
+                consume_key(&mut open);
+                open.push(OpenCollection::Map { key: None, hidden });
             }
             Event::SequenceStart(..) => {
-                taken(&mut open);
-                open.push(Open::List { hidden });
+                consume_key(&mut open);
+                open.push(OpenCollection::List { hidden });
             }
             Event::MappingEnd | Event::SequenceEnd => drop(open.pop()),
-            Event::Alias(_) => taken(&mut open),
+            Event::Alias(_) => consume_key(&mut open),
             _ => {}
         }
     }
     (values, None)
 }
 
-/// The key of the innermost mapping has its value; a key that is none of text stands for itself.
-fn taken(open: &mut [Open]) {
-    if let Some(Open::Map { key, .. }) = open.last_mut() {
+/// Marks the key of the innermost mapping as used. A key that is not a scalar becomes an empty key.
+fn consume_key(open: &mut [OpenCollection]) {
+    if let Some(OpenCollection::Map { key, .. }) = open.last_mut() {
         *key = match key {
             Some(_) => None,
             None => Some(String::new()),
@@ -115,19 +115,19 @@ fn taken(open: &mut [Open]) {
     }
 }
 
-/// An address as typed, without what may be a secret.
-fn address_shown(value: &str) -> String {
+/// Redacts a URL.
+fn redacted_address(value: &str) -> String {
     let shown = without_secrets(value);
-    // What has no scheme may be anything.
+    // A value without a scheme may be any secret.
     if shown.contains("://") || shown.trim().is_empty() { shown } else { format!("\"{HIDDEN}\"") }
 }
 
-/// `text` whose addresses have nothing behind their port and no user information, and whose schemes of authorization
-/// have no credentials; also in comments.
+/// Redacts the URLs of `text` after their port, their user information, and the credentials of authorization
+/// schemes. Comments are redacted too.
 fn without_secrets(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let find = |mark: &str, from: usize| lower.get(from..)?.find(mark).map(|at| from + at);
-    // Each is looked for again only once it is passed: the time is proportional to the text.
+    // A mark is searched again only after it was passed, so the time is proportional to the text.
     let mut marks = ["://", "bearer ", "basic "].map(|mark| (mark, find(mark, 0)));
     let mut shown = String::new();
     let mut at = 0;
@@ -147,7 +147,7 @@ fn without_secrets(text: &str) -> String {
         let end = after.find(|c: char| c.is_whitespace() || "\"'`,]})>".contains(c)).unwrap_or(after.len());
         let (token, _) = after.split_at(end);
         if mark != "://" {
-            // "basic auth" and "bearer token" are words. The next scheme may be one too.
+            // "basic auth" and "bearer token" are ordinary words. The next word may be a scheme too.
             let scheme = ["basic", "bearer"].iter().any(|scheme| token.eq_ignore_ascii_case(scheme));
             let word = token.len() <= 6
                 && !token.bytes().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_may_be_a_secret_is_left() {
+    fn secrets_are_redacted() {
         let text = r#"
 outputs:
   alerts:
@@ -210,7 +210,7 @@ interfaces: [{ name: lan0 }]
     }
 
     #[test]
-    fn a_file_that_is_no_yaml_is_shown_as_far_as_it_is() {
+    fn text_after_a_yaml_error_is_omitted() {
         for text in [
             "a: 1\nurl: [\"PLANTED\n",
             "a: 1\nheaders: { x: PLANTED",
@@ -225,13 +225,13 @@ interfaces: [{ name: lan0 }]
     }
 
     #[test]
-    fn a_mark_before_the_text_moves_nothing() {
+    fn byte_order_mark_shifts_no_position() {
         let text = "url: x-PLANTED\nheaders: { a: PLANTED }\n";
         assert_eq!(redacted(&format!("\u{feff}{text}")), format!("\u{feff}{}", redacted(text)));
     }
 
     #[test]
-    fn credentials_are_found_behind_words_and_blanks() {
+    fn credentials_after_words_and_blanks_are_redacted() {
         for (text, shown) in [
             ("# Bearer  PLANTED1 and", "# Bearer  ... and"),
             ("# basic\tauth: Basic \tPLANTED1", "# basic\tauth: Basic \t..."),
@@ -247,14 +247,14 @@ interfaces: [{ name: lan0 }]
     #[test]
     fn the_time_is_proportional_to_the_text() {
         let text = "# basic a:a ".repeat(100_000);
-        let began = mailflow_kernel::clock::now();
+        let start = mailflow_kernel::clock::now();
         assert_eq!(redacted(&text), text);
-        let took = mailflow_kernel::clock::now().since(began);
-        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+        let elapsed = mailflow_kernel::clock::now().since(start);
+        assert!(elapsed < std::time::Duration::from_secs(5), "{elapsed:?}");
     }
 
     #[test]
-    fn what_has_no_secrets_is_shown_as_it_is() {
+    fn text_without_secrets_is_unchanged() {
         assert_eq!(redacted(crate::config::DEFAULT), crate::config::DEFAULT);
         assert_eq!(redacted("# nothing\r\n"), "# nothing\r\n");
     }

@@ -1,17 +1,17 @@
-//! Single values from their text: what a file and the command line have in common.
+//! Parsers of single values, shared by configuration files and the command line.
 //!
-//! Each function answers with the value, or with what is wrong and what was expected.
+//! Each function returns the value, or a description of the error with the expected value.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{diagnostics::quote, outputs::Target};
 use mailflow_kernel::pattern::NamePattern;
 
-/// The shortest and the longest time between two reads of the kernel's tables.
-const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
+/// Range of the poll interval.
+const POLL_INTERVAL_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
 
-/// The units of a duration, longest first, in nanoseconds.
-const UNITS: [(&str, u128); 5] = [
+/// Duration units in nanoseconds, longest first.
+const DURATION_UNITS: [(&str, u128); 5] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -19,12 +19,12 @@ const UNITS: [(&str, u128); 5] = [
     ("ms", 1_000_000),
 ];
 
-/// A value that `off` takes away.
+/// Value that can be switched off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch<T> {
     /// `off`.
     Off,
-    /// Something.
+    /// Value.
     To(T),
 }
 
@@ -37,7 +37,8 @@ impl<T> From<Switch<T>> for Option<T> {
     }
 }
 
-/// A duration: a number and a unit of `ms`, `s`, `m`, `h`, `d`; fractions are taken (`0.5s`).
+/// Parses a duration: a number with a unit of `ms`, `s`, `m`, `h` or `d`. Fractions such as `0.5s` are
+/// accepted.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a duration such as 500ms, 90s, 5m, 1h or 2d";
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -50,40 +51,40 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if unit.is_empty() {
         return Err(format!("{EXPECTED}; the unit is missing (did you mean {text}s?)"));
     }
-    let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!("{EXPECTED}; {} is no unit", quote(unit)));
+    let Some((_, nanos)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(format!("{EXPECTED}; {} is not a unit", quote(unit)));
     };
-    let places = u32::try_from(fraction.len()).map_err(|_| EXPECTED)?;
+    let locations = u32::try_from(fraction.len()).map_err(|_| EXPECTED)?;
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| EXPECTED)?;
-    let nanos = digits * nanos / 10_u128.pow(places);
-    let nanos = u64::try_from(nanos).map_err(|_| format!("{EXPECTED}; this one is too long"))?;
+    let nanos = digits * nanos / 10_u128.pow(locations);
+    let nanos = u64::try_from(nanos).map_err(|_| format!("{EXPECTED}; the duration is too long"))?;
     Ok(Duration::from_nanos(nanos))
 }
 
-/// A duration as it is written: in the longest unit that divides it.
-pub fn show_duration(duration: Duration) -> String {
+/// Formats a duration in the longest unit that divides it.
+pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    UNITS.iter().find(|(_, unit)| nanos != 0 && nanos.is_multiple_of(*unit)).map_or_else(
+    DURATION_UNITS.iter().find(|(_, unit)| nanos != 0 && nanos.is_multiple_of(*unit)).map_or_else(
         || if nanos == 0 { "0s".to_owned() } else { format!("{duration:?}") },
         |(name, unit)| format!("{}{name}", nanos / unit),
     )
 }
 
-/// A duration within `[shortest, longest]`.
+/// Parses a duration within `[shortest, longest]`.
 pub fn duration_within(text: &str, [shortest, longest]: [Duration; 2]) -> Result<Duration, String> {
     let found = duration(text)?;
     if (shortest..=longest).contains(&found) {
         return Ok(found);
     }
-    Err(format!("expected a duration from {} to {}", show_duration(shortest), show_duration(longest)))
+    Err(format!("expected a duration from {} to {}", format_duration(shortest), format_duration(longest)))
 }
 
-/// The time between two reads of the kernel's tables, 0.1 to 60 s.
+/// Parses a poll interval, 0.1 to 60 s.
 pub fn poll_interval(text: &str) -> Result<Duration, String> {
-    duration_within(text, POLL)
+    duration_within(text, POLL_INTERVAL_RANGE)
 }
 
-/// The name of a network interface, as the kernel takes it (`dev_valid_name`).
+/// Parses the name of a network interface by the kernel's rules (`dev_valid_name`).
 pub fn interface_name(text: &str) -> Result<String, String> {
     let wrong = if text.is_empty() {
         "it is empty"
@@ -93,16 +94,16 @@ pub fn interface_name(text: &str) -> Result<String, String> {
         || text.contains(char::is_whitespace)
         || text.contains(char::is_control)
     {
-        "it has a slash, a colon or a space in it"
+        "it contains a slash, a colon, a space or a control character"
     } else if matches!(text, "." | "..") {
-        "the kernel takes it for a directory"
+        "`.` and `..` are not valid names"
     } else {
         return Ok(text.to_owned());
     };
     Err(format!("expected the name of an interface; {wrong}"))
 }
 
-/// An entry of `interfaces`: the name of an interface, or a pattern of names.
+/// Parses an entry of `interfaces`: an interface name or a name pattern.
 pub fn interface(text: &str) -> Result<String, String> {
     if NamePattern::is_one(text) {
         return NamePattern::parse(text).map(|_| text.to_owned());
@@ -110,7 +111,7 @@ pub fn interface(text: &str) -> Result<String, String> {
     interface_name(text)
 }
 
-/// Where metrics are served: `ADDRESS:PORT`, or `off`.
+/// Parses the listen address of the metrics server: `ADDRESS:PORT`, or `off`.
 pub fn listen(text: &str) -> Result<Switch<SocketAddr>, String> {
     if text == "off" {
         return Ok(Switch::Off);
@@ -123,7 +124,7 @@ pub fn listen(text: &str) -> Result<Switch<SocketAddr>, String> {
     }
 }
 
-/// Where lines go: a file, `-` for standard output, or `off`.
+/// Parses the target of JSON lines: a file, `-` for standard output, or `off`.
 pub fn target(text: &str) -> Result<Switch<Target>, String> {
     match text {
         "" => Err("expected a file, - for standard output, or off".to_owned()),
@@ -133,7 +134,7 @@ pub fn target(text: &str) -> Result<Switch<Target>, String> {
     }
 }
 
-/// A place in the file system that does not depend on the working directory, or `off`.
+/// Parses an absolute path, or `off`.
 pub fn path(text: &str) -> Result<Switch<PathBuf>, String> {
     match text {
         "off" => Ok(Switch::Off),
@@ -183,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_shown_as_they_are_written() {
+    fn duration_formatting_round_trips() {
         for text in ["500ms", "90s", "5m", "1h", "2d", "0s", "61m"] {
-            assert_eq!(duration(text).map(show_duration), Ok(text.to_owned()));
+            assert_eq!(duration(text).map(format_duration), Ok(text.to_owned()));
         }
-        assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
+        assert_eq!(format_duration(Duration::from_secs(3600)), "1h");
     }
 
     #[test]

@@ -1,100 +1,106 @@
-//! `watched_ports`: which service is watched on which ports.
+//! `watched_ports`: the watched ports of each service.
 
 use std::collections::btree_map::Entry;
 
 use super::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{items, number},
     },
 };
 use mailflow_engine::settings::{Service, Services};
 
-/// A port number; 0 is none.
-pub(crate) fn port(at: &At<'_>, faults: &mut Collector) -> Option<u16> {
-    number(at, faults, 1..=u16::MAX)
+/// Reads a port number from 1 to 65535.
+pub(crate) fn port(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<u16> {
+    number(cursor, diagnostics, 1..=u16::MAX)
 }
 
-/// The watched ports, as far as they could be read.
-pub(crate) struct Watched {
-    /// The ports that are not at fault.
+/// Watched ports, as far as they are valid.
+pub(crate) struct WatchedPorts {
+    /// Valid ports.
     services: Services,
-    /// What is known of the others.
-    others: Others,
+    /// Kind of the invalid entries.
+    invalid: InvalidPorts,
 }
 
-/// What is known of ports that are at fault.
+/// Kind of the invalid entries of `watched_ports`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Others {
-    /// There are none.
+enum InvalidPorts {
+    /// None.
     None,
-    /// They are numbers that no rule could name.
+    /// Numbers only, which no rule can name.
     Numbers,
-    /// They may be any.
+    /// Entries that may stand for any port.
     Unknown,
 }
 
-impl Watched {
-    /// All of them, without a fault.
+impl WatchedPorts {
+    /// Returns the ports if all of them are valid.
     pub(crate) fn services(self) -> Option<Services> {
-        (self.others == Others::None).then_some(self.services)
+        (self.invalid == InvalidPorts::None).then_some(self.services)
     }
 
-    /// The ports of a service, in ascending order.
+    /// Returns the ports of a service, in ascending order.
     pub(crate) fn ports_of(&self, service: Service) -> Vec<u16> {
         let of = self.services.iter().filter(|(_, known)| **known == service);
         of.map(|(port, _)| *port).collect()
     }
 
-    /// Returns true if no port is at fault.
+    /// Returns true if all ports are valid.
     pub(crate) fn is_complete(&self) -> bool {
-        self.others == Others::None
+        self.invalid == InvalidPorts::None
     }
 
-    /// Returns true if it is certain that `port` is not watched.
+    /// Returns true if `port` is certainly not watched.
     pub(crate) fn lacks(&self, port: u16) -> bool {
-        self.others != Others::Unknown && !self.services.contains_key(&port)
+        self.invalid != InvalidPorts::Unknown && !self.services.contains_key(&port)
     }
 }
 
-/// Reads the ports of each service. A service left out keeps its shipped ports, but for those that
-/// the file gives to another.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Watched> {
+/// Reads the ports of each service. An omitted service keeps its shipped ports, except those that the file
+/// assigns to another service.
+pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<WatchedPorts> {
     let mut services = Services::new();
     let mut numbers = 0;
-    let before = faults.count();
-    Fields::read(at, faults, |fields| {
-        let (own, shipped): (Vec<_>, Vec<_>) = Service::ALL
+    let before = diagnostics.count();
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let (explicit, shipped): (Vec<_>, Vec<_>) = Service::ALL
             .into_iter()
-            .filter_map(|service| fields.get(service.name()).map(|at| (service, at)))
-            .partition(|(_, at)| at.is_own());
-        for (service, at) in own.into_iter().chain(shipped) {
-            items(&at, fields.faults, |item, faults| {
-                let found = one(item, faults, service, at.is_own(), &mut services);
+            .filter_map(|service| mapping.get(service.name()).map(|cursor| (service, cursor)))
+            .partition(|(_, cursor)| cursor.is_explicit());
+        for (service, cursor) in explicit.into_iter().chain(shipped) {
+            items(&cursor, mapping.diagnostics, |item, diagnostics| {
+                let found = insert_port(item, diagnostics, service, cursor.is_explicit(), &mut services);
                 numbers += usize::from(found.is_none() && item.is_number());
                 found
             });
         }
         Some(())
     })?;
-    let others = match faults.count() - before {
-        0 if services.is_empty() => return at.fault_inside(faults, "no port is watched"),
-        0 => Others::None,
-        all if all == numbers => Others::Numbers,
-        _ => Others::Unknown,
+    let invalid = match diagnostics.count() - before {
+        0 if services.is_empty() => return cursor.reject_contents(diagnostics, "expected at least one port"),
+        0 => InvalidPorts::None,
+        all if all == numbers => InvalidPorts::Numbers,
+        _ => InvalidPorts::Unknown,
     };
-    Some(Watched { services, others })
+    Some(WatchedPorts { services, invalid })
 }
 
-fn one(item: &At<'_>, faults: &mut Collector, service: Service, own: bool, all: &mut Services) -> Option<()> {
-    match all.entry(port(item, faults)?) {
+fn insert_port(
+    item: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    service: Service,
+    explicit: bool,
+    all: &mut Services,
+) -> Option<()> {
+    match all.entry(port(item, diagnostics)?) {
         Entry::Vacant(entry) => {
             entry.insert(service);
             Some(())
         }
-        Entry::Occupied(entry) if own => {
-            item.fault(faults, format!("this port is in the list of {} already", entry.get().name()))
+        Entry::Occupied(entry) if explicit => {
+            item.reject(diagnostics, format!("this port is already in the list of {}", entry.get().name()))
         }
         Entry::Occupied(_) => Some(()),
     }

@@ -1,15 +1,15 @@
-//! The sections that the engine's verdicts depend on: a configuration and a rule test have them both.
+//! Sections that the rule engine depends on. Configurations and rule tests share them.
 
 use std::{path::Path, time::Duration};
 
 use super::{
-    diagnostics::Collector,
-    networks::{self, lists::Lists},
-    rules::{self, Around, Expiry, Rules, limits},
+    diagnostics::DiagnosticSink,
+    networks::{self, lists::NetworkLists},
+    rules::{self, AllowExpiry, RuleContext, RuleList, limits},
     scalar::duration_within,
     services,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{number, parsed},
     },
 };
@@ -18,45 +18,52 @@ use mailflow_engine::{
     time::Epoch,
 };
 
-/// Shortest and longest timeout.
-const TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
+/// Range of a timeout.
+const TIMEOUT_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
 
-/// What the engine is told, and what belongs to it.
-pub(crate) struct Judged {
-    /// What the engine is told.
+/// Settings of the rule engine, with what is read from the same sections.
+pub(crate) struct EngineSections {
+    /// Settings of the rule engine.
     pub(crate) settings: Settings,
-    /// The rules that are switched off.
-    pub(crate) rules_off: Vec<Rule>,
-    /// Where the internal networks come from.
-    pub(crate) lists: Lists,
-    /// Entries of allow-lists that end.
-    pub(crate) ending: Vec<Expiry>,
+    /// Disabled rules.
+    pub(crate) disabled_rules: Vec<Rule>,
+    /// Sources of the internal networks.
+    pub(crate) lists: NetworkLists,
+    /// Allow-list entries with an end.
+    pub(crate) expiries: Vec<AllowExpiry>,
 }
 
-/// Reads the sections that the engine's verdicts depend on.
-pub(crate) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Judged> {
-    let timeouts = fields.needed("timeouts", timeouts);
-    let watched = fields.needed("watched_ports", services::read);
-    let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
-    let v6_source_prefix = fields.needed("sources", |at, faults| {
-        Fields::read(at, faults, |fields| {
-            fields.needed("ipv6_prefix", |at, faults| number(at, faults, 1..=128))
+/// Reads the sections that the rule engine depends on.
+pub(crate) fn read_engine_sections(
+    mapping: &mut MappingReader<'_, '_>,
+    directory: &Path,
+) -> Option<EngineSections> {
+    let timeouts = mapping.required("timeouts", timeouts);
+    let watched = mapping.required("watched_ports", services::read);
+    let internal = mapping
+        .required("internal_networks", |cursor, diagnostics| networks::read(cursor, diagnostics, directory));
+    let v6_source_prefix = mapping.required("sources", |cursor, diagnostics| {
+        MappingReader::read(cursor, diagnostics, |mapping| {
+            mapping.required("ipv6_prefix", |cursor, diagnostics| number(cursor, diagnostics, 1..=128))
         })
     });
     let networks = internal.as_ref().map(|(internal, _)| internal);
-    let mut ending = Vec::new();
-    let allow = fields.needed("allow", |at, faults| rules::allow::read(at, faults, networks, &mut ending));
-    let shipped = fields.shipped("rules").map(|entry| &entry.value);
-    let around = Around {
+    let mut expiries = Vec::new();
+    let allow = mapping.required("allow", |cursor, diagnostics| {
+        rules::allow::read(cursor, diagnostics, networks, &mut expiries)
+    });
+    let shipped = mapping.shipped_entry("rules").map(|entry| &entry.value);
+    let context = RuleContext {
         watched: watched.as_ref(),
         internal: networks,
         shipped,
         allow: allow.as_deref().unwrap_or_default(),
     };
-    let limits = fields.needed("limits", limits::read);
-    let rules = fields.needed("rules", |at, faults| rules::read(at, faults, around, &mut ending));
+    let limits = mapping.required("limits", limits::read);
+    let rules = mapping
+        .required("rules", |cursor, diagnostics| rules::read(cursor, diagnostics, context, &mut expiries));
     let (internal, lists) = internal?;
-    let Rules { on, off } = rules?;
+    let RuleList { enabled, disabled } = rules?;
     allow?;
     let settings = Settings {
         timeouts: timeouts?,
@@ -64,17 +71,17 @@ pub(crate) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Ju
         internal,
         v6_source_prefix: v6_source_prefix?,
         epoch: Epoch::default(),
-        rules: on,
+        rules: enabled,
         limits: limits?,
     };
-    Some(Judged { settings, rules_off: off, lists, ending })
+    Some(EngineSections { settings, disabled_rules: disabled, lists, expiries })
 }
 
-fn timeouts(at: &At<'_>, faults: &mut Collector) -> Option<Timeouts> {
-    Fields::read(at, faults, |fields| {
+fn timeouts(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Timeouts> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
         let mut timeout = |key| {
-            fields.needed(key, |at, faults| {
-                parsed(at, faults, "a duration", |text| duration_within(text, TIMEOUT))
+            mapping.required(key, |cursor, diagnostics| {
+                parsed(cursor, diagnostics, "a duration", |text| duration_within(text, TIMEOUT_RANGE))
             })
         };
         let (closed, idle) = (timeout("closed"), timeout("idle"));

@@ -1,4 +1,4 @@
-//! The asking side.
+//! Client of the control socket.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -9,34 +9,33 @@ use std::{
 
 use super::{Reply, Request};
 
-/// Longest wait for an answer: a reload waits for the poll that is on.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Longest answer in bytes.
-const ANSWER: u64 = 1 << 30;
+/// Maximum wait for a reply. A reload waits for the current poll.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum size of a reply, in bytes.
+const MAX_REPLY_BYTES: u64 = 1 << 30;
 
-/// Why there is no answer.
+/// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody listens there.
+    /// Refused connection.
     #[error(
-        "no agent answers at {}: {source}. Is it running, with this socket (`control.socket` in its \
-         configuration), and may you open it?", path.display()
+        "cannot connect to the agent at {}: {source}. Check that it runs, that `control.socket` in its configuration is this path, and that you have access", path.display()
     )]
     Connect {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It broke off.
-    #[error("the agent broke off: {0}")]
+    /// Broken connection.
+    #[error("the connection to the agent broke: {0}")]
     Broken(#[from] io::Error),
-    /// It is another version's, or no agent.
-    #[error("the answer makes no sense: {0}")]
+    /// Reply that is not valid JSON of this version.
+    #[error("invalid reply of the agent: {0}")]
     Answer(#[from] serde_json::Error),
 }
 
-/// A connection to an agent.
+/// Connection to an agent.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -46,25 +45,25 @@ impl Client {
     /// Connects to the agent that listens at `path`.
     ///
     /// # Errors
-    /// Nobody listens there, or it is not allowed.
+    /// No agent listens there, or access is denied.
     pub fn connect(path: &Path) -> Result<Self, CallError> {
         let connected = UnixStream::connect(path);
         let stream = connected.map_err(|source| CallError::Connect { path: path.to_owned(), source })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+        stream.set_write_timeout(Some(CALL_TIMEOUT))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request, and waits for the reply.
     ///
     /// # Errors
-    /// The agent broke off, or answered what this version does not know.
+    /// The connection broke, or this version does not know the reply.
     pub fn call(&mut self, request: &Request) -> Result<Reply, CallError> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line)?;
         let mut answer = Vec::new();
-        (&mut self.stream).take(ANSWER).read_until(b'\n', &mut answer)?;
+        (&mut self.stream).take(MAX_REPLY_BYTES).read_until(b'\n', &mut answer)?;
         if answer.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }

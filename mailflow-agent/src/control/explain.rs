@@ -1,85 +1,85 @@
-//! What is said of a source: `explain`, and what an allow-list might name: `suggest`.
+//! Replies to `explain` and `suggest`.
 
 use serde::{Deserialize, Serialize};
 
-/// All there is to say of a source.
+/// Explanation of a source: its rule values and its newest flows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Explained {
-    /// The line of the internal list that makes it internal.
+pub struct SourceExplanation {
+    /// Entry of the internal networks that contains the source.
     pub matched_network: Option<String>,
-    /// Its group.
+    /// Group of the source.
     pub group: Option<String>,
-    /// What each rule holds for it.
-    pub rules: Vec<HeldRule>,
-    /// Its newest flows, the newest first.
-    pub flows: Vec<JudgedFlow>,
-    /// Seconds since 1970 of the oldest record that is remembered of anybody.
+    /// Values of each rule for the source.
+    pub rules: Vec<RuleExplanation>,
+    /// Newest flows of the source, newest first.
+    pub flows: Vec<FlowExplanation>,
+    /// Time of the oldest stored record of any source, in seconds since 1970.
     pub since: Option<f64>,
 }
 
-/// What a rule holds.
+/// Values of a rule for a group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HeldRule {
-    /// The rule.
+pub struct RuleExplanation {
+    /// Name of the rule.
     pub rule: String,
-    /// Whom it is about.
+    /// Group key.
     pub subject: String,
-    /// True if an allow-list puts these flows aside.
+    /// True if an allow-list suppresses the alerts.
     pub suppressed: bool,
-    /// Since when an alert fires, in seconds since 1970.
+    /// Start of the firing alert, in seconds since 1970.
     pub firing_since: Option<f64>,
-    /// Each term of its condition.
-    pub terms: Vec<HeldTerm>,
+    /// Terms of the rule's condition.
+    pub terms: Vec<TermExplanation>,
 }
 
-/// What a term holds.
+/// Value of a term.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HeldTerm {
-    /// What is measured.
+pub struct TermExplanation {
+    /// Name of the measure.
     pub name: String,
-    /// The unit of value and threshold; empty for a ratio.
+    /// Unit of value and threshold; empty for a ratio.
     #[serde(default)]
     pub unit: String,
-    /// The window in seconds.
+    /// Length of the window, in seconds.
     pub window_seconds: u64,
-    /// What it holds; none where it is not evaluable, as no record told what it takes.
+    /// Value; `None` if the term is not evaluable, as no record contains the required fields.
     pub value: Option<f64>,
-    /// True if it may be more.
+    /// True if the value is a lower bound.
     pub at_bound: bool,
-    /// What it takes.
+    /// Threshold.
     pub threshold: f64,
 }
 
-/// A flow, and what the rules say of it.
+/// Flow, with the verdict of each rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct JudgedFlow {
-    /// Seconds since 1970 of its last packet.
+pub struct FlowExplanation {
+    /// Time of its last packet, in seconds since 1970.
     pub time: f64,
-    /// The client and its port.
+    /// Client and its port.
     pub client: String,
-    /// The server and its port.
+    /// Server and its port.
     pub server: String,
-    /// The application.
+    /// Application protocol.
     pub app_proto: String,
-    /// Why the record was made.
+    /// Reason of the record.
     pub reason: String,
-    /// Packets and IP bytes up; none where the flow's log lacks them.
+    /// Packets and IP bytes from client to server; `None` if the flow log lacks them.
     pub up: (Option<u64>, Option<u64>),
-    /// Packets and IP bytes down; none where the flow's log lacks them.
+    /// Packets and IP bytes from server to client; `None` if the flow log lacks them.
     pub down: (Option<u64>, Option<u64>),
-    /// Estimated messages; none where the flow's log lacks them.
+    /// Estimated messages; `None` if the flow log lacks them.
     pub messages: Option<u32>,
-    /// Of each rule: nothing if the flow counts, or else why not.
+    /// Rules with the reason why the flow does not count; `None` if it counts.
     pub verdicts: Vec<(String, Option<String>)>,
 }
 
-/// What an allow-list might name.
+/// Suggested allow-list entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Suggested {
-    /// The client, if it is about one.
+pub struct AllowSuggestion {
+    /// Client; `None` for any internal client.
     pub source: Option<String>,
-    /// The server, if it is about one.
+    /// Server; `None` for any server.
     pub destination: Option<String>,
-    /// What speaks for it.
+    /// Reason of the suggestion.
     pub because: String,
 }

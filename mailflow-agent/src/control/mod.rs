@@ -1,8 +1,8 @@
-//! The control socket: what people and scripts ask of a running agent, and its answers.
+//! Control socket: requests of operators and scripts to a running agent, and its replies.
 //!
-//! One JSON object a line, each way, on a Unix socket (docs/control.md). Who may open the socket may ask:
-//! its mode is 0660. What only shows is answered beside the poll loop; what changes something is handed to
-//! that loop, which answers between two polls.
+//! Requests and replies are one JSON object a line, on a Unix socket (docs/control.md). Its mode 0660 is the
+//! access control. The control task answers read-only requests concurrently with the poll loop. Other
+//! requests go to the poll loop, which answers them between two polls.
 
 mod client;
 mod explain;
@@ -13,12 +13,16 @@ mod top;
 
 pub use self::{
     client::{CallError, Client},
-    explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
+    explain::{AllowSuggestion, FlowExplanation, RuleExplanation, SourceExplanation, TermExplanation},
     protocol::{Reply, Request},
-    server::{BindError, Listener, Order, Orders, State, attend, bind, serve},
-    status::{
-        Conservation, Durability, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus,
-        Sink, Status, Unlisted, Watched, WatchedInterface, Ways,
+    server::{
+        CommandSenders, ControlBindError, ControlCommand, ControlListener, StatusProvider, bind, serve,
+        serve_connection,
     },
-    top::{Row, Top},
+    status::{
+        Conservation, DirectionCounts, Durability, FiringAlert, HelperStatus, ListStatus, OutputStatus,
+        ProgramStatus, RuleStatus, Status, StatusNumber, StoredAlert, TableUsage, UnlistedClientsStatus,
+        WatchedEntryStatus, WatchedInterface,
+    },
+    top::{TopSnapshot, TopSource},
 };

@@ -1,51 +1,52 @@
 //! Requests and replies of the control socket.
 
 use super::{
-    explain::{Explained, Suggested},
+    explain::{AllowSuggestion, SourceExplanation},
     status::Status,
-    top::Top,
+    top::TopSnapshot,
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// Longest line that is taken, in bytes.
-pub(super) const LINE: usize = 64 * 1024;
+/// Maximum size of a request line, in bytes.
+pub(super) const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
-/// What is asked.
+/// Request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// How the agent is.
+    /// Status of the agent.
     Status,
-    /// What its sources have sent.
+    /// Traffic of the sources.
     Top,
-    /// To read the configuration again.
+    /// Reload of the configuration.
     Reload,
-    /// What there is to say of a source.
+    /// Explanation of a source.
     Explain {
-        /// The source.
+        /// Address of the source.
         source: IpAddr,
-        /// Most flows to tell of.
+        /// Maximum number of flows in the reply.
         flows: usize,
     },
-    /// What an allow-list might name.
+    /// Suggestions of allow-list entries.
     Suggest,
 }
 
-/// What is answered.
+/// Reply of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// To [`Request::Status`].
+    /// Reply to [`Request::Status`].
     Status(Box<Status>),
-    /// To [`Request::Top`].
-    Top(Top),
-    /// To [`Request::Reload`]: the configuration is in force, with what changed, in words.
+    /// Reply to [`Request::Top`].
+    Top(TopSnapshot),
+    /// Reply to [`Request::Reload`]: the new configuration is in force. Contains a description of each
+    /// change.
     Reloaded(Vec<String>),
-    /// To [`Request::Explain`].
-    Explained(Box<Explained>),
-    /// To [`Request::Suggest`].
-    Suggested(Vec<Suggested>),
-    /// What was asked is refused, with the reasons, in words.
+    /// Reply to [`Request::Explain`].
+    Explained(Box<SourceExplanation>),
+    /// Reply to [`Request::Suggest`].
+    Suggested(Vec<AllowSuggestion>),
+    /// Refusal of a request, with the reasons.
     Refused(Vec<String>),
 }

@@ -1,4 +1,4 @@
-//! The answering side.
+//! Server of the control socket.
 
 use std::{
     fs, io,
@@ -15,137 +15,137 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Reply, Request, Status, Top, protocol::LINE};
-use crate::util::connection_limit::{Crowd, Leave};
+use super::{Reply, Request, Status, TopSnapshot, protocol::MAX_REQUEST_BYTES};
+use crate::util::connection_limit::{ConnectionLimiter, EvictionSignal};
 
-/// Connections served at once, and those of a user. Beyond that the oldest one is closed that asks for nothing that
-/// changes the agent, so that a new one never waits.
-const CONNECTIONS: usize = 64;
-const CONNECTIONS_OF_A_USER: usize = 48;
-/// A connection on which nothing is asked for this long is closed.
-const IDLE: Duration = Duration::from_secs(300);
-/// A request that has begun must be whole within this time, and an answer must be read.
-const SLOWEST: Duration = Duration::from_secs(10);
+/// Maximum number of connections, and of connections of a user. At a limit the server closes the oldest
+/// connection without a pending reload, so that a new one never waits.
+const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS_PER_USER: usize = 48;
+/// Idle timeout of a connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Maximum time to receive a started request, and to send a reply.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection.
-const REFUSED: Duration = Duration::from_millis(200);
-/// Most bytes of an overlong line that are waited for.
-const REST: u64 = 16 << 20;
-/// Owner and group may ask.
-const MODE: u32 = 0o660;
-/// Of a directory that is made for the socket, whatever the umask is.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Maximum number of bytes of an overlong line that are read and discarded.
+const MAX_DISCARDED_BYTES: u64 = 16 << 20;
+/// Mode of the socket: owner and group have access.
+const SOCKET_MODE: u32 = 0o660;
+/// Mode of a created directory of the socket, regardless of the umask.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// What is shown without the poll loop.
-pub trait State: Send + Sync + 'static {
-    /// How the agent is. May block for a moment.
+/// Provider of replies that need no poll loop.
+pub trait StatusProvider: Send + Sync + 'static {
+    /// Returns the agent's status. May block briefly.
     fn status(&self) -> Status;
 
-    /// What its sources have sent. May block for a moment.
-    fn top(&self) -> Top;
+    /// Returns the traffic of the sources. May block briefly.
+    fn top(&self) -> TopSnapshot;
 }
 
-/// A request that the poll loop is to answer.
+/// Request to the poll loop.
 #[derive(Debug)]
-pub struct Order {
-    /// What is asked.
+pub struct ControlCommand {
+    /// Request.
     pub request: Request,
-    /// Where the answer goes.
+    /// Channel for the reply.
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// Where requests go that the poll loop is to answer.
+/// Channels of requests to the poll loop.
 #[derive(Clone, Debug)]
-pub struct Orders {
-    /// To read the configuration again: before whatever is only asked.
-    pub reloads: mpsc::Sender<Order>,
-    /// All others.
-    pub questions: mpsc::Sender<Order>,
+pub struct CommandSenders {
+    /// Channel of reloads, which have priority over queries.
+    pub reloads: mpsc::Sender<ControlCommand>,
+    /// Channel of other requests.
+    pub queries: mpsc::Sender<ControlCommand>,
 }
 
-/// Why the socket cannot be had.
+/// Error of binding the control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another agent listens there.
+pub enum ControlBindError {
+    /// Socket of another agent.
     #[error("cannot listen on {}: another agent answers there", .0.display())]
     InUse(PathBuf),
-    /// The system refuses it.
+    /// Error of the system.
     #[error("cannot listen on {}: {source}", path.display())]
     Refused {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// A socket that is listened on; its file goes with it.
+/// Listening control socket. Its file is removed on drop.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ControlListener {
     inner: UnixListener,
     path: PathBuf,
 }
 
-impl Drop for Listener {
+impl Drop for ControlListener {
     fn drop(&mut self) {
-        // Gone already, or not ours to remove: nothing to do either way.
+        // The file may be removed already, or may belong to another user.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Listens at `path`, whose directory is made where it is missing. A socket that a dead agent left is
-/// replaced. Needs a tokio runtime.
+/// Binds the control socket at `path`, and creates its directory if necessary. Replaces the socket of a dead
+/// agent. Needs a tokio runtime.
 ///
 /// # Errors
 /// Another agent listens there, or the system refuses.
-pub fn bind(path: &Path) -> Result<Listener, BindError> {
-    let refused = |source| BindError::Refused { path: path.to_owned(), source };
+pub fn bind(path: &Path) -> Result<ControlListener, ControlBindError> {
+    let refused = |source| ControlBindError::Refused { path: path.to_owned(), source };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(refused)?;
     }
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(BindError::InUse(path.to_owned()));
+            return Err(ControlBindError::InUse(path.to_owned()));
         }
         fs::remove_file(path).map_err(refused)?;
     }
     let inner = UnixListener::bind(path).map_err(refused)?;
-    let listener = Listener { inner, path: path.to_owned() };
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(refused)?;
+    let listener = ControlListener { inner, path: path.to_owned() };
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(refused)?;
     Ok(listener)
 }
 
-/// Serves until `shutdown` is done; answers that are under way are given up then.
+/// Serves connections until `shutdown` completes. Pending replies are dropped then.
 pub async fn serve(
-    listener: Listener,
-    state: Arc<dyn State>,
-    orders: Orders,
+    listener: ControlListener,
+    state: Arc<dyn StatusProvider>,
+    senders: CommandSenders,
     shutdown: impl Future<Output = ()>,
 ) {
-    let crowd = Arc::new(Crowd::new(CONNECTIONS, CONNECTIONS_OF_A_USER));
+    let limiter = Arc::new(ConnectionLimiter::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_USER));
     let accept = async {
         loop {
             match listener.inner.accept().await {
                 Ok((stream, _)) => {
-                    // Who cannot be told is taken for one user.
+                    // Peers without credentials share one user ID.
                     let user = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
-                    let leave = Arc::<Leave>::default();
-                    let Some(place) = crowd.enter(user, &leave) else { continue };
-                    let (state, orders) = (Arc::clone(&state), orders.clone());
+                    let eviction = Arc::<EvictionSignal>::default();
+                    let Some(permit) = limiter.admit(user, &eviction) else { continue };
+                    let (state, senders) = (Arc::clone(&state), senders.clone());
                     tokio::spawn(async move {
                         tokio::select! {
-                            // Who breaks off does not want to know.
+                            // The client may have disconnected; a failed reply is not an error.
                             _ = async {
                                 let (read, write) = stream.into_split();
-                                attend(read, write, state.as_ref(), &orders, &leave).await
+                                serve_connection(read, write, state.as_ref(), &senders, &eviction).await
                             } => {}
-                            () = leave.asked() => {}
+                            () = eviction.evicted() => {}
                         }
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket cannot take a connection");
-                    tokio::time::sleep(REFUSED).await;
+                    tracing::warn!(%error, "failed to accept a connection on the control socket; retrying");
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
@@ -156,67 +156,68 @@ pub async fn serve(
     }
 }
 
-/// Answers one connection until it ends. Needs a tokio runtime with timers.
+/// Serves a connection until it ends. Needs a tokio runtime with timers.
 ///
 /// # Errors
-/// The connection breaks, or its other end reads too slowly.
-pub async fn attend(
+/// The connection breaks, or the client reads too slowly.
+pub async fn serve_connection(
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
-    state: &dyn State,
-    orders: &Orders,
-    leave: &Leave,
+    state: &dyn StatusProvider,
+    senders: &CommandSenders,
+    eviction: &EvictionSignal,
 ) -> io::Result<()> {
     let mut lines = BufReader::new(read);
     loop {
-        let Some(line) = line(&mut lines).await? else { return Ok(()) };
+        let Some(line) = read_line(&mut lines).await? else { return Ok(()) };
         let whole = line.ends_with(b"\n");
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => {
-                leave.set_stays(request == Request::Reload);
-                answer(request, state, orders).await
+                eviction.set_protected(request == Request::Reload);
+                reply_to(request, state, senders).await
             }
             Err(_) if !whole => {
-                Reply::Refused(vec![format!("a request is one line of at most {LINE} bytes")])
+                Reply::Refused(vec![format!("a request is one line of at most {MAX_REQUEST_BYTES} bytes")])
             }
             Err(error) => Reply::Refused(vec![format!("not a request: {error}")]),
         };
         let mut reply = serde_json::to_vec(&reply)?;
         reply.push(b'\n');
-        timeout(SLOWEST, write.write_all(&reply)).await??;
-        leave.set_stays(false);
+        timeout(REQUEST_TIMEOUT, write.write_all(&reply)).await??;
+        eviction.set_protected(false);
         if !whole {
-            // Who is cut off while writing would not read the answer.
-            let (mut rest, mut nothing) = (lines.take(REST), tokio::io::sink());
+            // A client that is still writing would not read the reply, so the rest of its line is discarded
+            // first.
+            let (mut rest, mut nothing) = (lines.take(MAX_DISCARDED_BYTES), tokio::io::sink());
             let rest = tokio::io::copy(&mut rest, &mut nothing);
-            return timeout(REFUSED, rest).await.unwrap_or(Ok(0)).map(drop);
+            return timeout(RETRY_DELAY, rest).await.unwrap_or(Ok(0)).map(drop);
         }
     }
 }
 
-/// A line, or as much of one as is taken; none where nothing more comes in time.
-async fn line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
-    let Ok(begun) = timeout(IDLE, lines.fill_buf()).await else { return Ok(None) };
-    if begun?.is_empty() {
+/// Reads a line, up to the maximum size; `None` at the end of the stream or after a timeout.
+async fn read_line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let Ok(started) = timeout(IDLE_TIMEOUT, lines.fill_buf()).await else { return Ok(None) };
+    if started?.is_empty() {
         return Ok(None);
     }
     let mut line = Vec::new();
-    let mut limited = lines.take(LINE as u64);
-    match timeout(SLOWEST, limited.read_until(b'\n', &mut line)).await {
+    let mut limited = lines.take(MAX_REQUEST_BYTES as u64);
+    match timeout(REQUEST_TIMEOUT, limited.read_until(b'\n', &mut line)).await {
         Ok(read) => read.map(|_| Some(line)),
         Err(_) => Ok(None),
     }
 }
 
-async fn answer(request: Request, state: &dyn State, orders: &Orders) -> Reply {
+async fn reply_to(request: Request, state: &dyn StatusProvider, senders: &CommandSenders) -> Reply {
     let to = match request {
         Request::Status => return Reply::Status(Box::new(state.status())),
         Request::Top => return Reply::Top(state.top()),
-        Request::Reload => &orders.reloads,
-        Request::Explain { .. } | Request::Suggest => &orders.questions,
+        Request::Reload => &senders.reloads,
+        Request::Explain { .. } | Request::Suggest => &senders.queries,
     };
     let (reply, answer) = oneshot::channel();
-    let sent = to.send(Order { request, reply }).await;
+    let sent = to.send(ControlCommand { request, reply }).await;
     let stopping = || Reply::Refused(vec!["the agent is stopping".to_owned()]);
     if sent.is_err() { stopping() } else { answer.await.unwrap_or_else(|_| stopping()) }
 }
@@ -230,15 +231,15 @@ mod tests {
         *,
     };
 
-    struct Still;
+    struct FixedStatus;
 
-    impl State for Still {
+    impl StatusProvider for FixedStatus {
         fn status(&self) -> Status {
             Status { version: "7".to_owned(), ..Status::default() }
         }
 
-        fn top(&self) -> Top {
-            Top::default()
+        fn top(&self) -> TopSnapshot {
+            TopSnapshot::default()
         }
     }
 
@@ -246,22 +247,22 @@ mod tests {
         std::env::temp_dir().join(format!("mailflow-{name}-{}", std::process::id())).join("agent.sock")
     }
 
-    /// Asks `lines` one after the other on one connection, and returns the answers.
-    fn asked(name: &str, lines: &[&str]) -> Vec<String> {
+    /// Sends `lines` on one connection, and returns the replies.
+    fn replies_to(name: &str, lines: &[&str]) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = socket(name);
             let listener = bind(&path).unwrap();
-            assert!(matches!(bind(&path), Err(BindError::InUse(_))));
-            let (orders, mut ordered) = mpsc::channel::<Order>(1);
+            assert!(matches!(bind(&path), Err(ControlBindError::InUse(_))));
+            let (senders, mut commands) = mpsc::channel::<ControlCommand>(1);
             tokio::spawn(async move {
-                while let Some(order) = ordered.recv().await {
-                    order.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
+                while let Some(command) = commands.recv().await {
+                    command.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
                 }
             });
             let (stop, stopped) = oneshot::channel::<()>();
-            let orders = Orders { reloads: orders.clone(), questions: orders };
-            let served = tokio::spawn(serve(listener, Arc::new(Still), orders, async {
+            let senders = CommandSenders { reloads: senders.clone(), queries: senders };
+            let served = tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, async {
                 let _ = stopped.await;
             }));
             let (mut read, mut write) = UnixStream::connect(&path).await.unwrap().into_split();
@@ -280,8 +281,8 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_its_answer() {
-        let answers = asked(
+    fn each_line_gets_a_reply() {
+        let answers = replies_to(
             "lines",
             &[
                 r#"{"command":"status"}"#,
@@ -299,13 +300,19 @@ mod tests {
         assert_eq!(answers[4], r#"{"top":{"at_seconds":0.0,"rows":[]}}"#);
     }
 
-    /// Serves with these senders, connects so many times, and lets `then` use the socket meanwhile.
-    fn beside<T>(name: &str, idle: usize, orders: Orders, then: impl Future<Output = T> + Send) -> T {
+    /// Runs a server with the given senders and number of idle connections, and `then` meanwhile.
+    fn with_server<T>(
+        name: &str,
+        idle: usize,
+        senders: CommandSenders,
+        then: impl Future<Output = T> + Send,
+    ) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = socket(name);
             let listener = bind(&path).unwrap();
-            let server = tokio::spawn(serve(listener, Arc::new(Still), orders, std::future::pending()));
+            let server =
+                tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, std::future::pending()));
             let mut streams = Vec::new();
             for _ in 0..idle {
                 streams.push(UnixStream::connect(&path).await.unwrap());
@@ -318,7 +325,8 @@ mod tests {
         })
     }
 
-    /// Asks, and returns the answer; an error where the connection was closed for a newer one.
+    /// Sends a request, and returns the reply, or an error if the server closed the connection for a newer
+    /// one.
     async fn ask(name: &str, request: &str) -> io::Result<String> {
         let mut stream = UnixStream::connect(socket(name)).await?;
         stream.write_all(format!("{request}\n").as_bytes()).await?;
@@ -328,24 +336,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_is_shut_out_by_nobody() {
-        let ((reloads, mut ordered), (questions, unanswered)) = (mpsc::channel(1), mpsc::channel(1));
-        let answer = beside("crowded", 200, Orders { reloads, questions }, async {
-            // More questions than wait for the poll loop, which answers none of them.
-            let mut asked = Vec::new();
-            for _ in 0..CONNECTIONS {
+    fn reload_is_served_under_load() {
+        let ((reloads, mut commands), (queries, unanswered)) = (mpsc::channel(1), mpsc::channel(1));
+        let answer = with_server("crowded", 200, CommandSenders { reloads, queries }, async {
+            // More queries than the channel holds. The poll loop answers none of them.
+            let mut streams = Vec::new();
+            for _ in 0..MAX_CONNECTIONS {
                 let mut stream = UnixStream::connect(socket("crowded")).await.unwrap();
-                // One that has been closed for a newer one by now cannot be written to.
+                // A connection that was closed for a newer one cannot be written to.
                 let _ = stream.write_all(b"{\"command\":\"suggest\"}\n").await;
-                asked.push(stream);
+                streams.push(stream);
             }
             tokio::spawn(async move {
-                while let Some(order) = ordered.recv().await {
-                    order.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
+                while let Some(command) = commands.recv().await {
+                    command.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
                 }
             });
             let answer = timeout(Duration::from_secs(60), ask("crowded", r#"{"command":"reload"}"#)).await;
-            drop(asked);
+            drop(streams);
             answer
         });
         drop(unanswered);
@@ -353,31 +361,31 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_or_writes_slowly_is_let_go_of() {
-        let (questions, _unanswered) = mpsc::channel(1);
-        let orders = Orders { reloads: questions.clone(), questions };
-        let ended = beside("slow", 0, orders, async {
-            let mut half = UnixStream::connect(socket("slow")).await.unwrap();
-            half.write_all(b"{\"command\":").await.unwrap();
-            let mut deaf = UnixStream::connect(socket("slow")).await.unwrap();
-            // Requests whose answers are more than a socket holds, and are never read.
+    fn slow_clients_are_disconnected() {
+        let (queries, _unanswered) = mpsc::channel(1);
+        let senders = CommandSenders { reloads: queries.clone(), queries };
+        let ended = with_server("slow", 0, senders, async {
+            let mut slow_writer = UnixStream::connect(socket("slow")).await.unwrap();
+            slow_writer.write_all(b"{\"command\":").await.unwrap();
+            let mut slow_reader = UnixStream::connect(socket("slow")).await.unwrap();
+            // The replies exceed the socket buffers, and are never read.
             let many = r#"{"command":"status"}"#.to_owned() + "\n";
-            let asks = async { while deaf.write_all(many.repeat(100).as_bytes()).await.is_ok() {} };
+            let asks = async { while slow_reader.write_all(many.repeat(100).as_bytes()).await.is_ok() {} };
             let limit = Duration::from_secs(120);
-            (timeout(limit, half.read(&mut [0; 9])).await, timeout(limit, asks).await)
+            (timeout(limit, slow_writer.read(&mut [0; 9])).await, timeout(limit, asks).await)
         });
         assert_eq!(ended.0.unwrap().unwrap(), 0, "half a request is not waited for");
         assert!(ended.1.is_ok(), "who does not read is let go of");
     }
 
     #[test]
-    fn a_line_without_end_is_refused() {
-        let answers = asked("long", &[&"x".repeat(LINE + 1)]);
+    fn overlong_line_is_refused() {
+        let answers = replies_to("long", &[&"x".repeat(MAX_REQUEST_BYTES + 1)]);
         assert_eq!(answers, [r#"{"refused":["a request is one line of at most 65536 bytes"]}"#]);
     }
 
     #[test]
-    fn what_a_dead_agent_left_is_replaced_and_nothing_else() {
+    fn only_a_stale_socket_is_replaced() {
         let path = socket("dead");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -385,10 +393,10 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
         let listener = bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
         drop(listener);
         fs::write(&path, "a file").unwrap();
-        assert!(matches!(bind(&path), Err(BindError::Refused { .. })));
+        assert!(matches!(bind(&path), Err(ControlBindError::Refused { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }

@@ -1,230 +1,233 @@
-//! How an agent is.
+//! Status of the agent.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// How the agent is. Fields come, and do not go.
+/// Status of the agent. New versions add fields, and remove none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// Of the agent.
+    /// Version of the agent.
     pub version: String,
-    /// Its process.
+    /// Process ID of the agent.
     pub pid: u32,
-    /// Seconds since it started.
+    /// Time since the start of the agent, in seconds.
     pub uptime_seconds: f64,
-    /// The configuration file; none is the built-in one.
+    /// Configuration file; `None` for the shipped configuration.
     pub config: Option<String>,
-    /// True if the last attempt to load it succeeded.
+    /// True if the last attempt to load the configuration succeeded.
     pub config_good: bool,
-    /// The internal networks; none from an agent that does not say it.
+    /// Internal networks; `None` from an agent that does not report them.
     pub lists: Option<ListStatus>,
-    /// How often the kernel's tables are read, in seconds.
+    /// Time between two polls, in seconds.
     pub poll_seconds: f64,
-    /// The programs at their hooks.
-    pub interfaces: Vec<Place>,
-    /// The entries of the configuration that are watched, and the interfaces that each is bound to.
-    pub watched: Vec<Watched>,
-    /// Clients inside that are in no internal network.
-    pub unlisted: Unlisted,
-    /// Warnings about where and how the agent runs, a line each.
+    /// Programs at their hooks.
+    pub interfaces: Vec<ProgramStatus>,
+    /// Configured interface entries, with the interfaces of each.
+    pub watched: Vec<WatchedEntryStatus>,
+    /// Inside clients that are in no internal network.
+    pub unlisted: UnlistedClientsStatus,
+    /// Warnings about the environment of the agent, a line each.
     pub warnings: Vec<String>,
-    /// Who looks at the hooks; none until the tables were read once.
-    pub lookout: Option<Lookout>,
-    /// The flow table.
-    pub flows: Fill,
-    /// The table of sources beyond it.
-    pub overflow: Fill,
-    /// Sources with numbers of their own.
+    /// Helper process; `None` before the first poll.
+    #[serde(rename = "lookout")]
+    pub helper: Option<HelperStatus>,
+    /// Usage of the flow table.
+    pub flows: TableUsage,
+    /// Usage of the overflow table.
+    pub overflow: TableUsage,
+    /// Number of sources with their own counters.
     pub sources: usize,
-    /// True if every packet that was counted is held somewhere.
+    /// Difference between counted packets and packets in tables and records.
     pub conservation: Conservation,
-    /// Buffers that were not counted to a flow, by reason, where there are any.
+    /// Buffers that were not counted to a flow, by reason; reasons without buffers are omitted.
     pub uncounted: BTreeMap<String, u64>,
-    /// True if packets seem to come twice.
+    /// True if packets seem to be delivered twice.
     pub delivered_twice: bool,
-    /// The rules.
+    /// Rules.
     pub rules: Vec<RuleStatus>,
-    /// The alerts that fire, oldest first.
+    /// Firing alerts, oldest first.
     pub alerts: Vec<FiringAlert>,
-    /// Where events go.
-    pub sinks: Vec<Sink>,
-    /// The state on the disk; none where the agent keeps none.
+    /// Outputs.
+    #[serde(rename = "sinks")]
+    pub outputs: Vec<OutputStatus>,
+    /// Persistent state; `None` if the agent has no state directory.
     pub durability: Option<Durability>,
-    /// What else there is to say of its life: pins, state, capabilities.
+    /// Notes on pins, state and capabilities.
     pub notes: Vec<String>,
 }
 
-/// The internal networks and the files that list them.
+/// Internal networks and their list files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListStatus {
-    /// Networks in force.
+    /// Number of networks in force.
     pub networks: u64,
-    /// The first fault for which the files, since they changed, are refused; none where they are in force.
+    /// First error of changed list files, which are not in force; `None` if all files are in force.
     pub refused: Option<String>,
 }
 
-/// The state on the disk, which the next agent goes on from.
+/// Persistent state, from which the next process continues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Durability {
-    /// True where the state is written.
+    /// True if the state is written.
     pub durable: bool,
-    /// The beginning of that, or of the trouble, in seconds since 1970.
+    /// Time of the last change of `durable`, in seconds since 1970.
     pub since: f64,
-    /// Why it cannot be written.
+    /// Error of writing the state.
     pub cause: Option<String>,
-    /// True once flows leave the kernel's table without being written down.
+    /// True if flows are evicted from the kernel's table without being in the journal.
     pub in_memory: bool,
-    /// True while the journal is still written, and the state alone is not. Where neither this nor `in_memory` holds,
-    /// flows wait in the kernel's table.
+    /// True if the journal is still written, and only checkpoints fail. If neither this nor `in_memory` is
+    /// true, flows stay in the kernel's table.
     pub journal: bool,
 }
 
-/// A program's place.
+/// Status of a program at a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// As configured.
+pub struct ProgramStatus {
+    /// Interface, as configured.
     pub interface: String,
-    /// `xdp.frags`, `xdp`, `tcx` or `clsact`.
+    /// Hook: `xdp.frags`, `xdp`, `tcx` or `clsact`.
     pub hook: String,
-    /// `ingress` or `egress`.
+    /// Direction: `ingress` or `egress`.
     pub direction: String,
     /// True if the program is attached.
     pub attached: bool,
-    /// Its place among the hook's programs, 1 being the first; none where that cannot be told.
+    /// Position among the programs of the hook, from 1; `None` if unknown.
     pub position: Option<u32>,
-    /// How often it was attached again.
-    pub again: u64,
+    /// Number of times that it was attached again.
+    #[serde(rename = "again")]
+    pub reattach_count: u64,
 }
 
-/// An entry of the configuration that is watched.
+/// Status of a configured interface entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Watched {
-    /// The name or the pattern, as configured.
+pub struct WatchedEntryStatus {
+    /// Name or pattern, as configured.
     pub entry: String,
-    /// The entry is a pattern.
+    /// True if the entry is a pattern.
     pub pattern: bool,
     /// Hook, as configured.
     pub hook: String,
-    /// The interfaces that it is bound to.
+    /// Interfaces of the entry.
     pub interfaces: Vec<WatchedInterface>,
-    /// For how long there is none, in seconds.
+    /// Time without an interface, in seconds; `None` if there is one.
     pub missing_seconds: Option<f64>,
 }
 
-/// An interface that is watched.
+/// Watched interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WatchedInterface {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// `lan`, `host` or `mirror`.
+    /// Role: `lan`, `host` or `mirror`.
     pub role: String,
 }
 
-/// Clients inside that are in no internal network: no rule with `source: internal` counts their flows.
+/// Inside clients that are in no internal network: no rule with `source: internal` counts their flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Unlisted {
-    /// Interfaces with the networks behind them.
+pub struct UnlistedClientsStatus {
+    /// Interfaces with their networks that are in no internal network.
     pub prefixes: Vec<String>,
-    /// Flows of such clients to the Internet, since the agent started.
+    /// Number of flows of such clients to the Internet since the agent started.
     pub flows: u64,
-    /// Some of the clients.
+    /// Examples of the clients.
     pub clients: Vec<String>,
 }
 
-/// The process that looks at the hooks.
+/// Helper process that queries the programs at the hooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Lookout {
-    /// Its number; none once it is gone: then places at TCX cannot be told.
+pub struct HelperStatus {
+    /// Process ID; `None` if it has ended. Then positions at TCX are unknown.
     pub process: Option<u32>,
 }
 
-/// How full a table is.
+/// Usage of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fill {
-    /// Its entries.
+pub struct TableUsage {
+    /// Number of entries.
     pub entries: u64,
-    /// Most it can hold.
+    /// Maximum number of entries.
     pub capacity: u64,
 }
 
-/// A number for each direction.
+/// Number for each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ways {
+pub struct DirectionCounts {
     /// Client to server.
     pub up: i64,
     /// Server to client.
     pub down: i64,
 }
 
-/// What was counted less what is held: zeros, unless something was lost.
+/// Counted packets less packets in tables and records: zeros, unless packets were lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conservation {
     /// Packets.
-    pub packets: Ways,
+    pub packets: DirectionCounts,
     /// IP bytes.
-    pub bytes: Ways,
-    /// Packets of `packets` that are in no table.
-    pub unattributed_packets: Ways,
+    pub bytes: DirectionCounts,
+    /// Packets that are in no table and have no source, as all tables were full.
+    pub unattributed_packets: DirectionCounts,
 }
 
-/// A rule and its windows.
+/// Status of a rule and its windows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RuleStatus {
-    /// Its name.
+    /// Name of the rule.
     pub name: String,
-    /// Its version.
+    /// Version of the rule.
     pub version: u32,
-    /// How loud it speaks.
+    /// Severity of the rule's alerts.
     pub severity: String,
-    /// Length of its window in seconds.
+    /// Length of the window, in seconds.
     pub window_seconds: u64,
-    /// Sources whose windows are not all empty.
+    /// Number of sources whose windows are not all empty.
     pub sources: usize,
-    /// The value that is nearest to its threshold.
-    pub highest: Number,
-    /// Whose it is.
+    /// Value that is nearest to its threshold.
+    pub highest: StatusNumber,
+    /// Source of that value.
     pub highest_source: Option<String>,
-    /// The term of the condition that it is of.
+    /// Term of that value.
     pub highest_condition: Option<String>,
-    /// The unit of value and threshold.
+    /// Unit of value and threshold.
     pub highest_unit: Option<String>,
-    /// The threshold of the term.
-    pub highest_threshold: Number,
+    /// Threshold of the term.
+    pub highest_threshold: StatusNumber,
 }
 
-/// A number as it is shown: whole, or a ratio.
+/// Number to show: an integer or a ratio.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Number {
-    /// A whole number.
+pub enum StatusNumber {
+    /// Integer.
     Whole(u64),
-    /// A part of one.
+    /// Ratio.
     Part(f64),
 }
 
-impl Number {
+impl StatusNumber {
     /// Returns `number` divided by `scale`.
     pub fn of(number: u64, scale: u64) -> Self {
         if scale <= 1 { Self::Whole(number) } else { Self::Part(number as f64 / scale as f64) }
     }
 }
 
-impl Default for Number {
+impl Default for StatusNumber {
     fn default() -> Self {
         Self::Whole(0)
     }
 }
 
-impl fmt::Display for Number {
+impl fmt::Display for StatusNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole(number) => number.fmt(f),
@@ -233,58 +236,58 @@ impl fmt::Display for Number {
     }
 }
 
-/// An alert that fires, with what its window holds now.
+/// Firing alert, with the current value of its window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FiringAlert {
-    /// The rule.
+    /// Name of the rule.
     pub rule: String,
-    /// Its severity.
+    /// Severity.
     pub severity: String,
-    /// Whom it is about.
+    /// Source or other group key.
     pub source: String,
-    /// Identity of rule and source.
+    /// Fingerprint of rule and source.
     pub fingerprint: String,
-    /// Since when, in seconds since 1970.
+    /// Start of the alert, in seconds since 1970.
     pub since: f64,
-    /// The term that decided; none where only the numbers of its last event are known.
+    /// Term that fired; `None` if only the values of its last event are known.
     pub condition: Option<String>,
-    /// The unit of value and threshold.
+    /// Unit of value and threshold.
     pub unit: Option<String>,
-    /// What the window of the term holds.
-    pub value: Number,
-    /// True if that is a lower bound.
+    /// Current value of the term.
+    pub value: StatusNumber,
+    /// True if the value is a lower bound.
     pub at_bound: bool,
-    /// What the rule allows.
-    pub threshold: Number,
+    /// Threshold.
+    pub threshold: StatusNumber,
 }
 
-/// An alert that fires, as it is kept from one process to the next.
+/// Firing alert, as stored in the checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Firing {
-    /// The rule.
+pub struct StoredAlert {
+    /// Name of the rule.
     pub rule: String,
-    /// How loud it speaks.
+    /// Severity.
     pub severity: String,
-    /// The source.
+    /// Source or other group key.
     pub source: String,
-    /// Identity of rule and source.
+    /// Fingerprint of rule and source.
     pub fingerprint: String,
-    /// Since when, in seconds since 1970.
+    /// Start of the alert, in seconds since 1970.
     pub since: f64,
-    /// What the window held when it was last told.
+    /// Value at the last event of the alert.
     pub value: u64,
-    /// What the rule allows.
+    /// Threshold.
     pub threshold: u64,
 }
 
-/// Where events go, and what became of them.
+/// Output, with its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Sink {
-    /// Its name.
+pub struct OutputStatus {
+    /// Name of the output.
     pub name: String,
-    /// Numbers by their names in the metrics: `lines_written`, `lines_dropped`, `errors`, `queue_lines`.
+    /// Counters by their metric names: `lines_written`, `lines_dropped`, `errors`, `queue_lines`.
     pub numbers: BTreeMap<String, u64>,
 }

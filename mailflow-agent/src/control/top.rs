@@ -1,22 +1,22 @@
-//! What sources have sent.
+//! Reply to `top`.
 
 use serde::{Deserialize, Serialize};
 
-/// What the sources with numbers of their own have sent since the agent started.
+/// Totals of the sources with their own counters since the agent started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Top {
-    /// When this was so, in seconds since the agent started.
+pub struct TopSnapshot {
+    /// Time of the snapshot, in seconds since the agent started.
     pub at_seconds: f64,
-    /// The sources, and `other` and `retired` for those without numbers of their own.
-    pub rows: Vec<Row>,
+    /// Sources, and `other` and `retired` for sources without their own counters.
+    pub rows: Vec<TopSource>,
 }
 
-/// What a source has sent.
+/// Totals of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Row {
-    /// An address, an IPv6 prefix, `other` or `retired`.
+pub struct TopSource {
+    /// Address, IPv6 prefix, `other` or `retired`.
     pub source: String,
     /// Packets, client to server.
     pub packets_up: u64,
@@ -28,7 +28,7 @@ pub struct Row {
     pub bytes_down: u64,
     /// Flows.
     pub flows: u64,
-    /// Messages that servers seem to have accepted.
+    /// Estimated messages that servers accepted.
     pub messages: u64,
     /// Flows that a rule counted, summed over the rules.
     pub qualifying: u64,

@@ -1,54 +1,54 @@
-//! The agent, if one runs.
+//! Checks of the running agent.
 
 use std::path::Path;
 
 use super::Finding;
-use crate::control::{Client, Durability, Lookout, Reply, Request, Status, Unlisted};
+use crate::control::{Client, Durability, HelperStatus, Reply, Request, Status, UnlistedClientsStatus};
 
 /// Returns the status of the running agent, if it answers, and the findings about it.
-pub(super) fn ask(socket: Option<&Path>) -> (Option<Status>, Vec<Finding>) {
+pub(super) fn query(socket: Option<&Path>) -> (Option<Status>, Vec<Finding>) {
     let Some(socket) = socket else { return (None, Vec::new()) };
     match Client::connect(socket).and_then(|mut client| client.call(&Request::Status)) {
         Ok(Reply::Status(status)) => {
-            let findings = judge(&status);
+            let findings = findings_of(&status);
             (Some(*status), findings)
         }
-        Ok(_) => (None, vec![Finding::warn("agent", "one of another version runs", "restart it")]),
+        Ok(_) => (None, vec![Finding::warn("agent", "an agent of another version runs", "restart it")]),
         Err(error) => (None, vec![Finding::warn("agent", error.to_string(), "start it: mailflow-agent run")]),
     }
 }
 
-fn judge(status: &Status) -> Vec<Finding> {
+fn findings_of(status: &Status) -> Vec<Finding> {
     let mut findings =
         vec![Finding::ok("agent", format!("runs, version {}, process {}", status.version, status.pid))];
     let conservation = &status.conservation;
     let missing =
-        [conservation.packets, conservation.bytes].iter().any(|ways| ways.up != 0 || ways.down != 0);
+        [conservation.packets, conservation.bytes].iter().any(|counts| counts.up != 0 || counts.down != 0);
     findings.push(if missing {
         Finding::bad(
             "conservation",
-            "packets that were counted are held nowhere",
+            "counted packets are missing in all tables",
             "report it with `mailflow-agent status`",
         )
     } else if conservation.unattributed_packets.up + conservation.unattributed_packets.down > 0 {
         Finding::warn(
             "conservation",
-            "some packets found no room and belong to no source",
+            "some packets are counted to no source, as all tables were full",
             "raise flow_table.flows and flow_table.overflow_sources",
         )
     } else {
-        Finding::ok("conservation", "every packet that was counted is held")
+        Finding::ok("conservation", "every counted packet is accounted for")
     });
     findings.push(if status.delivered_twice {
         Finding::bad(
             "delivery",
-            "packets come twice, and are counted twice",
+            "packets are delivered twice, and counted twice",
             "let a mirror send what enters its ports or what leaves them, not both; elsewhere watch a bridge or its ports, an interface or what is stacked on it, not both",
         )
     } else {
-        Finding::ok("delivery", "packets come once")
+        Finding::ok("delivery", "no packet is delivered twice")
     });
-    let Unlisted { prefixes, flows, clients } = &status.unlisted;
+    let UnlistedClientsStatus { prefixes, flows, clients } = &status.unlisted;
     if *flows > 0 {
         findings.push(Finding::warn(
             "networks",
@@ -61,27 +61,29 @@ fn judge(status: &Status) -> Vec<Finding> {
     for warning in &status.warnings {
         findings.push(Finding::warn("agent", warning, "see the agent's log and docs/attaching.md"));
     }
-    for place in
-        status.interfaces.iter().filter(|place| !place.attached || place.position.is_some_and(|at| at > 1))
+    for program in status
+        .interfaces
+        .iter()
+        .filter(|program| !program.attached || program.position.is_some_and(|at| at > 1))
     {
-        let where_ = format!("{} {}", place.interface, place.direction);
-        findings.push(if place.attached {
+        let what = format!("{} {}", program.interface, program.direction);
+        findings.push(if program.attached {
             Finding::warn(
-                where_,
-                "another program comes first",
-                "what it accepts is not seen; see docs/attaching.md",
+                what,
+                "another program runs first",
+                "packets that it accepts are not seen; see docs/attaching.md",
             )
         } else {
-            Finding::bad(where_, "the program is not attached", "see the agent's log")
+            Finding::bad(what, "the program is not attached", "see the agent's log")
         });
     }
-    match status.lookout {
-        Some(Lookout { process: Some(process) }) => {
-            findings.push(Finding::ok("lookout", format!("process {process} looks at the hooks")));
+    match status.helper {
+        Some(HelperStatus { process: Some(process) }) => {
+            findings.push(Finding::ok("lookout", format!("the helper process runs, process {process}")));
         }
-        Some(Lookout { process: None }) => findings.push(Finding::warn(
+        Some(HelperStatus { process: None }) => findings.push(Finding::warn(
             "lookout",
-            "the process that looks at the hooks is gone: whether another program comes first at TCX is not known",
+            "the helper process has ended: the order of programs at TCX is unknown",
             "counting goes on; restart the agent, and see its log",
         )),
         None => {}
@@ -89,11 +91,11 @@ fn judge(status: &Status) -> Vec<Finding> {
     if let Some(Durability { durable: false, cause, .. }) = &status.durability {
         findings.push(Finding::bad(
             "state",
-            format!("not written: {}", cause.as_deref().unwrap_or("no cause is known")),
-            "make room on its disk, or raise state.max_size; until then a crash loses what the rules learn",
+            format!("not written: {}", cause.as_deref().unwrap_or("unknown cause")),
+            "free disk space, or raise state.max_size; until then a crash loses the state of the rules",
         ));
     }
-    for sink in &status.sinks {
+    for sink in &status.outputs {
         let refused = sink.numbers.get("refused_alerts").copied().unwrap_or(0);
         if refused > 0 {
             findings.push(Finding::bad(
@@ -117,17 +119,18 @@ fn judge(status: &Status) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
-    use crate::control::{Place, Ways};
+    use crate::control::{DirectionCounts, ProgramStatus};
 
     #[test]
-    fn what_is_wrong_is_bad() {
-        let worst = |status: &Status| judge(status).iter().map(|finding| finding.verdict).max();
+    fn problems_have_the_worst_verdict() {
+        let worst = |status: &Status| findings_of(status).iter().map(|finding| finding.verdict).max();
         let mut status = Status { config_good: true, ..Status::default() };
         assert_eq!(worst(&status), Some(Verdict::Ok));
-        status.interfaces = vec![Place { attached: true, position: Some(2), ..Place::default() }];
+        status.interfaces =
+            vec![ProgramStatus { attached: true, position: Some(2), ..ProgramStatus::default() }];
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.interfaces.clear();
-        status.lookout = Some(Lookout { process: Some(7) });
+        status.helper = Some(HelperStatus { process: Some(7) });
         assert_eq!(worst(&status), Some(Verdict::Ok));
         status.unlisted.flows = 3;
         assert_eq!(worst(&status), Some(Verdict::Warn));
@@ -135,14 +138,14 @@ mod tests {
         status.warnings = vec!["pins".to_owned()];
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.warnings.clear();
-        status.lookout = Some(Lookout { process: None });
+        status.helper = Some(HelperStatus { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.durability = Some(Durability { durable: true, ..Durability::default() });
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.durability = Some(Durability::default());
         assert_eq!(worst(&status), Some(Verdict::Bad));
         status.durability = None;
-        status.conservation.bytes = Ways { up: 0, down: -1 };
+        status.conservation.bytes = DirectionCounts { up: 0, down: -1 };
         assert_eq!(worst(&status), Some(Verdict::Bad));
     }
 }

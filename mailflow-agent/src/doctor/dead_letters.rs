@@ -1,25 +1,27 @@
-//! Events that receivers refuse for good.
+//! Check of the dead-letter files: events that receivers reject permanently.
 
 use super::Finding;
 use crate::{
-    config::{AlertTo, Config, DeadLetters},
+    config::{AlertDestination, Config, DeadLetters},
     outputs::dead_letters::count_events,
 };
 
-/// Looks into the file of dead letters of each webhook, whether the agent runs or not.
+/// Checks the dead-letter file of each webhook. The agent need not run.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let mut outputs = config.outputs.clone();
-    outputs.place_dead_letters(config.state.directory.as_deref());
+    outputs.set_dead_letter_files(config.state.directory.as_deref());
     let findings = outputs.alerts.iter().filter_map(|output| {
-        let AlertTo::Webhook { dead_letters: DeadLetters::File(file), .. } = &output.to else { return None };
+        let AlertDestination::Webhook { dead_letters: DeadLetters::File(file), .. } = &output.to else {
+            return None;
+        };
         let what = format!("{} letters", output.name);
         Some(match count_events(file) {
-            0 => Finding::ok(what, "the receiver has refused no event for good"),
+            0 => Finding::ok(what, "the receiver has rejected no event permanently"),
             held => Finding::bad(
                 what,
-                format!("the receiver has refused {held} events for good"),
+                format!("the receiver has rejected {held} events permanently"),
                 format!(
-                    "each has its reason in {}; remove the file, and the one with .1, once that is seen to",
+                    "{} has the reason of each; fix the cause, then remove the file and the one with the suffix .1",
                     file.display()
                 ),
             ),

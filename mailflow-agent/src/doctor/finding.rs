@@ -2,20 +2,20 @@
 
 use serde::Serialize;
 
-/// How a finding is to be taken.
+/// Verdict of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Nothing to do.
+    /// No problem.
     Ok,
-    /// Counts may be incomplete, or something is worse than it could be.
+    /// Counts may be incomplete, or something can be improved.
     Warn,
-    /// It does not work so.
+    /// Failure: the agent does not work correctly.
     Bad,
 }
 
 impl Verdict {
-    /// The name in the output.
+    /// Returns the name in the output.
     pub const fn name(self) -> &'static str {
         match self {
             Verdict::Ok => "ok",
@@ -25,16 +25,16 @@ impl Verdict {
     }
 }
 
-/// What was found.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at: `kernel`, `capabilities`, `eth1 hooks`.
+    /// Subject of the check: `kernel`, `capabilities`, `eth1 hooks`.
     pub what: String,
-    /// How it is to be taken.
+    /// Verdict.
     pub verdict: Verdict,
-    /// How it is.
+    /// Observed state.
     pub found: String,
-    /// What to do; empty where nothing is.
+    /// Recommended action; empty if there is none.
     pub advice: String,
 }
 

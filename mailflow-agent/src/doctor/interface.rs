@@ -1,11 +1,11 @@
-//! An interface that is to be watched.
+//! Checks of the watched interfaces.
 
 use std::{fs, net::IpAddr, process::Command};
 
 use super::Finding;
 use crate::{
     config::{Config, Interface, Role},
-    control::{Watched, WatchedInterface},
+    control::{WatchedEntryStatus, WatchedInterface},
 };
 use mailflow_engine::assets::{Networks, Place};
 use mailflow_kernel::{self, Examined};
@@ -26,7 +26,7 @@ pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Ve
 }
 
 /// Returns the findings about the interfaces that the running agent watches by one of its entries.
-pub(super) fn of_agent(entry: &Watched, config: &Config, ask_bpf: bool) -> Vec<Finding> {
+pub(super) fn of_agent(entry: &WatchedEntryStatus, config: &Config, ask_bpf: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if entry.pattern {
         let names: Vec<String> = entry.interfaces.iter().map(|interface| interface.name.clone()).collect();
@@ -45,13 +45,13 @@ pub(super) fn of_agent(entry: &Watched, config: &Config, ask_bpf: bool) -> Vec<F
 fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
     let others = match others {
         [] => String::new(),
-        others => format!("; an entry before it, or with the name, decides on {}", others.join(", ")),
+        others => format!("; an earlier entry, or one with the name, applies to {}", others.join(", ")),
     };
     match bound {
         [] => Finding::warn(
             pattern,
             format!("no interface matches the pattern{others}"),
-            "each that does is watched once it appears; `ip link` lists those that are there",
+            "a matching interface is watched when it appears; `ip link` lists the existing ones",
         ),
         bound => Finding::ok(pattern, format!("matches {}{others}", bound.join(", "))),
     }
@@ -65,26 +65,26 @@ fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Findin
             return vec![Finding::bad(
                 name,
                 error.to_string(),
-                "the agent starts without it and watches it once it appears; correct the name if that is wrong",
+                "the agent starts without it and watches it when it appears; correct the name if it is wrong",
             )];
         }
     };
     let role = if role == Role::Auto { examined.role } else { role };
     let internal = &config.engine.internal;
     let mut findings = vec![
-        side(name, role, &examined, internal),
+        check_role(name, role, &examined, internal),
         xdp(name, &examined),
         hooks(name, &examined),
-        losses(name, role, &examined),
+        check_losses(name, role, &examined),
     ];
     findings.extend(networks(name, role, &examined, internal));
     findings.extend(bridge(name, &examined));
-    findings.extend(offloads(name));
+    findings.extend(check_offloads(name));
     findings
 }
 
-/// Checks that the watched hosts are on the side that the role expects.
-fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Finding {
+/// Checks that the internal hosts are on the side that the role expects.
+fn check_role(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Finding {
     let what = format!("{name} role");
     let reason = &examined.reason;
     let inside = "watch the interface on the inside; role: host counts the machine's own mail";
@@ -108,8 +108,8 @@ fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Fin
             ),
             (None, Some(address)) => Finding::warn(
                 what,
-                format!("lan, but its address {address} is of the Internet and in no internal network"),
-                format!("{inside}; where its network is yours, add it to internal_networks"),
+                format!("lan, but its address {address} is public and in no internal network"),
+                format!("{inside}; if its network is yours, add it to internal_networks"),
             ),
             (None, None) => Finding::ok(what, format!("lan: {reason}")),
         },
@@ -122,7 +122,8 @@ fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Fin
     }
 }
 
-/// The rule by which source NAT changes what leaves by an interface, as `nft` and `iptables-save` list it.
+/// Returns the rule of source NAT for packets that leave by an interface, as `nft` or `iptables-save` lists
+/// it.
 fn source_nat(name: &str) -> Option<String> {
     let commands: [(&str, &[&str]); 3] = [
         ("nft", &["list", "ruleset"]),
@@ -136,7 +137,7 @@ fn source_nat(name: &str) -> Option<String> {
     })
 }
 
-/// Returns the first rule of a list that changes the source of what leaves by an interface.
+/// Returns the first rule of a list that changes the source address of packets that leave by an interface.
 fn source_nat_rule(rules: &str, name: &str) -> Option<String> {
     let changes = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -146,8 +147,8 @@ fn source_nat_rule(rules: &str, name: &str) -> Option<String> {
     rules.lines().map(str::trim).find(|line| changes(line)).map(str::to_owned)
 }
 
-/// Returns true if a rule of nftables or iptables names an interface as the one that packets leave by: alone, in a
-/// set, by a pattern, or as none of those that it excludes.
+/// Returns true if a rule of nftables or iptables applies to packets that leave by an interface. The rule may
+/// name the interface, a set, a pattern, or excluded interfaces.
 fn names_exit(words: &[&str], name: &str) -> bool {
     let exit = |word: &&str| matches!(*word, "oifname" | "oif" | "-o");
     let Some(at) = words.iter().position(exit) else { return false };
@@ -167,19 +168,20 @@ fn names_exit(words: &[&str], name: &str) -> bool {
     listed.iter().any(matches) != excludes
 }
 
-/// Networks behind an inside interface that are in no internal network.
+/// Checks that the networks of an inside interface are in internal networks.
 fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Option<Finding> {
     if role != Role::Lan || examined.default_route {
         return None;
     }
     let what = format!("{name} networks");
-    let missed = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
-    let missed: Vec<String> = missed.collect();
-    Some(match missed.as_slice() {
+    let uncovered =
+        examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+    let uncovered: Vec<String> = uncovered.collect();
+    Some(match uncovered.as_slice() {
         [] => Finding::ok(what, "its addresses are in internal networks"),
-        missed => Finding::warn(
+        uncovered => Finding::warn(
             what,
-            format!("in no internal network: {}", missed.join(", ")),
+            format!("in no internal network: {}", uncovered.join(", ")),
             "add them to internal_networks: no rule with `source: internal` counts clients there",
         ),
     })
@@ -209,24 +211,24 @@ fn hooks(name: &str, examined: &Examined) -> Finding {
             Finding::warn(
                 what,
                 format!("at its hooks: {all}"),
-                "the agent goes first and passes on; what an XDP program before TC drops or redirects is not seen",
+                "the agent runs first and passes packets on; packets that an XDP program drops or redirects before TC are not seen",
             )
         }
     }
 }
 
-/// What changes the packets of a bridge before they are counted.
+/// Warns about IP filters that change a bridge's packets before they are counted.
 fn bridge(name: &str, examined: &Examined) -> Option<Finding> {
     examined.filtered_bridge.then(|| {
         Finding::warn(
             format!("{name} bridge"),
-            "its packets pass the IP filters first: translated addresses split flows, and fragments come put together",
+            "its packets pass the IP filters first: NAT splits flows, and fragments are reassembled",
             "watch its ports instead, or sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
         )
     })
 }
 
-fn losses(name: &str, role: Role, examined: &Examined) -> Finding {
+fn check_losses(name: &str, role: Role, examined: &Examined) -> Finding {
     let what = format!("{name} losses");
     match examined.dropped {
         None => Finding::warn(what, "its counters cannot be read", "see `ip -s link`"),
@@ -243,15 +245,15 @@ fn losses(name: &str, role: Role, examined: &Examined) -> Finding {
     }
 }
 
-/// What the NIC does without the kernel, as far as ethtool is there to tell.
-fn offloads(name: &str) -> Vec<Finding> {
+/// Checks offloads of the NIC that bypass the kernel, if ethtool is installed.
+fn check_offloads(name: &str) -> Vec<Finding> {
     let what = format!("{name} offloads");
-    let told = Command::new("ethtool").args(["-k", name]).output();
-    let Some(told) = told.ok().filter(|told| told.status.success()) else {
-        return vec![Finding::warn(what, "cannot be told without ethtool", "install ethtool")];
+    let features = Command::new("ethtool").args(["-k", name]).output();
+    let Some(features) = features.ok().filter(|features| features.status.success()) else {
+        return vec![Finding::warn(what, "unknown without ethtool", "install ethtool")];
     };
-    let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    let on = |feature: &str| told.lines().any(|line| line.trim().starts_with(&format!("{feature}: on")));
+    let features = String::from_utf8_lossy(&features.stdout).into_owned();
+    let on = |feature: &str| features.lines().any(|line| line.trim().starts_with(&format!("{feature}: on")));
     let mut findings = Vec::new();
     if on("hw-tc-offload") {
         findings.push(Finding::warn(
@@ -263,7 +265,7 @@ fn offloads(name: &str) -> Vec<Finding> {
     if on("large-receive-offload") {
         findings.push(Finding::warn(
             &what,
-            "large-receive-offload is on: packets are merged beyond recognition, and XDP is refused",
+            "large-receive-offload is on: packets are merged irreversibly, and XDP is refused",
             format!("ethtool -K {name} lro off"),
         ));
     }

@@ -1,4 +1,4 @@
-//! The machine: kernel, capabilities, limits, the BPF file system, the clock.
+//! Checks of the machine: kernel, capabilities, limits, BPF file system and clock.
 
 use std::{fs, path::Path};
 
@@ -7,25 +7,25 @@ use crate::config::Config;
 use mailflow_kernel::capabilities;
 use mailflow_kernel::{self, ClockState, KernelVersion, Refusal};
 
-/// All of it, and whether bpf(2) may be called.
+/// Runs all checks of the machine. Also returns true if further bpf(2) calls are safe.
 pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
     let version = KernelVersion::running();
     let mut findings = vec![kernel_version(version.as_ref().map_err(ToString::to_string).copied())];
     findings.push(match mailflow_kernel::check_capabilities() {
-        Ok(()) => Finding::ok("capabilities", "this process holds those that loading and attaching need"),
+        Ok(()) => {
+            Finding::ok("capabilities", "this process has the capabilities that loading and attaching need")
+        }
         Err(error) => {
             Finding::bad("capabilities", error.to_string(), "run as root, or under the shipped systemd unit")
         }
     });
     let tried = mailflow_kernel::try_bpf();
-    let harmless = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
+    let bpf_safe = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
     findings.push(match tried {
-        Ok(()) => Finding::ok("bpf", "a map was created and a program loaded, to try it"),
-        Err(Refusal { what, error, cause, .. }) => Finding::bad(
-            "bpf",
-            format!("{what} is refused: {error}"),
-            format!("the cause is likely this: {cause}"),
-        ),
+        Ok(()) => Finding::ok("bpf", "creating a map and loading a program succeeded"),
+        Err(Refusal { what, error, cause, .. }) => {
+            Finding::bad("bpf", format!("{what} is refused: {error}"), format!("probable cause: {cause}"))
+        }
     });
     if let Ok(version) = version {
         findings.push(after_start(version));
@@ -36,12 +36,12 @@ pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
         Ok(ClockState::Synchronized) => Finding::ok("clock", "synchronized"),
         Ok(ClockState::Unsynchronized) => Finding::warn(
             "clock",
-            "the kernel says that nobody keeps it",
+            "the kernel reports that it is not synchronized",
             "run chrony or systemd-timesyncd: windows do not depend on it, but the times in alerts and logs do",
         ),
-        Err(error) => Finding::warn("clock", format!("cannot be asked: {error}"), "see `timedatectl`"),
+        Err(error) => Finding::warn("clock", format!("cannot be queried: {error}"), "see `timedatectl`"),
     });
-    (findings, harmless)
+    (findings, bpf_safe)
 }
 
 fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
@@ -58,16 +58,19 @@ fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
 }
 
 fn after_start(version: KernelVersion) -> Finding {
-    let list = |kept: &[(caps::Capability, &str)]| {
-        let each = kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
+    let list = |capabilities_kept: &[(caps::Capability, &str)]| {
+        let each = capabilities_kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
         each.collect::<Vec<_>>().join(", ")
     };
     let agent = match capabilities::needed_after_start(version) {
         none if none.is_empty() => "the agent keeps no capability".to_owned(),
-        some => format!("the agent keeps, as far as it was given them: {}", list(&some)),
+        some => format!("the agent keeps, as far as granted: {}", list(&some)),
     };
-    let lookout = list(&capabilities::LOOKOUT_KEEPS);
-    Finding::ok("after start", format!("{agent}; a process beside it keeps, as far as given: {lookout}"))
+    let helper_keeps = list(&capabilities::LOOKOUT_KEEPS);
+    Finding::ok(
+        "after start",
+        format!("{agent}; the helper process keeps, as far as granted: {helper_keeps}"),
+    )
 }
 
 fn memory_limit(version: KernelVersion) -> Finding {
@@ -91,7 +94,7 @@ fn memory_limit(version: KernelVersion) -> Finding {
 
 fn pins(pins: Option<&Path>) -> Finding {
     let what = "pins";
-    let lost = "what passes while no agent runs is not counted";
+    let lost = "packets are not counted while no agent runs";
     let Some(pins) = pins else {
         return Finding::warn(what, format!("switched off: {lost}"), "set state.pins");
     };
@@ -110,6 +113,6 @@ fn pins(pins: Option<&Path>) -> Finding {
             format!("{} is in no BPF file system: {lost}", pins.display()),
             "mount -t bpf bpf /sys/fs/bpf; as root the agent does so itself",
         ),
-        Err(error) => Finding::warn(what, format!("{}: {error}", pins.display()), "see who may read it"),
+        Err(error) => Finding::warn(what, format!("{}: {error}", pins.display()), "check its permissions"),
     }
 }

@@ -1,4 +1,4 @@
-//! `doctor`: what of this machine speaks for or against exact counts, and what to do about it.
+//! `doctor`: checks the machine, its interfaces and the agent for problems that affect exact counts.
 
 mod agent;
 mod dead_letters;
@@ -9,22 +9,22 @@ mod machine;
 pub use self::finding::{Finding, Verdict};
 use crate::config::Config;
 
-/// The interfaces to look at.
+/// Interfaces to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interfaces {
-    /// Those that the running agent watches; where none runs, those of the configuration.
+pub enum InterfaceSelection {
+    /// Interfaces that the running agent watches; without an agent, the configured ones.
     Watched,
-    /// Those of the configuration, which the command line has named.
+    /// Configured interfaces, which the command line has selected.
     Named,
 }
 
-/// Looks at the machine, at each interface to watch, and at the agent if one runs.
-pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
+/// Checks the machine, each interface, and the agent if one runs.
+pub fn examine(config: &Config, interfaces: InterfaceSelection) -> Vec<Finding> {
     let (mut findings, ask_bpf) = machine::examine(config);
     findings.extend(warnings(config));
-    let (status, about_agent) = agent::ask(config.control.socket.as_deref());
+    let (status, about_agent) = agent::query(config.control.socket.as_deref());
     let watched = status.as_ref().map(|status| status.watched.as_slice()).unwrap_or_default();
-    if interfaces == Interfaces::Watched && !watched.is_empty() {
+    if interfaces == InterfaceSelection::Watched && !watched.is_empty() {
         let names: Vec<&str> = watched.iter().map(|entry| entry.entry.as_str()).collect();
         findings.push(Finding::ok("interfaces", format!("the running agent watches {}", names.join(", "))));
         for entry in watched {
@@ -32,7 +32,7 @@ pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
         }
     } else if config.interfaces.is_empty() {
         let advice = "name one with --interface NAME, or under `interfaces` in the configuration";
-        findings.push(Finding::warn("interfaces", "none is to be watched", advice));
+        findings.push(Finding::warn("interfaces", "no interface is configured", advice));
     } else {
         for entry in &config.interfaces {
             findings.extend(interface::of_config(entry, config, ask_bpf));
@@ -45,7 +45,7 @@ pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
 
 /// Returns the warnings about the configuration, as `check-config` prints them.
 fn warnings(config: &Config) -> Vec<Finding> {
-    /// More are only counted.
+    /// Maximum number of findings about the configuration. Further warnings are only counted.
     const MAX_SHOWN: usize = 10;
     let advice = "see `mailflow-agent check-config`";
     let shown = config.warnings.iter().take(MAX_SHOWN);

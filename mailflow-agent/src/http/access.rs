@@ -19,14 +19,14 @@ use super::{
     peer::ClientConnection,
 };
 use crate::config::{
-    Faults,
-    web::{Web, WebWatch},
+    Diagnostics,
+    web::{WebConfig, WebConfigWatcher},
 };
 
 /// Access control. Without a web-config file everyone has access.
 #[derive(Debug, Default)]
 pub struct AccessControl {
-    web_config: Option<Mutex<WebWatch>>,
+    web_config: Option<Mutex<WebConfigWatcher>>,
     auth: Arc<Authenticator>,
 }
 
@@ -40,15 +40,15 @@ impl AccessControl {
     ///
     /// # Errors
     /// All errors of the file.
-    pub fn from_web_config(web_config: &Path) -> Result<Self, Faults> {
-        Ok(Self { web_config: Some(Mutex::new(WebWatch::open(web_config)?)), auth: Arc::default() })
+    pub fn from_web_config(web_config: &Path) -> Result<Self, Diagnostics> {
+        Ok(Self { web_config: Some(Mutex::new(WebConfigWatcher::open(web_config)?)), auth: Arc::default() })
     }
 
     /// Returns the settings in force for a new connection. An invalid change of the file is logged, and the
     /// previous settings stay in force.
-    pub(crate) fn current_web(&self) -> Option<Arc<Web>> {
+    pub(crate) fn current_web(&self) -> Option<Arc<WebConfig>> {
         let mut web_config = self.web_config.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        match web_config.look() {
+        match web_config.reload_if_changed() {
             Some(Ok(())) => tracing::info!("the web-config file has changed and is in force"),
             Some(Err(faults)) => {
                 faults.iter().for_each(|fault| tracing::error!("{fault}"));
@@ -60,7 +60,7 @@ impl AccessControl {
     }
 
     /// Adds basic auth to the pages if the settings have users.
-    pub(crate) fn auth_layer(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
+    pub(crate) fn auth_layer(&self, router: Router, web: Option<&Arc<WebConfig>>) -> Router {
         match web {
             Some(web) if !web.users.is_empty() => {
                 router.layer(from_fn_with_state((Arc::clone(&self.auth), Arc::clone(web)), authorise))
@@ -72,7 +72,7 @@ impl AccessControl {
 
 /// Passes a request with valid credentials on, and answers any other one.
 async fn authorise(
-    Shared((auth, web)): Shared<(Arc<Authenticator>, Arc<Web>)>,
+    Shared((auth, web)): Shared<(Arc<Authenticator>, Arc<WebConfig>)>,
     Extension(client): Extension<Arc<ClientConnection>>,
     request: Request,
     next: Next,

@@ -1,6 +1,6 @@
 //! Peers of the metrics port, and their use of its limits.
 
-use crate::util::connection_limit::{Crowd, Leave, Place};
+use crate::util::connection_limit::{ConnectionLimiter, ConnectionPermit, EvictionSignal};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -23,19 +23,19 @@ impl From<SocketAddr> for Peer {
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     pub(crate) peer: Peer,
-    pub(crate) leave: Arc<Leave>,
-    pub(crate) pages: Arc<Crowd<Peer>>,
+    pub(crate) leave: Arc<EvictionSignal>,
+    pub(crate) pages: Arc<ConnectionLimiter<Peer>>,
 }
 
 impl ClientConnection {
     /// Reserves one of the pages that may be read at a time. Returns `None` if none is free.
-    pub(crate) fn reserve_page(&self) -> Option<Place<Peer>> {
-        self.pages.enter(self.peer, &self.leave)
+    pub(crate) fn reserve_page(&self) -> Option<ConnectionPermit<Peer>> {
+        self.pages.admit(self.peer, &self.leave)
     }
 }
 
 /// Body of a page that is being read.
 pub(crate) struct PageBody {
     pub(crate) page: Vec<u8>,
-    pub(crate) _permit: Place<Peer>,
+    pub(crate) _permit: ConnectionPermit<Peer>,
 }

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::util::connection_limit::{Crowd, Leave};
+use crate::util::connection_limit::{ConnectionLimiter, EvictionSignal};
 
 /// Largest number of connections. Beyond it the oldest one is closed, so that a new connection, such as a
 /// health probe, never waits.
@@ -120,8 +120,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let router = super::routes::router(provider);
-    let connections = Arc::new(Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER));
-    let pages = Arc::new(Crowd::new(MAX_PAGES, MAX_PAGES_PER_PEER));
+    let connections = Arc::new(ConnectionLimiter::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER));
+    let pages = Arc::new(ConnectionLimiter::new(MAX_PAGES, MAX_PAGES_PER_PEER));
     let (shutdown_tx, shutdown_rx) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -133,8 +133,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
-                let (peer, leave) = (Peer::from(address), Arc::<Leave>::default());
-                let Some(permit) = connections.enter(peer, &leave) else { continue };
+                let (peer, leave) = (Peer::from(address), Arc::<EvictionSignal>::default());
+                let Some(permit) = connections.admit(peer, &leave) else { continue };
                 let client =
                     Arc::new(ClientConnection { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
                 let web = access.current_web();
@@ -145,7 +145,7 @@ pub async fn serve(
                     tokio::select! {
                         () = connection => {}
                         // A newer connection replaces this one.
-                        () = leave.asked() => {}
+                        () = leave.evicted() => {}
                     }
                     drop(permit);
                 });

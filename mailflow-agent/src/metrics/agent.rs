@@ -10,7 +10,7 @@ use prometheus::{
 
 use crate::{
     outputs::{jsonl_file::FileBounds, worker::SinkCounters},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 
 /// Bucket bounds of the poll histogram, in seconds.
@@ -324,7 +324,7 @@ impl AgentMetrics {
     }
 
     /// Returns the limits of a sink's file, with its metrics.
-    pub fn file_bounds(&self, sink: &str, limits: Limits) -> FileBounds {
+    pub fn file_bounds(&self, sink: &str, limits: FileLimits) -> FileBounds {
         FileBounds {
             limits,
             files_replaced: self.files_replaced.with_label_values(&[sink]),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::pipeline::Pipeline,
     config::Config,
-    control::{Explained, Suggested},
+    control::{AllowSuggestion, SourceExplanation},
     status::explanation::{convert_explanation, list_suggestions},
 };
 use mailflow_engine::{
@@ -23,12 +23,12 @@ use mailflow_kernel::clock;
 
 impl Pipeline {
     /// Explains the state of the rules and the recent flows of a source.
-    pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+    pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> SourceExplanation {
         convert_explanation(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
     /// Suggests allow-list entries.
-    pub(crate) fn suggest(&self) -> Vec<Suggested> {
+    pub(crate) fn suggest(&self) -> Vec<AllowSuggestion> {
         list_suggestions(self.engine())
     }
 }
@@ -64,12 +64,12 @@ impl BacktestSession {
     }
 
     /// Explains the state of the rules and the recent flows of a source, at the end of the logs.
-    pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+    pub fn explain(&self, source: IpAddr, flows: usize) -> SourceExplanation {
         convert_explanation(&self.engine.explain(source, self.end, flows), LOG_CLOCK_OFFSET)
     }
 
     /// Suggests allow-list entries.
-    pub fn suggest(&self) -> Vec<Suggested> {
+    pub fn suggest(&self) -> Vec<AllowSuggestion> {
         list_suggestions(&self.engine)
     }
 

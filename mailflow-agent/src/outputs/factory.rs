@@ -16,9 +16,11 @@ use super::{
     worker::{SinkWorker, SpawnError, Transport},
 };
 use crate::{
-    config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
+    config::{
+        AlertDestination, AlertOutput, DeadLetters, FlowDestination, FlowOutput, Profile, WebhookAddress,
+    },
     metrics::AgentMetrics,
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 
 /// Queue capacity for flow records. Further records are dropped and counted.
@@ -32,7 +34,7 @@ const ALERT_QUEUE_CAPACITY: usize = 8_192;
 /// A file cannot be opened, or a thread cannot be started. A receiver need not be reachable yet.
 pub fn open_alert_workers(
     output: &AlertOutput,
-    files: Limits,
+    files: FileLimits,
     agent: &AgentMetrics,
     gateway: &Gateway,
 ) -> Result<Vec<SinkWorker<AlertEvent>>, OpenError> {
@@ -40,7 +42,7 @@ pub fn open_alert_workers(
     let format = |profile: Profile| EventFormat { profile, gateway: gateway.clone() };
     let one = |sink: Result<_, SpawnError>| Ok(vec![sink?]);
     match &output.to {
-        AlertTo::Lines { target, profile } => {
+        AlertDestination::Lines { target, profile } => {
             let format = format(*profile);
             let render = move |(alert, epoch): &AlertEvent| format.alert_line(alert, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
@@ -53,18 +55,18 @@ pub fn open_alert_workers(
                 render,
             )?])
         }
-        AlertTo::Journal { path, profile } => one(start_sequential(
+        AlertDestination::Journal { path, profile } => one(start_sequential(
             name,
             agent,
             JournaldSocket { path: path.clone(), format: format(*profile), socket: None },
         )),
-        AlertTo::Syslog(settings) => one(start_worker(
+        AlertDestination::Syslog(settings) => one(start_worker(
             name,
             agent,
             ALERT_QUEUE_CAPACITY,
             SyslogWriter::new(settings.clone(), gateway.clone()),
         )),
-        AlertTo::Webhook { url, receiver, profile, dead_letters } => {
+        AlertDestination::Webhook { url, receiver, profile, dead_letters } => {
             let client = HttpClient::new(url.clone(), "", receiver.clone());
             let path = match dead_letters {
                 DeadLetters::File(path) => Some(path.clone()),
@@ -78,7 +80,7 @@ pub fn open_alert_workers(
                 Webhook::new(name.to_owned(), client, format(*profile), dead_letter_file),
             ))
         }
-        AlertTo::Alertmanager { urls, receiver, labels, every } => urls
+        AlertDestination::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
             .map(|url| {
                 // A configured label takes precedence over the name of the gateway.
@@ -88,7 +90,8 @@ pub fn open_alert_workers(
                 let origin = url.origin();
                 let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
                 let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{host}") };
-                let client = HttpClient::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
+                let client =
+                    HttpClient::new(WebhookAddress::Inline(url.clone()), "/api/v2/alerts", receiver.clone());
                 let counters = agent.receiver_counters(&name);
                 let alertmanager = Alertmanager::new(name.clone(), client, labels, *every, counters);
                 Ok(start_worker(&name, agent, ALERT_QUEUE_CAPACITY, alertmanager)?)
@@ -103,19 +106,19 @@ pub fn open_alert_workers(
 /// A file cannot be opened, or a thread cannot be started.
 pub fn open_flow_worker(
     output: &FlowOutput,
-    files: Limits,
+    files: FileLimits,
     agent: &AgentMetrics,
     gateway: &Gateway,
 ) -> Result<SinkWorker<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
-        FlowTo::Lines { target, profile } => {
+        FlowDestination::Lines { target, profile } => {
             let format = EventFormat { profile: *profile, gateway: gateway.clone() };
             let render = move |(record, epoch): &FlowEvent| format.flow_line(record, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
             jsonl_file::start_bounded(name, target, FLOW_QUEUE_CAPACITY, counters, Some(bounds), render)
         }
-        FlowTo::Ipfix(settings) => {
+        FlowDestination::Ipfix(settings) => {
             Ok(start_worker(name, agent, FLOW_QUEUE_CAPACITY, IpfixExporter::new(settings, gateway))?)
         }
     }

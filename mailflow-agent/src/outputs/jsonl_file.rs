@@ -23,7 +23,7 @@ use super::worker::{Acceptance, SinkCounters, SinkWorker, SpawnError, Transport}
 use crate::{
     config::Target,
     util::{
-        disk::{Limits, takes_nothing},
+        disk::{FileLimits, is_disk_failure},
         terminal,
     },
 };
@@ -44,7 +44,7 @@ const MIN_FREE_SETTING: &str = "outputs.files.min_free";
 #[derive(Clone, Debug)]
 pub struct FileBounds {
     /// Size limit and disk reserve.
-    pub limits: Limits,
+    pub limits: FileLimits,
     /// Number of files renamed at their maximum size.
     pub files_replaced: IntCounter,
     /// 1 while lines wait because the reserve must stay free.
@@ -212,7 +212,7 @@ impl LineFile {
             Target::File(path) => {
                 let file = match open_append(path) {
                     // The agent starts counting without waiting for the file.
-                    Err(error) if takes_nothing(&error) => {
+                    Err(error) if is_disk_failure(&error) => {
                         tracing::warn!(file = %path.display(), %error, "failed to open a file; retrying");
                         None
                     }
@@ -375,7 +375,7 @@ mod tests {
     }
 
     /// Returns a file with these limits in its own directory, its sink and its metrics.
-    fn bounded_sink(name: &str, limits: Limits) -> (PathBuf, SinkWorker<String>, AgentMetrics) {
+    fn bounded_sink(name: &str, limits: FileLimits) -> (PathBuf, SinkWorker<String>, AgentMetrics) {
         let folder = std::env::temp_dir().join(format!("mailflow-lines-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn renames_a_file_at_its_maximum_size() {
-        let limits = Limits { max_size: 30, ..Limits::NONE };
+        let limits = FileLimits { max_size: 30, ..FileLimits::NONE };
         let (path, sink, agent) = bounded_sink("size", limits);
         for number in 0..9 {
             sink.push(format!("line {number:04}"));
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn lines_wait_for_the_disk_reserve() {
-        let limits = Limits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..Limits::NONE };
+        let limits = FileLimits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..FileLimits::NONE };
         let (path, sink, agent) = bounded_sink("reserve", limits);
         sink.push("a line".to_owned());
         while sink.counters().errors.get() == 0 {

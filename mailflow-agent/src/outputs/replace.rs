@@ -11,7 +11,7 @@ use super::{
     set::{AlertPolicy, Output, OutputSet, undelivered},
 };
 use crate::{
-    config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
+    config::{self, AlertDestination, AlertOutput, FlowDestination, FlowOutput, Profile},
     metrics::AgentMetrics,
 };
 use mailflow_kernel::clock;
@@ -52,7 +52,7 @@ impl OutputSet {
             }
             let policy = AlertPolicy::of(&output.to);
             let lines = match &output.to {
-                AlertTo::Lines { target, profile } => Some((target, format(*profile))),
+                AlertDestination::Lines { target, profile } => Some((target, format(*profile))),
                 _ => None,
             };
             let sinks = factory::open_alert_workers(output, outputs.files, agent, &self.gateway)?;
@@ -64,8 +64,8 @@ impl OutputSet {
                 continue;
             }
             let lines = match &output.to {
-                FlowTo::Lines { target, profile } => Some((target, format(*profile))),
-                FlowTo::Ipfix(_) => None,
+                FlowDestination::Lines { target, profile } => Some((target, format(*profile))),
+                FlowDestination::Ipfix(_) => None,
             };
             let sink = factory::open_flow_worker(output, outputs.files, agent, &self.gateway)?;
             opened.flows.push(Output::new(index, AlertPolicy::Archive, sink, lines));

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::set::OutputSet;
 use crate::{
-    control::Firing,
+    control::StoredAlert,
     metrics::LabelContext,
     status::{active_alerts::ActiveAlerts, shared_status::SharedStatus},
 };
@@ -38,7 +38,7 @@ impl EffectRouter {
     }
 
     /// Restores the firing alerts of the previous process.
-    pub(crate) fn restore_alerts(&self, firing: Vec<(u64, Firing)>) {
+    pub(crate) fn restore_alerts(&self, firing: Vec<(u64, StoredAlert)>) {
         let mut snapshot = self.status.snapshot();
         for (_, alert) in &firing {
             snapshot.traffic.restore_firing(&alert.rule, &alert.fingerprint);
@@ -65,7 +65,7 @@ impl EffectRouter {
     }
 
     /// Returns the firing alerts for the checkpoint.
-    pub(crate) fn firing(&self) -> Vec<(u64, Firing)> {
+    pub(crate) fn firing(&self) -> Vec<(u64, StoredAlert)> {
         self.status.snapshot().firing.to_checkpoint()
     }
 

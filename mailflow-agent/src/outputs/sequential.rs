@@ -67,7 +67,7 @@ impl<T: Send + 'static, D: SendOne<T>> Transport<T> for Sequential<T, D> {
                 Err(SendError::Retry(error)) => return Err(error),
                 Err(SendError::Refused(error)) => {
                     tracing::error!(
-                        error = error_chain::told(&error),
+                        error = error_chain::format_error_chain(&error),
                         "the receiver refused an event; it is lost"
                     );
                     counters.count_lost(1);

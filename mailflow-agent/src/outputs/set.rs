@@ -14,10 +14,10 @@ use super::{
     replace::OpenedOutputs, worker::SinkWorker,
 };
 use crate::{
-    config::{self, AlertOutput, AlertTo, FlowOutput, Target},
+    config::{self, AlertDestination, AlertOutput, FlowOutput, Target},
     metrics::AgentMetrics,
     recovery::state_dir::{AlertDelivery, PendingDelivery, WrittenLines},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::{
     event::{AlertState, Effects},
@@ -43,11 +43,13 @@ pub(super) enum AlertPolicy {
 
 impl AlertPolicy {
     /// Returns the policy of a configured output.
-    pub(super) const fn of(to: &AlertTo) -> Self {
+    pub(super) const fn of(to: &AlertDestination) -> Self {
         match to {
-            AlertTo::Lines { .. } => Self::Archive,
-            AlertTo::Journal { .. } | AlertTo::Syslog(_) | AlertTo::Webhook { .. } => Self::Notify,
-            AlertTo::Alertmanager { .. } => Self::NotifyAndRefresh,
+            AlertDestination::Lines { .. } => Self::Archive,
+            AlertDestination::Journal { .. }
+            | AlertDestination::Syslog(_)
+            | AlertDestination::Webhook { .. } => Self::Notify,
+            AlertDestination::Alertmanager { .. } => Self::NotifyAndRefresh,
         }
     }
 }
@@ -170,9 +172,9 @@ impl OutputSet {
         gateway: Gateway,
     ) -> Result<Self, OpenError> {
         let mut outputs = outputs.clone();
-        outputs.keep_alerts_to_files();
+        outputs.retain_file_alerts();
         // The user requested these files and monitors their size.
-        outputs.files = Limits::NONE;
+        outputs.files = FileLimits::NONE;
         Self::open(&outputs, agent, gateway)
     }
 

@@ -1,6 +1,6 @@
 //! Alert as a sentence, for people and for outputs that only carry text.
 
-use crate::config::scalar::show_duration;
+use crate::config::scalar::format_duration;
 use mailflow_engine::{
     event::{Alert, AlertState, Severity, Value},
     settings::unit,
@@ -11,7 +11,7 @@ use mailflow_engine::{
 pub(crate) fn summary(alert: &Alert) -> String {
     let Alert { rule, subject, decided, .. } = alert;
     let at_least = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
-    let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
+    let (state, name, window) = (alert.state.name(), &decided.name, format_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
     let unit = match unit(&decided.name) {
         "" => String::new(),

@@ -22,7 +22,7 @@ use super::{
     summary::{priority, summary, threshold, value},
     worker::{Acceptance, SinkCounters, Transport},
 };
-use crate::config::{Syslog as Settings, SyslogMessage, SyslogTo};
+use crate::config::{Syslog as Settings, SyslogDestination, SyslogMessage};
 use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
 /// SD-ID of the structured data. The number is reserved for documentation (RFC 5612).
@@ -50,19 +50,16 @@ enum SyslogTransport {
 impl SyslogWriter {
     /// Creates a transport to the configured server.
     pub(crate) fn new(settings: Settings, gateway: Gateway) -> Self {
-        let to = match &settings.to {
-            SyslogTo::Unix(path) => SyslogTransport::Unix(UnixSocketSender::new(path)),
-            SyslogTo::Udp(address) => SyslogTransport::RemoteSender(Box::new(RemoteSender::new(
-                Protocol::Udp,
-                address,
-                SyslogFraming,
-            ))),
-            SyslogTo::Tcp(address) => SyslogTransport::RemoteSender(Box::new(RemoteSender::new(
-                Protocol::Tcp,
-                address,
-                SyslogFraming,
-            ))),
-        };
+        let to =
+            match &settings.to {
+                SyslogDestination::Unix(path) => SyslogTransport::Unix(UnixSocketSender::new(path)),
+                SyslogDestination::Udp(address) => SyslogTransport::RemoteSender(Box::new(
+                    RemoteSender::new(Protocol::Udp, address, SyslogFraming),
+                )),
+                SyslogDestination::Tcp(address) => SyslogTransport::RemoteSender(Box::new(
+                    RemoteSender::new(Protocol::Tcp, address, SyslogFraming),
+                )),
+            };
         Self { settings, gateway, to }
     }
 

@@ -196,7 +196,7 @@ impl Transport<AlertEvent> for Webhook {
                     let pause = doubled.min(MAX_RETRY_PAUSE);
                     pending_event.due = clock::now() + pause;
                     counters.errors.inc();
-                    let (sink, error) = (&self.sink, error_chain::told(&error));
+                    let (sink, error) = (&self.sink, error_chain::format_error_chain(&error));
                     tracing::warn!(sink, error, ?pause, "an event was not delivered; it is posted again");
                     if failures_in_row >= MAX_CONSECUTIVE_FAILURES {
                         // The receiver accepted some events. The next call shows if it has failed.

@@ -14,7 +14,7 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::util::error_chain::{self, Limited};
+use crate::util::error_chain::{self, LogRateLimit};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -305,7 +305,7 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
     fn deliver_until_closed(&mut self) {
         let mut failing: Option<RetryState> = None;
         // For example a disk that fills up repeatedly.
-        let mut log_limit = Limited::default();
+        let mut log_limit = LogRateLimit::default();
         let mut logged_failure = false;
         loop {
             let wait = match failing.and_then(|failing| failing.retry_at) {
@@ -325,9 +325,9 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
-                    if failing.is_none() && log_limit.may_say(clock::now()) {
+                    if failing.is_none() && log_limit.may_log(clock::now()) {
                         logged_failure = true;
-                        let error = error_chain::told(&error);
+                        let error = error_chain::format_error_chain(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; retrying");
                     }
                     if closing {

@@ -1,7 +1,7 @@
 //! Checkpoint: the state that an agent writes at intervals.
 
 use super::journal::record;
-use crate::{control::Firing, outputs::pending_delivery::PendingDelivery};
+use crate::{control::StoredAlert, outputs::pending_delivery::PendingDelivery};
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,8 @@ pub struct Checkpoint {
     pub flows: Vec<[u64; 5]>,
     /// Checkpoint of the rules.
     pub rules: mailflow_engine::state::State,
-    /// Firing alerts, each with the time since when it fires.
-    pub firing: Vec<(u64, Firing)>,
+    /// StoredAlert alerts, each with the time since when it fires.
+    pub firing: Vec<(u64, StoredAlert)>,
     /// Alert events that some outputs have not delivered, oldest first.
     pub pending_deliveries: Vec<PendingDelivery>,
 }

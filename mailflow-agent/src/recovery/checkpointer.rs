@@ -16,7 +16,7 @@ use super::{
     state_dir::{AlertEventId, Checkpoint, JournalRecord, StateDir, WriteFailurePolicy},
 };
 use crate::{
-    config::{AlertTo, Config, FlowTo, Target},
+    config::{AlertDestination, Config, FlowDestination, Target},
     control::Durability,
     outputs::router::EffectRouter,
 };
@@ -102,12 +102,12 @@ impl Checkpointer {
     /// Applies a new configuration.
     pub(crate) fn apply_config(&mut self, config: &Config) {
         let alerts = config.outputs.alerts.iter().map(|output| match &output.to {
-            AlertTo::Lines { target, .. } => Some(target),
+            AlertDestination::Lines { target, .. } => Some(target),
             _ => None,
         });
         let flows = config.outputs.flow_log.iter().map(|output| match &output.to {
-            FlowTo::Lines { target, .. } => Some(target),
-            FlowTo::Ipfix(_) => None,
+            FlowDestination::Lines { target, .. } => Some(target),
+            FlowDestination::Ipfix(_) => None,
         });
         let file = |target: &Target| match target {
             Target::File(path) => Some(path.clone()),

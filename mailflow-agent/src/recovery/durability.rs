@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::state_dir::WriteFailurePolicy;
-use crate::{config::scalar::show_duration, control::Durability, util::error_chain::Limited};
+use crate::{config::scalar::format_duration, control::Durability, util::error_chain::LogRateLimit};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -16,7 +16,7 @@ pub(crate) struct WriteFailures {
     /// End of the last failure, or the start of the agent, in seconds since 1970.
     healthy_since: f64,
     failures: u64,
-    lines: Limited,
+    lines: LogRateLimit,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) enum FailedWrite {
 impl Default for WriteFailures {
     fn default() -> Self {
         let healthy_since = clock::unix_seconds();
-        Self { ongoing: None, healthy_since, failures: 0, lines: Limited::default() }
+        Self { ongoing: None, healthy_since, failures: 0, lines: LogRateLimit::default() }
     }
 }
 
@@ -103,7 +103,7 @@ impl WriteFailures {
         if what == FailedWrite::Journal {
             ongoing.journal_since.get_or_insert(now);
         }
-        if !self.lines.may_say(now) {
+        if !self.lines.may_log(now) {
             return;
         }
         ongoing.logged = true;
@@ -123,7 +123,7 @@ impl WriteFailures {
                 "the state cannot be replaced; the journal is still written, and grows"
             );
         } else {
-            let durability_timeout = show_duration(durability_timeout);
+            let durability_timeout = format_duration(durability_timeout);
             error!(
                 error,
                 seconds,

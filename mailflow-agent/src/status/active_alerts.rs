@@ -1,8 +1,8 @@
-//! Firing alerts for `status`.
+//! StoredAlert alerts for `status`.
 
 use std::collections::HashMap;
 
-use crate::control::{Firing, FiringAlert, Number};
+use crate::control::{FiringAlert, StatusNumber, StoredAlert};
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
     overview::Reached,
@@ -10,10 +10,10 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Firing alerts by fingerprint.
+/// StoredAlert alerts by fingerprint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActiveAlerts {
-    firing: HashMap<String, (Time, Firing)>,
+    firing: HashMap<String, (Time, StoredAlert)>,
 }
 
 impl ActiveAlerts {
@@ -37,15 +37,15 @@ impl ActiveAlerts {
     }
 
     /// Restores the firing alerts of the previous process.
-    pub(crate) fn restored(firing: Vec<(u64, Firing)>) -> Self {
-        let restored = |(starts_at, firing): (u64, Firing)| {
+    pub(crate) fn restored(firing: Vec<(u64, StoredAlert)>) -> Self {
+        let restored = |(starts_at, firing): (u64, StoredAlert)| {
             (firing.fingerprint.clone(), (Time::from_nanos(starts_at), firing))
         };
         Self { firing: firing.into_iter().map(restored).collect() }
     }
 
     /// Returns each alert with the time of its start.
-    pub(crate) fn to_checkpoint(&self) -> Vec<(u64, Firing)> {
+    pub(crate) fn to_checkpoint(&self) -> Vec<(u64, StoredAlert)> {
         self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
     }
 
@@ -71,9 +71,9 @@ impl ActiveAlerts {
                     since: firing.since,
                     condition: now.map(|now| now.term.to_string()),
                     unit: now.map(|now| unit(&now.term).to_owned()),
-                    value: Number::of(value, scale),
+                    value: StatusNumber::of(value, scale),
                     at_bound: now.is_some_and(|now| matches!(now.value, Value::AtLeast(_))),
-                    threshold: Number::of(threshold, scale),
+                    threshold: StatusNumber::of(threshold, scale),
                 }
             })
             .collect()
@@ -81,8 +81,8 @@ impl ActiveAlerts {
 }
 
 /// Converts an alert event to a checkpointed alert.
-fn firing_row(alert: &Alert) -> Firing {
-    Firing {
+fn firing_row(alert: &Alert) -> StoredAlert {
+    StoredAlert {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),
         source: alert.subject.to_string(),

@@ -1,6 +1,6 @@
 //! Conversion of the engine's explanations to the control protocol.
 
-use crate::control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested};
+use crate::control::{AllowSuggestion, FlowExplanation, RuleExplanation, SourceExplanation, TermExplanation};
 use mailflow_engine::{
     Engine,
     event::{TermValue, Value},
@@ -13,8 +13,8 @@ use mailflow_engine::{
 use std::net::{IpAddr, SocketAddr};
 
 /// Converts an explanation of a source.
-pub(crate) fn convert_explanation(explanation: &Explanation, epoch: Epoch) -> Explained {
-    Explained {
+pub(crate) fn convert_explanation(explanation: &Explanation, epoch: Epoch) -> SourceExplanation {
+    SourceExplanation {
         matched_network: explanation.matched_network.clone(),
         group: explanation.group.clone(),
         rules: explanation.rules.iter().map(|snapshot| convert_rule(snapshot, epoch)).collect(),
@@ -24,8 +24,8 @@ pub(crate) fn convert_explanation(explanation: &Explanation, epoch: Epoch) -> Ex
 }
 
 /// Returns the suggested allow-list entries.
-pub(crate) fn list_suggestions(engine: &Engine) -> Vec<Suggested> {
-    let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
+pub(crate) fn list_suggestions(engine: &Engine) -> Vec<AllowSuggestion> {
+    let suggested = engine.suggest().into_iter().map(|suggestion| AllowSuggestion {
         source: suggestion.source.map(|source| source.to_string()),
         destination: suggestion.destination.map(|server| server.to_string()),
         because: suggestion.because,
@@ -34,8 +34,8 @@ pub(crate) fn list_suggestions(engine: &Engine) -> Vec<Suggested> {
 }
 
 /// Converts the state of a rule's group.
-fn convert_rule(snapshot: &Held, epoch: Epoch) -> HeldRule {
-    HeldRule {
+fn convert_rule(snapshot: &Held, epoch: Epoch) -> RuleExplanation {
+    RuleExplanation {
         rule: snapshot.rule.to_string(),
         subject: snapshot.subject.to_string(),
         suppressed: snapshot.suppressed,
@@ -45,8 +45,8 @@ fn convert_rule(snapshot: &Held, epoch: Epoch) -> HeldRule {
 }
 
 /// Converts the value of a term.
-fn convert_term(term: &TermValue) -> HeldTerm {
-    HeldTerm {
+fn convert_term(term: &TermValue) -> TermExplanation {
+    TermExplanation {
         name: term.name.to_string(),
         unit: unit(&term.name).to_owned(),
         window_seconds: term.window.as_secs(),
@@ -57,7 +57,7 @@ fn convert_term(term: &TermValue) -> HeldTerm {
 }
 
 /// Converts an explained flow.
-fn convert_flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
+fn convert_flow(explained_flow: &Judged, epoch: Epoch) -> FlowExplanation {
     let flow = &explained_flow.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
     let known = |input| explained_flow.record.inputs.contains(input);
@@ -65,7 +65,7 @@ fn convert_flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
         let (packets, bytes) = (known(Inputs::PACKETS), known(Inputs::BYTES));
         (packets.then_some(direction.packets), bytes.then_some(direction.bytes))
     };
-    JudgedFlow {
+    FlowExplanation {
         time: unix_seconds(explained_flow.record.time(), epoch),
         client: end(flow.client(), flow.key.client_port),
         server: end(flow.server(), flow.key.server_port),

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::duplicate_detector::DuplicateDetector;
 use crate::{
-    config::FlowTable,
+    config::FlowTableConfig,
     metrics::{KernelSnapshot, PacketsAt, ProgramAttachment, Utilisation, WatchedEntry},
 };
 use mailflow_engine::event::Gain;
@@ -47,7 +47,7 @@ impl TablePressure {
 pub(crate) fn take_snapshot(
     kernel: &Kernel,
     before: &Totals,
-    tables: &FlowTable,
+    tables: &FlowTableConfig,
     detector: &mut DuplicateDetector,
     scan_duration: Duration,
 ) -> Result<KernelSnapshot, KernelError> {

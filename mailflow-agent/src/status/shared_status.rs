@@ -15,8 +15,8 @@ use super::{active_alerts::ActiveAlerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
-        self, Conservation, Durability, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched,
-        WatchedInterface, Ways,
+        self, Conservation, DirectionCounts, Durability, ProgramStatus, RuleStatus, Status, StatusNumber,
+        TopSnapshot, TopSource, UnlistedClientsStatus, WatchedEntryStatus, WatchedInterface,
     },
     http,
     metrics::{
@@ -216,7 +216,7 @@ impl http::MetricsProvider for SharedStatus {
     }
 }
 
-impl control::State for SharedStatus {
+impl control::StatusProvider for SharedStatus {
     fn status(&self) -> Status {
         let sinks = self.agent.sinks().into_iter();
         let snapshot = self.snapshot();
@@ -226,14 +226,14 @@ impl control::State for SharedStatus {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
             rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
             if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
-                rule.highest = Number::of(value.number(), *scale);
+                rule.highest = StatusNumber::of(value.number(), *scale);
                 rule.highest_source = Some(subject.to_string());
                 rule.highest_condition = Some(term.to_string());
                 rule.highest_unit = Some(unit(term).to_owned());
-                rule.highest_threshold = Number::of(*threshold, *scale);
+                rule.highest_threshold = StatusNumber::of(*threshold, *scale);
             }
         }
-        let fill = |fill: Utilisation| control::Fill { entries: fill.entries, capacity: fill.capacity };
+        let fill = |fill: Utilisation| control::TableUsage { entries: fill.entries, capacity: fill.capacity };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -246,7 +246,7 @@ impl control::State for SharedStatus {
             }),
             poll_seconds: snapshot.settings.poll_seconds,
             interfaces: kernel.map(attachments).unwrap_or_default(),
-            lookout: kernel.map(|kernel| control::Lookout { process: kernel.helper_pid }),
+            helper: kernel.map(|kernel| control::HelperStatus { process: kernel.helper_pid }),
             flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
             overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
             sources: snapshot.traffic.source_count(),
@@ -258,7 +258,7 @@ impl control::State for SharedStatus {
             delivered_twice: kernel.is_some_and(|kernel| kernel.delivered_twice),
             rules,
             alerts: snapshot.firing.status_rows(&snapshot.windows.firing),
-            sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
+            outputs: sinks.map(|(name, numbers)| control::OutputStatus { name, numbers }).collect(),
             durability: self.durability(),
             notes: {
                 let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -267,9 +267,9 @@ impl control::State for SharedStatus {
         }
     }
 
-    fn top(&self) -> Top {
+    fn top(&self) -> TopSnapshot {
         let snapshot = self.snapshot();
-        let rows = snapshot.traffic.sources().into_iter().map(|totals| Row {
+        let rows = snapshot.traffic.sources().into_iter().map(|totals| TopSource {
             source: totals.source.to_owned(),
             packets_up: totals.up.packets,
             bytes_up: totals.up.bytes,
@@ -279,13 +279,13 @@ impl control::State for SharedStatus {
             messages: totals.messages,
             qualifying: totals.qualifying,
         });
-        Top { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
+        TopSnapshot { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
     }
 }
 
 /// Converts the entries of the configured interfaces.
-fn watched(kernel: &KernelSnapshot) -> Vec<Watched> {
-    let entry = |entry: &crate::metrics::WatchedEntry| Watched {
+fn watched(kernel: &KernelSnapshot) -> Vec<WatchedEntryStatus> {
+    let entry = |entry: &crate::metrics::WatchedEntry| WatchedEntryStatus {
         entry: entry.name.clone(),
         pattern: entry.pattern,
         hook: entry.hook.to_owned(),
@@ -300,9 +300,9 @@ fn watched(kernel: &KernelSnapshot) -> Vec<Watched> {
 }
 
 /// Converts the clients and networks that are in no internal network.
-fn unlisted(snapshot: &PollSnapshot) -> Unlisted {
+fn unlisted(snapshot: &PollSnapshot) -> UnlistedClientsStatus {
     let prefix = |found: &InsidePrefix| format!("{} {}", found.interface, found.prefix);
-    Unlisted {
+    UnlistedClientsStatus {
         prefixes: snapshot.unlisted.iter().map(prefix).collect(),
         flows: snapshot.unlisted_clients.flows,
         clients: snapshot.unlisted_clients.examples.iter().map(ToString::to_string).collect(),
@@ -326,21 +326,21 @@ fn warnings(snapshot: &PollSnapshot, metrics: Option<SocketAddr>) -> Vec<String>
 }
 
 /// Converts the attachments.
-fn attachments(kernel: &KernelSnapshot) -> Vec<Place> {
-    let attachment = |attachment: &crate::metrics::ProgramAttachment| Place {
+fn attachments(kernel: &KernelSnapshot) -> Vec<ProgramStatus> {
+    let attachment = |attachment: &crate::metrics::ProgramAttachment| ProgramStatus {
         interface: attachment.interface.clone(),
         hook: attachment.hook.to_owned(),
         direction: attachment.direction.to_owned(),
         attached: attachment.attached,
         position: attachment.position,
-        again: attachment.reattach_count,
+        reattach_count: attachment.reattach_count,
     };
     kernel.attached.iter().map(attachment).collect()
 }
 
 /// Converts the conservation difference.
 fn conservation(kernel: &KernelSnapshot) -> Conservation {
-    let directions = |[up, down]: [i64; 2]| Ways { up, down };
+    let directions = |[up, down]: [i64; 2]| DirectionCounts { up, down };
     let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
     let totals = &kernel.totals;
     let lost = [&totals.unattributed_up, &totals.unattributed_down].map(|totals| count(totals.packets));

@@ -1,6 +1,7 @@
-//! Peers that are served at the same time: bounded in all and for each, so that nobody keeps the others out.
+//! Limits of concurrent connections, in total and for each peer, so that no peer can exclude the others.
 //!
-//! Who comes last is served. At a bound the oldest of the peer that takes the most room gives way.
+//! A new connection is served unless all others are protected. At a limit, the oldest connection of the peer
+//! with the most connections is evicted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,116 +14,121 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Peers that are served now.
+/// Limiter of concurrent connections by peer.
 #[derive(Debug)]
-pub struct Crowd<P> {
-    members: Mutex<Members<P>>,
-    /// Most of all.
-    all: usize,
-    /// Most of a peer.
-    each: usize,
+pub struct ConnectionLimiter<P> {
+    connections: Mutex<Connections<P>>,
+    /// Maximum number of connections.
+    max_total: usize,
+    /// Maximum number of connections of a peer.
+    max_per_peer: usize,
 }
 
 #[derive(Debug)]
-struct Members<P> {
+struct Connections<P> {
     next: u64,
-    /// In the order in which they came.
-    by_age: BTreeMap<u64, Member<P>>,
+    /// Connections in the order of their start.
+    by_age: BTreeMap<u64, Connection<P>>,
 }
 
 #[derive(Debug)]
-struct Member<P> {
+struct Connection<P> {
     peer: P,
-    leave: Arc<Leave>,
+    signal: Arc<EvictionSignal>,
 }
 
-/// True if somebody is to give way.
+/// Signal that tells a connection to close.
 #[derive(Debug, Default)]
-pub struct Leave {
-    asked: Notify,
-    stays: AtomicBool,
+pub struct EvictionSignal {
+    evicted: Notify,
+    protected: AtomicBool,
 }
 
-impl Leave {
-    /// Returns once the peer is to give way.
-    pub async fn asked(&self) {
-        self.asked.notified().await;
+impl EvictionSignal {
+    /// Completes when the connection must close.
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
-    /// From now on the peer gives way, or does not as something must be finished.
-    pub fn set_stays(&self, stays: bool) {
-        self.stays.store(stays, Ordering::Release);
+    /// Sets whether the connection is protected from eviction, as it has to finish something.
+    pub fn set_protected(&self, protected: bool) {
+        self.protected.store(protected, Ordering::Release);
     }
 }
 
-/// A place among those that are served. It is free once this is dropped.
+/// Permit of a served connection, which is released on drop.
 #[derive(Debug)]
-pub struct Place<P: Copy + Eq + Hash> {
-    crowd: Arc<Crowd<P>>,
+pub struct ConnectionPermit<P: Copy + Eq + Hash> {
+    limiter: Arc<ConnectionLimiter<P>>,
     id: u64,
 }
 
-impl<P: Copy + Eq + Hash> Crowd<P> {
-    /// Nobody yet; at most `all`, and `each` of a peer.
-    pub fn new(all: usize, each: usize) -> Self {
-        Self { members: Mutex::new(Members { next: 0, by_age: BTreeMap::new() }), all, each }
+impl<P: Copy + Eq + Hash> ConnectionLimiter<P> {
+    /// Returns a limiter with the limits `max_total` and `max_per_peer`.
+    pub fn new(max_total: usize, max_per_peer: usize) -> Self {
+        Self {
+            connections: Mutex::new(Connections { next: 0, by_age: BTreeMap::new() }),
+            max_total,
+            max_per_peer,
+        }
     }
 
-    /// Gives a peer a place; who gives way for it hears of it by its own [`Leave`]. None where all of those who might
-    /// must stay.
-    pub fn enter(self: &Arc<Self>, peer: P, leave: &Arc<Leave>) -> Option<Place<P>> {
-        let mut members = self.members();
-        if members.number_of(peer) >= self.each {
-            members.part(peer)?;
+    /// Admits a connection of a peer. At a limit, evicts another connection by its [`EvictionSignal`]. `None`
+    /// if all candidates are protected.
+    pub fn admit(self: &Arc<Self>, peer: P, signal: &Arc<EvictionSignal>) -> Option<ConnectionPermit<P>> {
+        let mut connections = self.lock();
+        if connections.count_of(peer) >= self.max_per_peer {
+            connections.evict_oldest(peer)?;
         }
-        if members.by_age.len() >= self.all {
-            let most = members.most()?;
-            members.part(most)?;
+        if connections.by_age.len() >= self.max_total {
+            let largest_peer = connections.largest_peer()?;
+            connections.evict_oldest(largest_peer)?;
         }
-        let id = members.next;
-        members.next += 1;
-        members.by_age.insert(id, Member { peer, leave: Arc::clone(leave) });
-        Some(Place { crowd: Arc::clone(self), id })
+        let id = connections.next;
+        connections.next += 1;
+        connections.by_age.insert(id, Connection { peer, signal: Arc::clone(signal) });
+        Some(ConnectionPermit { limiter: Arc::clone(self), id })
     }
 
-    fn members(&self) -> MutexGuard<'_, Members<P>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Connections<P>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<P: Copy + Eq + Hash> Members<P> {
-    fn number_of(&self, peer: P) -> usize {
-        self.by_age.values().filter(|member| member.peer == peer).count()
+impl<P: Copy + Eq + Hash> Connections<P> {
+    fn count_of(&self, peer: P) -> usize {
+        self.by_age.values().filter(|connection| connection.peer == peer).count()
     }
 
-    /// The peer with the most members that may leave.
-    fn most(&self) -> Option<P> {
+    /// Returns the peer with the most evictable connections.
+    fn largest_peer(&self) -> Option<P> {
         let mut numbers: HashMap<P, usize> = HashMap::new();
-        for member in self.by_age.values().filter(|member| member.may_leave()) {
-            *numbers.entry(member.peer).or_default() += 1;
+        for connection in self.by_age.values().filter(|connection| connection.is_evictable()) {
+            *numbers.entry(connection.peer).or_default() += 1;
         }
         numbers.into_iter().max_by_key(|(_, number)| *number).map(|(peer, _)| peer)
     }
 
-    /// Lets the oldest of a peer give way that may.
-    fn part(&mut self, peer: P) -> Option<()> {
-        let mut those = self.by_age.iter().filter(|(_, member)| member.peer == peer && member.may_leave());
-        let id = *those.next()?.0;
-        let member = self.by_age.remove(&id)?;
-        member.leave.asked.notify_one();
+    /// Evicts the oldest evictable connection of a peer.
+    fn evict_oldest(&mut self, peer: P) -> Option<()> {
+        let mut candidates =
+            self.by_age.iter().filter(|(_, connection)| connection.peer == peer && connection.is_evictable());
+        let id = *candidates.next()?.0;
+        let connection = self.by_age.remove(&id)?;
+        connection.signal.evicted.notify_one();
         Some(())
     }
 }
 
-impl<P> Member<P> {
-    fn may_leave(&self) -> bool {
-        !self.leave.stays.load(Ordering::Acquire)
+impl<P> Connection<P> {
+    fn is_evictable(&self) -> bool {
+        !self.signal.protected.load(Ordering::Acquire)
     }
 }
 
-impl<P: Copy + Eq + Hash> Drop for Place<P> {
+impl<P: Copy + Eq + Hash> Drop for ConnectionPermit<P> {
     fn drop(&mut self) {
-        self.crowd.members().by_age.remove(&self.id);
+        self.limiter.lock().by_age.remove(&self.id);
     }
 }
 
@@ -130,58 +136,58 @@ impl<P: Copy + Eq + Hash> Drop for Place<P> {
 mod tests {
     use super::*;
 
-    /// Enters, and keeps the place.
-    struct Guest {
-        place: Option<Place<u8>>,
-        leave: Arc<Leave>,
+    /// Connection that stores its permit.
+    struct TestConnection {
+        permit: Option<ConnectionPermit<u8>>,
+        signal: Arc<EvictionSignal>,
     }
 
-    fn enter(crowd: &Arc<Crowd<u8>>, peer: u8) -> Guest {
-        let leave = Arc::default();
-        Guest { place: crowd.enter(peer, &leave), leave }
+    fn admit(limiter: &Arc<ConnectionLimiter<u8>>, peer: u8) -> TestConnection {
+        let signal = Arc::default();
+        TestConnection { permit: limiter.admit(peer, &signal), signal }
     }
 
-    fn asked(guest: &Guest) -> bool {
+    fn evicted(connection: &TestConnection) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = guest.leave.asked() => true,
+                () = connection.signal.evicted() => true,
                 () = std::future::ready(()) => false,
             }
         })
     }
 
     #[test]
-    fn the_oldest_of_the_peer_with_the_most_gives_way() {
-        let crowd = Arc::new(Crowd::new(4, 3));
-        let ones = [1, 1, 1].map(|peer| enter(&crowd, peer));
-        let fourth = enter(&crowd, 1);
-        assert!(fourth.place.is_some());
-        assert_eq!(ones.each_ref().map(asked), [true, false, false], "of its own");
-        // All are four now, three of the first peer.
-        let twos = [2, 2].map(|peer| enter(&crowd, peer));
-        assert!(twos.iter().all(|guest| guest.place.is_some()));
-        assert_eq!(ones.each_ref().map(asked), [false, true, false], "of the peer with the most");
-        assert!(!asked(&fourth) && !twos.iter().any(asked));
+    fn oldest_connection_of_the_largest_peer_is_evicted() {
+        let limiter = Arc::new(ConnectionLimiter::new(4, 3));
+        let ones = [1, 1, 1].map(|peer| admit(&limiter, peer));
+        let fourth = admit(&limiter, 1);
+        assert!(fourth.permit.is_some());
+        assert_eq!(ones.each_ref().map(evicted), [true, false, false], "of its own");
+        // Four connections, three of them of the first peer.
+        let twos = [2, 2].map(|peer| admit(&limiter, peer));
+        assert!(twos.iter().all(|connection| connection.permit.is_some()));
+        assert_eq!(ones.each_ref().map(evicted), [false, true, false], "of the peer with the most");
+        assert!(!evicted(&fourth) && !twos.iter().any(evicted));
         drop(fourth);
         drop(ones);
-        let more = enter(&crowd, 3);
-        assert!(more.place.is_some() && !twos.iter().any(asked), "there is room");
+        let more = admit(&limiter, 3);
+        assert!(more.permit.is_some() && !twos.iter().any(evicted), "there is room");
     }
 
     #[test]
-    fn who_must_stay_does_and_a_place_is_free_once() {
-        let crowd = Arc::new(Crowd::new(2, 2));
-        let (busy, other) = (enter(&crowd, 1), enter(&crowd, 1));
-        busy.leave.set_stays(true);
-        let third = enter(&crowd, 1);
-        assert!(third.place.is_some() && !asked(&busy) && asked(&other));
-        // The one that gave way goes when it can: that frees no other's place.
+    fn protected_connections_stay_and_permits_are_released_once() {
+        let limiter = Arc::new(ConnectionLimiter::new(2, 2));
+        let (busy, other) = (admit(&limiter, 1), admit(&limiter, 1));
+        busy.signal.set_protected(true);
+        let third = admit(&limiter, 1);
+        assert!(third.permit.is_some() && !evicted(&busy) && evicted(&other));
+        // An evicted connection ends later. That releases no permit of another connection.
         drop(other);
-        third.leave.set_stays(true);
-        assert!(enter(&crowd, 2).place.is_none(), "nobody may leave");
-        busy.leave.set_stays(false);
-        assert!(enter(&crowd, 2).place.is_some() && asked(&busy));
+        third.signal.set_protected(true);
+        assert!(admit(&limiter, 2).permit.is_none(), "nobody may leave");
+        busy.signal.set_protected(false);
+        assert!(admit(&limiter, 2).permit.is_some() && evicted(&busy));
     }
 }

@@ -1,38 +1,40 @@
-//! Limits of files on a disk: how large they may grow, and how much of their file system stays free.
+//! Limits of files: maximum size, and free space of the file system.
 
 use std::{fmt, io, os::fd::AsFd};
 
 use rustix::fs::{StatVfs, fstatvfs};
 
-/// Returns true for an error of a disk that is full, read-only or broken: it may pass, unlike a wrong path.
-pub fn takes_nothing(error: &io::Error) -> bool {
+/// Returns true for an error of a disk that is full, read-only or broken. Such an error may be temporary,
+/// unlike a wrong path.
+pub fn is_disk_failure(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
         || error.raw_os_error() == Some(libc::EIO)
 }
 
-/// Most bytes that a reserve in percent keeps.
-pub const MOST_OF_PERCENT: u64 = 100_000_000;
+/// Maximum of a reserve in percent, in bytes.
+pub const MAX_PERCENT_RESERVE_BYTES: u64 = 100_000_000;
 
-/// Limits of a file, or of the files of a directory together.
+/// Limits of a file, or of all files of a directory together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most bytes.
+pub struct FileLimits {
+    /// Maximum size, in bytes.
     pub max_size: u64,
-    /// Part of the file system that stays free.
+    /// Space of the file system that stays free.
     pub min_free: Reserve,
 }
 
-/// Part of a file system that stays free.
+/// Space of a file system that stays free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
-    /// So many bytes.
+    /// Bytes.
     Bytes(u64),
-    /// So many percent of its size, at most [`MOST_OF_PERCENT`]: a hundredth of a large disk is more than enough.
+    /// Percentage of its size, at most [`MAX_PERCENT_RESERVE_BYTES`], as 1 % of a large disk is more than
+    /// necessary.
     Percent(u8),
 }
 
-impl Limits {
+impl FileLimits {
     /// No limits.
     pub const NONE: Self = Self { max_size: u64::MAX, min_free: Reserve::Bytes(0) };
 }
@@ -42,13 +44,13 @@ impl Reserve {
     /// `setting` names the reserve in the configuration.
     ///
     /// # Errors
-    /// Less would stay free, or the file system cannot be asked.
+    /// The reserve would be used, or the file system cannot be queried.
     pub fn check(self, file: impl AsFd, wanted: u64, setting: &str) -> io::Result<()> {
         if self == Self::Bytes(0) {
             return Ok(());
         }
         let found = fstatvfs(file)?;
-        // A file system without a size, such as one of the kernel's own, has no reserve.
+        // A file system without a size, such as procfs, has no reserve.
         if found.f_blocks == 0 {
             return Ok(());
         }
@@ -58,7 +60,8 @@ impl Reserve {
         })
     }
 
-    /// The same of known numbers; an error has the free bytes and those that stay free.
+    /// Checks a write against known numbers of the file system. An error has the free bytes and the reserved
+    /// bytes.
     fn check_in(self, found: &StatVfs, wanted: u64) -> Result<(), (u64, u64)> {
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         let keep = match self {
@@ -66,7 +69,7 @@ impl Reserve {
             Self::Percent(percent) => {
                 let size = u128::from(found.f_blocks) * u128::from(found.f_frsize);
                 let part = size * u128::from(percent) / 100;
-                u64::try_from(part).unwrap_or(u64::MAX).min(MOST_OF_PERCENT)
+                u64::try_from(part).unwrap_or(u64::MAX).min(MAX_PERCENT_RESERVE_BYTES)
             }
         };
         if free >= keep.saturating_add(wanted) { Ok(()) } else { Err((free, keep)) }
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn the_error_names_the_setting() {
         let file = File::open("/").unwrap();
-        Limits::NONE.min_free.check(&file, u64::MAX, "state.min_free").unwrap();
+        FileLimits::NONE.min_free.check(&file, u64::MAX, "state.min_free").unwrap();
         let error = Reserve::Bytes(u64::MAX).check(&file, 0, "state.min_free").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(error.to_string().contains("state.min_free keeps 18446744073709551615"), "{error}");

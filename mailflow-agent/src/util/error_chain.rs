@@ -1,4 +1,4 @@
-//! Errors as a line of text, how often the log has one, and the end of a process that panics.
+//! Error formatting, log rate limits, and the panic hook.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -12,54 +12,54 @@ use std::{
 
 use mailflow_engine::time::Time;
 
-/// Exit status of a process that panicked, as Rust's own.
+/// Exit status after a panic, the same as Rust's own.
 const PANICKED: i32 = 101;
 
-/// Writes a line to standard error. A line that cannot be written is lost, unlike with `eprintln!`, which panics.
-fn say(line: impl Display) {
+/// Writes a line to standard error. Ignores errors, unlike `eprintln!`, which panics.
+fn write_stderr_line(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Threads whose panic ends the process at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndedBy {
-    /// All.
-    Any,
-    /// All but the first one, which unwinds and so gives back the terminal.
-    Others,
+pub enum PanicScope {
+    /// All threads.
+    AllThreads,
+    /// All threads except the main thread, which unwinds and so restores the terminal.
+    ExceptMain,
 }
 
-/// From now on a panic in a thread ends the process with a message: a process without one of its threads looks alive
-/// and is not.
-pub fn end_on_panic(ended_by: EndedBy) {
+/// Installs a panic hook that ends the process with a message: a process without one of its threads looks
+/// alive, but does not work.
+pub fn exit_on_panic(scope: PanicScope) {
     panic::set_hook(Box::new(move |info| {
         let thread = thread::current();
         let name = thread.name().unwrap_or("without a name");
-        say(format_args!(
+        write_stderr_line(format_args!(
             "mailflow-agent: thread {name}: {info}\nThis is a defect; please report it. The process ends."
         ));
         let trace = Backtrace::capture();
         if trace.status() == BacktraceStatus::Captured {
-            say(trace);
+            write_stderr_line(trace);
         }
-        if ended_by == EndedBy::Any || name != "main" {
+        if scope == PanicScope::AllThreads || name != "main" {
             exit(PANICKED);
         }
     }));
 }
 
-/// Least time between two lines of the log about one trouble that lasts or comes and goes.
+/// Minimum time between two log lines about one problem.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A limit of lines of the log: one a minute.
+/// Rate limit of log lines: one a minute.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limited {
+pub struct LogRateLimit {
     last: Option<Time>,
 }
 
-impl Limited {
-    /// Returns true if a line may be written now; then none may for a minute.
-    pub fn may_say(&mut self, now: Time) -> bool {
+impl LogRateLimit {
+    /// Returns true if a line may be written now, and starts the next interval.
+    pub fn may_log(&mut self, now: Time) -> bool {
         let may = self.last.is_none_or(|last| now.since(last) >= LINE_INTERVAL);
         if may {
             self.last = Some(now);
@@ -68,18 +68,18 @@ impl Limited {
     }
 }
 
-/// An error with its causes. Many of ours say the system's reason themselves, and that is not said twice.
-pub fn told(error: &anyhow::Error) -> String {
-    let mut told = String::new();
+/// Formats an error with its causes. A cause that the text contains already is not repeated.
+pub fn format_error_chain(error: &anyhow::Error) -> String {
+    let mut format_error_chain = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
-        match told.as_str() {
-            "" => told = cause,
-            said if said.ends_with(&cause) => {}
-            _ => told.extend([": ", &cause]),
+        match format_error_chain.as_str() {
+            "" => format_error_chain = cause,
+            text if text.ends_with(&cause) => {}
+            _ => format_error_chain.extend([": ", &cause]),
         }
     }
-    told
+    format_error_chain
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use crate::outputs::jsonl_file::OpenError;
 
-    /// Runs one of these tests, which are ignored otherwise, as a process of its own.
+    /// Runs one of the ignored tests as a process of its own.
     fn as_a_process(test: &str, stderr: std::process::Stdio) -> std::process::Output {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", &format!("util::error_chain::tests::{test}"), "--ignored", "--nocapture"]);
@@ -99,21 +99,21 @@ mod tests {
     #[test]
     #[ignore = "a part of the test below"]
     fn panics_in_a_thread() {
-        end_on_panic(EndedBy::Any);
+        exit_on_panic(PanicScope::AllThreads);
         let panics = std::thread::Builder::new().name("sink".into()).spawn(|| panic!("out of ink")).unwrap();
         let _ = panics.join();
-        // A process that goes on without its thread.
+        // The process must not reach this exit.
         exit(0);
     }
 
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_a_message() {
         let output = as_a_process("panics_in_a_thread", std::process::Stdio::piped());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(PANICKED), "{said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(PANICKED), "{text}");
         assert!(
-            said.contains("mailflow-agent: thread sink: panicked at ") && said.contains("out of ink"),
-            "{said}"
+            text.contains("mailflow-agent: thread sink: panicked at ") && text.contains("out of ink"),
+            "{text}"
         );
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = as_a_process("panics_in_a_thread", full.into());
@@ -121,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_minute() {
-        let mut limited = Limited::default();
-        let mut may = |seconds: u64| limited.may_say(Time::from_nanos(seconds * 1_000_000_000));
+    fn one_line_a_minute() {
+        let mut limited = LogRateLimit::default();
+        let mut may = |seconds: u64| limited.may_log(Time::from_nanos(seconds * 1_000_000_000));
         assert_eq!(
             [0, 1, 59, 60, 61, 119, 120, 500].map(&mut may),
             [true, false, false, true, false, false, true, true]
@@ -131,13 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_told_once() {
+    fn repeated_cause_is_printed_once() {
         let source = io::Error::from_raw_os_error(libc::ENOENT);
         let error = anyhow::Error::new(OpenError::File { path: "/nosuch/flows.json".into(), source });
         let reason = "No such file or directory (os error 2)";
-        assert_eq!(told(&error), format!("cannot open /nosuch/flows.json for appending: {reason}"));
         assert_eq!(
-            told(&error.context("the flow log")),
+            format_error_chain(&error),
+            format!("cannot open /nosuch/flows.json for appending: {reason}")
+        );
+        assert_eq!(
+            format_error_chain(&error.context("the flow log")),
             format!("the flow log: cannot open /nosuch/flows.json for appending: {reason}")
         );
     }

@@ -1,4 +1,4 @@
-//! Files that may be compressed with gzip, and how far they were read.
+//! Reader of plain or gzip-compressed files, with their read position.
 
 use std::{
     fs::File,
@@ -13,23 +13,23 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-/// What a gzip member begins with (RFC 1952, 2.3.1).
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// Magic number of a gzip member (RFC 1952, 2.3.1).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// What stands for standard input instead of a file.
+/// Path that means standard input.
 const STDIN: &str = "-";
 
-/// A file's contents, unpacked where it is packed. Nothing is sought in it, so that it may be a pipe.
-pub struct Packed {
+/// Contents of a file, decompressed if necessary. The file may be a pipe, as the reader does not seek.
+pub struct MaybeGzip {
     contents: Box<dyn Read + Send>,
     position: Arc<AtomicU64>,
 }
 
-impl Packed {
+impl MaybeGzip {
     /// Opens a file; `-` is standard input.
     ///
     /// # Errors
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let position = Arc::new(AtomicU64::new(0));
         let file = if path == Path::new(STDIN) {
@@ -37,49 +37,50 @@ impl Packed {
         } else {
             File::open(path)?
         };
-        Self::new(Counted { file, position: Arc::clone(&position) }, position)
+        Self::new(CountingReader { file, position: Arc::clone(&position) }, position)
     }
 
-    /// Reads what another reader has, such as bytes in memory.
+    /// Reads from another reader, such as bytes in memory.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The reader fails.
     pub fn from_reader(reader: impl Read + Send + 'static) -> io::Result<Self> {
         let position = Arc::new(AtomicU64::new(0));
-        Self::new(Counted { file: reader, position: Arc::clone(&position) }, position)
+        Self::new(CountingReader { file: reader, position: Arc::clone(&position) }, position)
     }
 
-    fn new<R: Read + Send + 'static>(file: Counted<R>, position: Arc<AtomicU64>) -> io::Result<Self> {
+    fn new<R: Read + Send + 'static>(file: CountingReader<R>, position: Arc<AtomicU64>) -> io::Result<Self> {
         let mut file = BufReader::new(file);
-        let mut begin = Vec::with_capacity(GZIP.len());
-        // A pipe may give them one by one.
-        file.by_ref().take(GZIP.len() as u64).read_to_end(&mut begin)?;
-        let packed = begin == GZIP;
+        let mut begin = Vec::with_capacity(GZIP_MAGIC.len());
+        // A pipe may return the bytes one by one.
+        file.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut begin)?;
+        let packed = begin == GZIP_MAGIC;
         let whole = Cursor::new(begin).chain(file);
         let contents: Box<dyn Read + Send> =
             if packed { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
         Ok(Self { contents, position })
     }
 
-    /// Bytes of the file that were read, as it is on the disk; goes on while the contents are read.
+    /// Returns the number of bytes read from the file, before decompression. The counter is updated while the
+    /// contents are read.
     pub fn position(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.position)
     }
 }
 
-impl Read for Packed {
+impl Read for MaybeGzip {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.contents.read(buffer)
     }
 }
 
-/// A file that tells how far it was read.
-struct Counted<R> {
+/// Reader that counts its bytes.
+struct CountingReader<R> {
     file: R,
     position: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.position.fetch_add(read as u64, Ordering::Relaxed);
@@ -95,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives one byte at each read.
+    /// Reader that returns one byte at each call.
     struct Bytes(Vec<u8>);
 
     impl Read for Bytes {
@@ -117,7 +118,7 @@ mod tests {
             [(packed.as_slice(), &b"contents"[..]), (&[0x1f], &[0x1f]), (b"", b""), (b"plain", b"plain")]
         {
             let mut contents = Vec::new();
-            Packed::from_reader(Bytes(bytes.to_vec())).unwrap().read_to_end(&mut contents).unwrap();
+            MaybeGzip::from_reader(Bytes(bytes.to_vec())).unwrap().read_to_end(&mut contents).unwrap();
             assert_eq!(contents, expected);
         }
     }

@@ -1,4 +1,4 @@
-//! Helpers for files, sockets, signals and text that know nothing of mail or flows.
+//! Helpers for files, sockets, signals and text, independent of mail and flows.
 
 pub mod connection_limit;
 pub mod disk;

@@ -1,21 +1,21 @@
-//! Signals that end the agent, or let it read its configuration again.
+//! Signals that stop the agent or reload its configuration.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// Event of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// SIGTERM or SIGINT: the end, as the configuration wants it.
+pub enum SignalEvent {
+    /// SIGTERM or SIGINT: stop, with the programs handled as configured.
     Stop,
-    /// SIGQUIT: the end for good, whose programs are not to count on.
-    StopForGood,
-    /// SIGHUP: the configuration, again.
+    /// SIGQUIT: stop, and detach the programs.
+    StopAndDetach,
+    /// SIGHUP: reload the configuration.
     Reload,
 }
 
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, listened for from now on.
+/// Handlers of SIGTERM, SIGINT, SIGQUIT and SIGHUP.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -24,7 +24,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. Needs a tokio runtime.
+    /// Installs the handlers. Needs a tokio runtime.
     ///
     /// # Errors
     /// The system refuses a handler.
@@ -37,15 +37,15 @@ impl Signals {
         })
     }
 
-    /// Returns once one came.
-    pub async fn asked(&mut self) -> Asked {
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> SignalEvent {
         tokio::select! {
             biased;
-            // Where both came, this one says more.
-            _ = self.quit.recv() => Asked::StopForGood,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => Asked::Reload,
+            // SIGQUIT has priority over the other signals.
+            _ = self.quit.recv() => SignalEvent::StopAndDetach,
+            _ = self.terminate.recv() => SignalEvent::Stop,
+            _ = self.interrupt.recv() => SignalEvent::Stop,
+            _ = self.hang_up.recv() => SignalEvent::Reload,
         }
     }
 }

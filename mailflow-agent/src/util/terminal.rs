@@ -1,8 +1,8 @@
-//! Text on its way to a terminal or a log.
+//! Escapes text for terminals and logs.
 //!
-//! Comments of lists, descriptions, reasons, names of groups, files and interfaces, and answers of servers come
-//! from outside. Each of them may hold what a terminal obeys or does not show. All that commands print and
-//! all that is logged passes here, so that no print site can forget it.
+//! Comments of lists, descriptions, reasons, names of groups, files and interfaces, and replies of servers
+//! are untrusted input. They may contain characters that control a terminal or are invisible. All output of
+//! commands and all log lines pass through this module, so that no output site can omit the escaping.
 
 use std::{
     borrow::Cow,
@@ -14,7 +14,7 @@ use std::{
 /// controls (C0, C1, DEL), line and paragraph separators, bidirectional controls, and characters without a
 /// glyph (Unicode's Default_Ignorable_Code_Point).
 ///
-/// Within a JSON string the result means the same.
+/// Within a JSON string the result has the same meaning.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
@@ -26,9 +26,9 @@ pub fn escape(text: &str) -> Cow<'_, str> {
             '\r' => safe.push_str("\\r"),
             '\t' => safe.push_str("\\t"),
             c if is_unsafe(c) => {
-                // Beyond 0xffff a JSON escape is a pair (RFC 8259, 7).
+                // Above 0xffff a JSON escape is a surrogate pair (RFC 8259, 7).
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    // A String takes everything.
+                    // Writing to a `String` cannot fail.
                     let _ = write!(safe, "\\u{unit:04x}");
                 }
             }
@@ -42,7 +42,7 @@ const fn is_unsafe(c: char) -> bool {
     matches!(c,
         // Cc.
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
-        // Zl, Zp and the bidirectional controls among them.
+        // Zl, Zp, and the bidirectional controls between them.
         | '\u{2028}'..='\u{202e}'
         // Default_Ignorable_Code_Point (Unicode 16, DerivedCoreProperties.txt).
         | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
@@ -52,20 +52,21 @@ const fn is_unsafe(c: char) -> bool {
     )
 }
 
-/// Standard output for what people read.
+/// Returns standard output with escaping.
 pub fn out() -> Terminal<io::Stdout> {
     Terminal(io::stdout())
 }
 
-/// Standard error for what people read.
+/// Returns standard error with escaping.
 pub fn err() -> Terminal<io::Stderr> {
     Terminal(io::stderr())
 }
 
-/// A writer of text that people read: escapes what passes through it.
+/// Writer that escapes the text that passes through it.
 ///
-/// The text of one `write!` or `writeln!` is one line or a part of one: only a line feed at its end ends a line.
-/// So no text from outside begins a line of its own. Bytes written otherwise (JSON) keep their line feeds.
+/// The text of one `write!` or `writeln!` is one line or a part of one: only a line feed at its end ends a
+/// line. So untrusted text cannot start a line of its own. Bytes written otherwise (JSON) keep their line
+/// feeds.
 #[derive(Debug)]
 pub struct Terminal<W>(pub W);
 
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_acts_on_is_escaped_and_what_it_shows_is_not() {
+    fn control_characters_are_escaped_and_others_are_not() {
         for safe in ["10.0.0.0/8  Zürich, Главный офис, 本社, العربية, 👍", "", "a\\b \"c\""]
         {
             assert!(matches!(escape(safe), Cow::Borrowed(_)), "{safe}");
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_begins_a_line_of_its_own() {
+    fn text_cannot_start_a_line() {
         let reason = "x\nFIRING r: 10.0.0.1";
         assert_eq!(written(|out| writeln!(out, "  {reason}")), "  x\\nFIRING r: 10.0.0.1\n");
         let json = serde_json::json!({ "a": reason, "b": "\u{9b}\u{202e}" });

@@ -11,7 +11,7 @@ use std::{
 use mailflow_agent::{
     config::{
         Receiver,
-        outputs::url::{Form, Url},
+        outputs::url::{UrlForm, Url},
     },
     outputs::{ReceiverResponse, post_over},
 };
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(600);
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 static TO: LazyLock<Url> = LazyLock::new(|| {
-    Url::parse("http://receiver.example/hook/PathSecret?key=QuerySecret", Form::Webhook).unwrap()
+    Url::parse("http://receiver.example/hook/PathSecret?key=QuerySecret", UrlForm::Webhook).unwrap()
 });
 
 /// Other end of a connection: answers after the first bytes of a request.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use mailflow_agent::{
     offline::capture::{Capture, CaptureError, Frame},
-    util::gzip_reader::Packed,
+    util::gzip_reader::MaybeGzip,
 };
 
 use crate::{budget::GZIP, pieces::Pieces};
@@ -27,7 +27,7 @@ struct Found {
 
 fn read(contents: Pieces) -> Found {
     let path = Path::new("capture");
-    let packed = Packed::from_reader(contents).unwrap();
+    let packed = MaybeGzip::from_reader(contents).unwrap();
     let mut found = Found { frames: Vec::new(), skipped: BTreeMap::new(), error: None };
     let mut capture = match Capture::from_contents(path, packed) {
         Ok(capture) => capture,

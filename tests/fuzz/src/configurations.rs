@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mailflow_agent::config::{
-    self, Address, AlertTo, Config, Faults, Proxy, Receiver, redacted,
+    self, WebhookAddress, AlertDestination, Config, Diagnostics, Proxy, Receiver, redacted,
     web::{self, Web},
 };
 
@@ -67,12 +67,12 @@ fn secrets(config: &Config) -> Vec<String> {
     };
     for output in &config.outputs.alerts {
         match &output.to {
-            AlertTo::Webhook { url: to, receiver, .. } => {
+            AlertDestination::Webhook { url: to, receiver, .. } => {
                 let address =
-                    if let Address::Here(url) = to { vec![url.text().to_owned()] } else { Vec::new() };
+                    if let WebhookAddress::Inline(url) = to { vec![url.text().to_owned()] } else { Vec::new() };
                 of(receiver, address);
             }
-            AlertTo::Alertmanager { urls, receiver, .. } => {
+            AlertDestination::Alertmanager { urls, receiver, .. } => {
                 of(receiver, urls.iter().map(|url| url.text().to_owned()).collect());
             }
             _ => {}
@@ -81,7 +81,7 @@ fn secrets(config: &Config) -> Vec<String> {
     secrets
 }
 
-fn same(config: &Config, other: Result<Config, Faults>, how: &str) {
+fn same(config: &Config, other: Result<Config, Diagnostics>, how: &str) {
     match other {
         Ok(other) => {
             assert_eq!(engine(config), engine(&other), "{how}");
@@ -94,10 +94,10 @@ fn same(config: &Config, other: Result<Config, Faults>, how: &str) {
 /// Returns everything but the outputs, whose addresses and headers are not printed.
 fn engine(config: &Config) -> String {
     let Config {
-        gateway_name, interfaces, poll_interval, flow_table, engine, rules_off, control, state, ..
+        gateway_name, interfaces, poll_interval, flow_table, engine, disabled_rules, control, state, ..
     } = config;
     format!(
-        "{gateway_name:?} {interfaces:?} {poll_interval:?} {flow_table:?} {engine:?} {rules_off:?} {control:?} {state:?}"
+        "{gateway_name:?} {interfaces:?} {poll_interval:?} {flow_table:?} {engine:?} {disabled_rules:?} {control:?} {state:?}"
     )
 }
 
@@ -129,6 +129,6 @@ pub(crate) fn web(data: &[u8]) {
     }
 }
 
-fn parse(text: &str) -> Result<Web, Faults> {
+fn parse(text: &str) -> Result<Web, Diagnostics> {
     web::parse(NAME, text, Path::new("/nonexistent"))
 }

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use mailflow_agent::{
-    control::{Order, Orders, Reply, Request, State, Status, Top, attend},
-    util::connection_limit::Leave,
+    control::{ControlCommand, CommandSenders, Reply, Request, StatusProvider, Status, TopSnapshot, serve_connection},
+    util::connection_limit::EvictionSignal,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -24,13 +24,13 @@ static RUNTIME: LazyLock<Runtime> =
 /// Status of an agent without traffic.
 struct Still;
 
-impl State for Still {
+impl StatusProvider for Still {
     fn status(&self) -> Status {
         Status::default()
     }
 
-    fn top(&self) -> Top {
-        Top::default()
+    fn top(&self) -> TopSnapshot {
+        TopSnapshot::default()
     }
 }
 
@@ -65,9 +65,9 @@ const ASKED: &str = "asked";
 
 fn answers(read: Pieces) -> Vec<u8> {
     let mut written = Vec::new();
-    let (sender, mut orders) = mpsc::channel::<Order>(1);
-    let senders = Orders { reloads: sender.clone(), questions: sender };
-    let leave = Leave::default();
+    let (sender, mut orders) = mpsc::channel::<ControlCommand>(1);
+    let senders = CommandSenders { reloads: sender.clone(), queries: sender };
+    let leave = EvictionSignal::default();
     RUNTIME.block_on(async {
         let loops = async {
             while let Some(order) = orders.recv().await {
@@ -76,7 +76,7 @@ fn answers(read: Pieces) -> Vec<u8> {
         };
         tokio::select! {
             biased;
-            result = attend(read, &mut written, &Still, &senders, &leave) => result.unwrap(),
+            result = serve_connection(read, &mut written, &Still, &senders, &leave) => result.unwrap(),
             () = loops => {}
         }
     });

@@ -1,4 +1,4 @@
-//! Lists of networks: lines, tables, and NetBox answers.
+//! NetworkLists of networks: lines, tables, and NetBox answers.
 
 use std::{
     fs::File,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mailflow_agent::{config::{self, Fault, Faults, Lists}};
+use mailflow_agent::{config::{self, Diagnostic, Diagnostics, NetworkLists}};
 use mailflow_engine::assets::{AssetRole, Network, Networks};
 
 use crate::faults;
@@ -19,7 +19,7 @@ use crate::faults;
 struct List {
     file: File,
     path: String,
-    lists: Lists,
+    lists: NetworkLists,
 }
 
 impl List {
@@ -46,10 +46,10 @@ impl List {
 
     /// Reads the list with these contents; returns its networks, without those of the configuration, and the
     /// warnings.
-    fn read(&self, text: &[u8]) -> Result<(Vec<Network>, Vec<Fault>), Faults> {
+    fn read(&self, text: &[u8]) -> Result<(Vec<Network>, Vec<Diagnostic>), Diagnostics> {
         self.file.set_len(0).unwrap();
         self.file.write_all_at(text, 0).unwrap();
-        let result = self.lists.clone().read_again();
+        let result = self.lists.clone().reload();
         let of_list = |networks: Networks| -> Vec<Network> {
             let all = networks.networks();
             // The last entry decides among entries of one prefix in several VRFs.

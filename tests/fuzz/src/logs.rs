@@ -9,7 +9,7 @@ use mailflow_agent::{
         timeline::{FlowTimeline, RecordSorter, RecordTiming, SorterLimits, TimedRecord},
     },
     outputs::{eve::flow, gateway::Gateway},
-    util::gzip_reader::Packed,
+    util::gzip_reader::MaybeGzip,
 };
 use mailflow_engine::{
     flow::{Direction, FlowRecord},
@@ -57,7 +57,7 @@ impl Found {
 
 fn open<'a>(contents: Pieces, columns: &'a [RenamedColumn]) -> Result<FlowLog<'a>, LogError> {
     let reading = ReadContext { services: &SERVICES, l2_overhead: None, columns };
-    FlowLog::from_contents(Path::new(NAME), Packed::from_reader(contents).unwrap(), reading)
+    FlowLog::from_contents(Path::new(NAME), MaybeGzip::from_reader(contents).unwrap(), reading)
 }
 
 fn read(contents: Pieces, columns: &[RenamedColumn]) -> Found {

@@ -11,7 +11,7 @@ use flate2::Crc;
 use mailflow_agent::{
     config,
     recovery::state_dir::{AlertDelivery, InputLogRecord, PendingDelivery, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, WriteFailurePolicy},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
 
@@ -54,7 +54,7 @@ static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
 /// Frames of a checkpoint file: head, state, machine.
 static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
-    let (mut store, _) = StateDir::open(&path, Limits::NONE, 1).unwrap();
+    let (mut store, _) = StateDir::open(&path, FileLimits::NONE, 1).unwrap();
     store.write_checkpoint(&template()).unwrap();
     let frames = split(&fs::read(path.join("state")).unwrap());
     fs::remove_dir_all(path).unwrap();
@@ -134,7 +134,7 @@ pub(crate) fn journal(data: &[u8]) {
     // The records are written by a separate state directory.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
-    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    let (mut store, _) = StateDir::open(&directory, FileLimits::NONE, 1).unwrap();
     store.append(first.journal.iter().cloned(), WriteFailurePolicy::Fail).unwrap();
     store.log_inputs(first.inputs.iter().cloned()).unwrap();
     drop(store);
@@ -173,7 +173,7 @@ pub(crate) fn state(data: &[u8]) {
     let shown = format!("{state:?}");
     let directory = place.directory("again");
     let _ = fs::remove_dir_all(&directory);
-    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    let (mut store, _) = StateDir::open(&directory, FileLimits::NONE, 1).unwrap();
     store.write_checkpoint(&state).unwrap();
     drop(store);
     let again = open(&directory).checkpoint.expect("a state that was written is read");
@@ -207,7 +207,7 @@ fn go_on(state: Checkpoint) {
 }
 
 fn open(directory: &Path) -> RecoveredState {
-    StateDir::open(directory, Limits::NONE, 1).unwrap().1
+    StateDir::open(directory, FileLimits::NONE, 1).unwrap().1
 }
 
 /// Creates a directory with these files.

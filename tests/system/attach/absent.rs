@@ -56,7 +56,7 @@ fn absent_interface_is_attached_when_created() {
     assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(0));
     assert_eq!((metric(&agent, &bound("lan0")), metric(&agent, &bound("lan1"))), (Some(0), Some(1)));
     let (text, code) = status_command(&agent);
-    assert!(text.contains("lan0: WAITING, there is no such interface for"), "{text}");
+    assert!(text.contains("lan0: WAITING, no such interface for"), "{text}");
     assert_eq!(code, Some(1), "{text}");
     let log = agent.log();
     assert_eq!(log.matches("there is no such interface").count(), 1, "{log}");

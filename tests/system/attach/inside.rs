@@ -130,7 +130,7 @@ fn doctor_checks_interfaces_of_running_agent() {
     assert_eq!(finding(&findings, "lan1 role").0, "ok");
     assert_eq!(finding(&findings, "ppp*").0, "warn");
     assert_eq!(finding(&findings, "tun9").0, "bad");
-    assert_eq!(finding(&findings, "bpf"), ("ok", "a map was created and a program loaded, to try it"));
+    assert_eq!(finding(&findings, "bpf"), ("ok", "creating a map and loading a program succeeded"));
     // Interfaces on the command line replace those of the agent.
     let findings = doctor(&lab, &format!("{socket} --interface lan0 --role lan"));
     assert_eq!(finding(&findings, "lan0 role").0, "ok");

@@ -61,7 +61,7 @@ fn status_and_top_read_running_agent() {
     let shown = text(&shown.stdout);
     for part in [
         "lan0 ingress by tcx: attached, position 1",
-        "every packet counted is held",
+        "every counted packet is accounted for",
         "smtp-burst v1, high, 1h",
     ] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
@@ -96,7 +96,7 @@ fn status_and_top_read_running_agent() {
     assert!(!socket.exists());
     let gone = ask(&agent, "status");
     assert_eq!(gone.status.code(), Some(1));
-    assert!(text(&gone.stderr).contains("no agent answers at"), "{}", text(&gone.stderr));
+    assert!(text(&gone.stderr).contains("cannot connect to the agent at"), "{}", text(&gone.stderr));
 }
 
 /// Returns the agent's pid; checks that the answering process is the started one.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mailflow_agent::config::{
-    AlertTo, Receiver as Settings,
-    outputs::url::{Form, Url},
+    AlertDestination, Receiver as Settings,
+    outputs::url::{Url, UrlForm},
 };
 use mailflow_test_support::lab::{self, Ns, With};
 
@@ -20,10 +20,10 @@ use crate::{
     peer::{SENTENCE, alert, event, resolved, sink, until},
 };
 
-fn alertmanager(url: String, every: Duration) -> AlertTo {
+fn alertmanager(url: String, every: Duration) -> AlertDestination {
     let labels = [("site".to_owned(), "berlin".to_owned())].into();
-    let url = Url::parse(&url, Form::Base).unwrap();
-    AlertTo::Alertmanager { urls: vec![url], receiver: Settings::default(), labels, every }
+    let url = Url::parse(&url, UrlForm::Base).unwrap();
+    AlertDestination::Alertmanager { urls: vec![url], receiver: Settings::default(), labels, every }
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -13,10 +13,13 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
+    config::{
+        AlertDestination, FlowDestination, FlowOutput, Ipfix, IpfixDestination, Syslog, SyslogDestination,
+        SyslogMessage,
+    },
     metrics::AgentMetrics,
     outputs::{AlertEvent, FlowEvent, factory, worker::SinkWorker},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_test_support::lab::{Lab, LabOptions, Ns};
 use socket2::{SockRef, Socket};
@@ -30,14 +33,14 @@ use crate::{
 /// Longer than every timeout of the product: an unacknowledged line, a connection attempt, a pause.
 const LONG: Duration = Duration::from_secs(90);
 
-fn syslog(to: SyslogTo) -> SinkWorker<AlertEvent> {
-    sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
+fn syslog(to: SyslogDestination) -> SinkWorker<AlertEvent> {
+    sink(AlertDestination::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
 }
 
-fn ipfix(to: IpfixTo) -> SinkWorker<FlowEvent> {
+fn ipfix(to: IpfixDestination) -> SinkWorker<FlowEvent> {
     let agent = AgentMetrics::new("test", 0.0).unwrap();
-    let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
-    factory::open_flow_worker(&output, Limits::NONE, &agent, &gateway()).unwrap()
+    let output = FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) };
+    factory::open_flow_worker(&output, FileLimits::NONE, &agent, &gateway()).unwrap()
 }
 
 fn flow(port: u16) -> FlowEvent {
@@ -100,7 +103,7 @@ fn listen(ns: &Ns, address: &str) -> TcpListener {
 fn vanished_syslog_server_gets_lines_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:601");
-    let sink = lab.gateway.enter(|| syslog(SyslogTo::Tcp("93.184.215.25:601".into()))).unwrap();
+    let sink = lab.gateway.enter(|| syslog(SyslogDestination::Tcp("93.184.215.25:601".into()))).unwrap();
     sink.push(event(&alert(0)));
     let (stream, _) = listener.accept().unwrap();
     read_numbers(stream.try_clone().unwrap(), &[0].into(), &mut BTreeSet::new()).unwrap();
@@ -128,7 +131,7 @@ fn vanished_syslog_server_gets_lines_after_return() {
 fn vanished_collector_gets_records_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:4739");
-    let sink = lab.gateway.enter(|| ipfix(IpfixTo::Tcp("93.184.215.25:4739".into()))).unwrap();
+    let sink = lab.gateway.enter(|| ipfix(IpfixDestination::Tcp("93.184.215.25:4739".into()))).unwrap();
     sink.push(flow(1));
     let (mut stream, _) = listener.accept().unwrap();
     Collector::default().stream(&mut stream);
@@ -154,7 +157,7 @@ fn vanished_collector_gets_records_after_return() {
 #[test]
 fn closing_or_resetting_server_gets_every_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     // Close without reading, close with an RST, close after a part.
     drop(listener.accept().unwrap());
@@ -169,7 +172,7 @@ fn closing_or_resetting_server_gets_every_line() {
 #[test]
 fn lines_unread_by_restarted_server_are_resent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     let (stream, _) = listener.accept().unwrap();
     until("its kernel has taken them", || numbers(&sink) == (5, 0, 0));
@@ -184,7 +187,7 @@ fn lines_unread_by_restarted_server_are_resent() {
 fn slow_server_gets_every_line_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(4_096).unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     let (mut stream, _) = {
         sink.push(event(&alert(0)));
         listener.accept().unwrap()
@@ -260,7 +263,7 @@ fn refused_first_address_falls_back_to_next() {
     let path = hosts("both", BOTH);
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
-    let sink = with_hosts(&path, || syslog(SyslogTo::Udp(to)));
+    let sink = with_hosts(&path, || syslog(SyslogDestination::Udp(to)));
     for number in 0..5 {
         sink.push(event(&alert(number)));
         thread::sleep(Duration::from_millis(20));
@@ -270,7 +273,7 @@ fn refused_first_address_falls_back_to_next() {
 
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
-    let sink = with_hosts(&path, || ipfix(IpfixTo::Udp(to)));
+    let sink = with_hosts(&path, || ipfix(IpfixDestination::Udp(to)));
     (1..=5).for_each(|port| sink.push(flow(port)));
     let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
     while collector.ports().len() < 5 {
@@ -285,7 +288,7 @@ fn refused_first_address_falls_back_to_next() {
 fn refused_datagrams_are_retried_until_received() {
     let (server, address) = udp_server("127.0.0.1:0");
     drop(server);
-    let sink = syslog(SyslogTo::Udp(address.to_string()));
+    let sink = syslog(SyslogDestination::Udp(address.to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     until("errors", || sink.counters().errors.get() > 1);
     assert_eq!(numbers(&sink), (0, 0, 5));
@@ -298,10 +301,10 @@ fn refused_datagrams_are_retried_until_received() {
 fn server_with_new_address_is_resolved_again() {
     let path = hosts("moves", "127.0.0.1 log.example\n");
     let (server, address) = udp_server("127.0.0.1:0");
-    let udp = with_hosts(&path, || syslog(SyslogTo::Udp(format!("log.example:{}", address.port()))));
+    let udp = with_hosts(&path, || syslog(SyslogDestination::Udp(format!("log.example:{}", address.port()))));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let tcp = with_hosts(&path, || syslog(SyslogTo::Tcp(format!("log.example:{port}"))));
+    let tcp = with_hosts(&path, || syslog(SyslogDestination::Tcp(format!("log.example:{port}"))));
     for sink in [&udp, &tcp] {
         sink.push(event(&alert(0)));
     }

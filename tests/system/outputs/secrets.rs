@@ -186,6 +186,6 @@ fn planted_credential_is_never_printed() {
     ] {
         assert!(log.contains(said), "{said}: {log}");
     }
-    assert!(printed.iter().any(|(what, text)| what == "doctor" && text.contains("for good")));
+    assert!(printed.iter().any(|(what, text)| what == "doctor" && text.contains("permanently")));
     assert!(printed.iter().any(|(what, text)| what == "status" && text.contains("dead letters")));
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mailflow_agent::control::{
-    Explained, FiringAlert, HeldRule, HeldTerm, JudgedFlow, ListStatus, Place, Reply, Row, RuleStatus, Sink,
-    Status, Suggested, Top,
+    AllowSuggestion, FiringAlert, FlowExplanation, ListStatus, OutputStatus, ProgramStatus, Reply,
+    RuleExplanation, RuleStatus, SourceExplanation, Status, TermExplanation, TopSnapshot, TopSource,
 };
 use mailflow_test_support::lab::agent_binary;
 use serde_json::Value;
@@ -74,11 +74,11 @@ fn answer(command: &str) -> Reply {
             version: evil(),
             config: Some(evil()),
             lists: Some(ListStatus { networks: 1, refused: Some(evil()) }),
-            interfaces: vec![Place {
+            interfaces: vec![ProgramStatus {
                 interface: evil(),
                 hook: evil(),
                 direction: evil(),
-                ..Place::default()
+                ..ProgramStatus::default()
             }],
             uncounted: [(evil(), 1)].into(),
             rules: vec![RuleStatus {
@@ -95,34 +95,34 @@ fn answer(command: &str) -> Reply {
                 unit: Some(evil()),
                 ..FiringAlert::default()
             }],
-            sinks: vec![Sink { name: evil(), numbers: Default::default() }],
+            outputs: vec![OutputStatus { name: evil(), numbers: Default::default() }],
             notes: vec![evil()],
             ..Status::default()
         })),
-        "top" => Reply::Top(Top {
+        "top" => Reply::Top(TopSnapshot {
             at_seconds: 1.0,
-            rows: vec![Row { source: evil(), packets_up: 1, bytes_up: 1, ..Row::default() }],
+            rows: vec![TopSource { source: evil(), packets_up: 1, bytes_up: 1, ..TopSource::default() }],
         }),
-        "explain" => Reply::Explained(Box::new(Explained {
+        "explain" => Reply::Explained(Box::new(SourceExplanation {
             matched_network: Some(evil()),
             group: Some(evil()),
-            rules: vec![HeldRule {
+            rules: vec![RuleExplanation {
                 rule: evil(),
                 subject: evil(),
-                terms: vec![HeldTerm { name: evil(), ..HeldTerm::default() }],
-                ..HeldRule::default()
+                terms: vec![TermExplanation { name: evil(), ..TermExplanation::default() }],
+                ..RuleExplanation::default()
             }],
-            flows: vec![JudgedFlow {
+            flows: vec![FlowExplanation {
                 client: evil(),
                 server: evil(),
                 app_proto: evil(),
                 reason: evil(),
                 verdicts: vec![(evil(), Some(evil()))],
-                ..JudgedFlow::default()
+                ..FlowExplanation::default()
             }],
             since: None,
         })),
-        "suggest" => Reply::Suggested(vec![Suggested {
+        "suggest" => Reply::Suggested(vec![AllowSuggestion {
             source: Some(evil()),
             destination: Some(evil()),
             because: evil(),

@@ -71,7 +71,7 @@ fn explain_and_suggest_read_flow_logs() {
     let v6 = files.write("v6", lines([v6.own("closed")]));
     for source in ["fd00::2", "fd00::/64", "fd00::2/64"] {
         let (code, shown) = said(&["explain", source], std::slice::from_ref(&v6));
-        assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: quiet"), "{source}: {shown}");
+        assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: not firing"), "{source}: {shown}");
         assert_eq!(shown.matches("smtp-burst               counts").count(), 1, "{source}: {shown}");
     }
     let (code, shown) = said(&["explain", "10.0.0.0/8"], std::slice::from_ref(&v6));
@@ -149,8 +149,11 @@ fn shipped_rules_report_fields_missing_in_log() {
         "{shown}"
     );
     let messages = shown.lines().find(|line| line.trim_start().starts_with("sum messages")).unwrap();
-    assert!(messages.contains("not evaluable, as no record tells it; 60 messages in 1h"), "{shown}");
+    assert!(
+        messages.contains("not evaluable, as no record has the required fields; threshold 60 messages in 1h"),
+        "{shown}"
+    );
     let (_, list) = said(&["suggest"], &[log]);
     // Without a session, no mail was delivered.
-    assert!(list.starts_with("# Of 32 of 62 attempts it is not known whether mail was delivered"), "{list}");
+    assert!(list.starts_with("# For 32 of 62 attempts it is unknown whether mail was delivered"), "{list}");
 }

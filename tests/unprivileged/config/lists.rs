@@ -115,8 +115,8 @@ fn table_errors_have_line_and_column() {
     let roles = "expected one of workstation, server, mta, newsletter, application, scanner, printer, \
                  monitoring, phone, iot, guest, vpn, nat";
     let names = "cidr, prefix, network, group, role, comment, description, exclude";
-    let other = format!("unknown column; expected {names}, or other_columns: ignore beside the file's path");
-    let empty = "names no network in use; an empty list is more often a failed export";
+    let other = format!("unknown column; expected {names}, or set other_columns: ignore for this file");
+    let empty = "the file contains no network in use; an empty list is usually a failed export";
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.csv, b.csv, c.csv, d.csv, e.csv, f.csv] }"),
         [
@@ -127,14 +127,14 @@ fn table_errors_have_line_and_column() {
             format!("a.csv:3:27: \"post\": {roles}"),
             "a.csv:4:1: \"oops\": expected a network such as 10.0.0.0/8, fc00::/7 or an address".to_owned(),
             "a.csv:5:1: \"\": expected a network such as 10.0.0.0/8, fc00::/7 or an address".to_owned(),
-            "a.csv:6:18: \"b\": more fields than the 5 columns; a field with \",\" in it stands in quotes"
+            "a.csv:6:18: \"b\": more fields than the 5 columns; put a field that contains \",\" in quotes"
                 .to_owned(),
-            "a.csv:9:25: \"or 6\"\": more fields than the 5 columns; a field with \",\" in it stands in quotes".to_owned(),
+            "a.csv:9:25: \"or 6\"\": more fields than the 5 columns; put a field that contains \",\" in quotes".to_owned(),
             "a.csv:10:14: \"\"x\"\": a quote must be the first character of its field, without a space before it".to_owned(),
             "a.csv:11:16: \"no end\\n10.6.0.0/16\": a line break in a field; is a quote missing?".to_owned(),
             "b.csv:2:6: \"gruop\": unknown column; did you mean group?".to_owned(),
             format!("b.csv:2:12: \"site\": {other}"),
-            "b.csv:2:17: \"Network\": another column says the same".to_owned(),
+            "b.csv:2:17: \"Network\": another column has the same meaning".to_owned(),
             format!("c.csv:1:1: \"10.8.0.0/16\": {other}"),
             format!("c.csv:1:13: \"Berlin\": {other}"),
             "d.csv:1:1: \"group\": the first line must name the columns, one of them cidr, prefix or network"
@@ -180,7 +180,9 @@ fn netbox_gives_prefixes_tenants_and_roles() {
     assert_eq!(shown(&config, &scratch), expected);
     let warnings = warnings(&config, &scratch);
     assert_eq!(warnings.len(), 1, "a role is told of once: {warnings:?}");
-    assert!(warnings[0].starts_with("a.json:7:3: \"lan\": a role that is none of workstation, server"));
+    assert!(
+        warnings[0].starts_with("a.json:7:3: \"lan\": unknown role, expected one of workstation, server")
+    );
 
     // Only the list, in a file without an extension, on one line.
     let list = NETBOX.split_once("\"results\": ").unwrap().1.trim_end_matches('}').replace('\n', "");
@@ -206,7 +208,7 @@ fn prefix_in_two_vrfs_is_warned() {
     assert_eq!(found.group.as_deref(), Some("b"));
     assert_eq!(
         warnings(&config, &scratch)[0],
-        "a.json:2:1: \"10.1.0.0/16\": this network was listed before, at a.json:1:2, in another VRF; this one decides"
+        "a.json:2:1: \"10.1.0.0/16\": this network was listed before, at a.json:1:2, in another VRF; this entry takes effect"
     );
 }
 
@@ -226,21 +228,21 @@ fn netbox_errors_have_line_and_column() {
     );
     scratch.write("e.json", "[{\"prefix\": \"10.5.0.0/16\", \"status\": {\"value\": \"container\"}}]");
     scratch.write("f.json", "10.6.0.0/16\n");
-    let expected = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
+    let expected = "expected a response of NetBox's /api/ipam/prefixes/, or the list of its results";
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.json, b.json, c.json, d.json, e.json, f.json] }"),
         [
             "a.json:2:2: \"10.1.0.1/16\": host bits set; did you mean 10.1.0.0/16?".to_owned(),
             format!("a.json:3:13: {expected}: invalid type: integer `7`, expected a string"),
             format!("a.json:3:29: {expected}: missing field `prefix`"),
-            format!("a.json:3:32: {expected}: invalid type: integer `5`, expected struct Prefix"),
+            format!("a.json:3:32: {expected}: invalid type: integer `5`, expected an object with a prefix"),
             "a.json:5:30: \"a,b\": expected the name of a group: 1 to 64 characters, no comma".to_owned(),
-            "b.json:2:28: this is no JSON: expected `,` or `}`".to_owned(),
+            "b.json:2:28: not valid JSON: expected `,` or `}`".to_owned(),
             format!("c.json:1:14: {expected}: missing field `results`"),
-            "d.json:1:1: \"next\": one page of several (\"next\" is not null); ask NetBox for all with ?limit=0"
+            "d.json:1:1: \"next\": one page of several (\"next\" is not null); request all prefixes with ?limit=0"
                 .to_owned(),
-            "e.json:1:1: names no network in use; an empty list is more often a failed export".to_owned(),
-            format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected struct Page"),
+            "e.json:1:1: the file contains no network in use; an empty list is usually a failed export".to_owned(),
+            format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected an object with results"),
         ]
     );
 }
@@ -306,8 +308,7 @@ fn second_network_on_a_line_is_an_error() {
     let text = "internal_networks: { networks: [10.50.0.0/16 10.51.0.0/16], files: [a.txt, b.csv, c.json] }";
     let two = |place: &str, first: &str, second: &str| {
         format!(
-            "{place}: a second network, {second}, beside {first}: each needs a line of its own; \
-             in a comment it may stand behind #"
+            "{place}: a second network, {second}, after {first}: put each network on a line of its own, or put this one behind # as a comment"
         )
     };
     let inner = |place: &str, first: &str, second: &str| {
@@ -343,7 +344,7 @@ fn equal_duplicates_are_warnings_and_different_ones_errors() {
     scratch.write("b.csv", "cidr,group\n10.3.0.0/16,x\n10.3.0.0/16,x\n");
     let config = load(&scratch, "a.txt, b.csv");
     let again = |place: &str, first: &str| {
-        format!("{place}: this network was listed before, at {first}, and says the same; it counts once")
+        format!("{place}: this network was listed before, at {first}, with the same settings; it counts once")
     };
     assert_eq!(
         warnings(&config, &scratch),
@@ -360,7 +361,7 @@ fn equal_duplicates_are_warnings_and_different_ones_errors() {
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.txt, b.csv] }"),
         [
-            "a.txt:2:1: \"!10.1.0.0/16\": this network was listed the other way before, at a.txt:1:1",
+            "a.txt:2:1: \"!10.1.0.0/16\": this network is both internal and excluded; the other entry is at a.txt:1:1",
             "b.csv:3:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another group",
             "b.csv:4:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another role",
         ]
@@ -381,18 +382,18 @@ fn errors_and_warnings_are_limited_per_file() {
     assert_eq!(faults[0], "m.yaml:2:10: sources: \"1\": expected a mapping (key: value)");
     assert_eq!([of("a.csv").len(), of("b.txt").len(), of("c.json").len()], [101, 101, 101]);
     assert!(of("a.csv")[99].starts_with("a.csv:51:12: \"mtaa\": "), "{}", of("a.csv")[99]);
-    assert_eq!(of("a.csv")[100], "a.csv: and 199,900 more faults");
-    assert_eq!(of("b.txt")[100], "b.txt: and 1 more fault");
-    assert_eq!(of("c.json")[100], "c.json: and 901 more faults");
+    assert_eq!(of("a.csv")[100], "a.csv: and 199,900 more errors");
+    assert_eq!(of("b.txt")[100], "b.txt: and 1 more error");
+    assert_eq!(of("c.json")[100], "c.json: and 901 more errors");
 
     scratch.write("a.csv", "x,".repeat(1_000));
     let faults = scratch.faults("internal_networks: { files: [a.csv] }");
-    assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more faults"));
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more errors"));
 
     // The configuration's own errors and the warnings are limited too.
     let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
     let faults = scratch.faults(keys);
-    assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more faults"));
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more errors"));
     scratch.write("a.txt", "10.1.0.0/16\n".repeat(501));
     let warnings = warnings(&load(&scratch, "a.txt"), &scratch);
     assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
@@ -419,7 +420,7 @@ fn list_must_be_a_regular_text_file() {
     let odd = |column: usize, index: usize, name: &str, why: &str| {
         format!("m.yaml:1:{column}: internal_networks.files[{index}]: \"{name}\": {name}: {why}")
     };
-    let utf16 = "UTF-16; it must be UTF-8";
+    let utf16 = "the file is UTF-16; expected UTF-8";
     assert_eq!(
         scratch.faults(text),
         [
@@ -429,8 +430,8 @@ fn list_must_be_a_regular_text_file() {
             odd(55, 3, "/dev/zero", "a device; expected a regular file"),
             format!("le:1:1: {utf16}"),
             format!("be:1:1: {utf16}"),
-            "bare:1:2: a NUL byte; this is no text, or text in UTF-16".to_owned(),
-            "nul:2:12: a NUL byte; this is no text, or text in UTF-16".to_owned(),
+            "bare:1:2: NUL byte; expected UTF-8 text".to_owned(),
+            "nul:2:12: NUL byte; expected UTF-8 text".to_owned(),
         ]
     );
 }
@@ -466,45 +467,45 @@ fn changed_file_is_read_once_stable_and_valid() {
     scratch.write("b.txt", "10.2.0.0/16\n");
     let mut lists = load(&scratch, "a.txt, b.txt").lists;
     assert_eq!(lists.files().count(), 2);
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
 
     // The file is being written: the agent waits until it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0");
-    assert!(!lists.changed());
+    assert!(!lists.take_settled_change());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n");
-    assert!(!lists.changed());
-    assert!(lists.changed());
-    let (networks, warnings) = lists.read_again().unwrap();
+    assert!(!lists.take_settled_change());
+    assert!(lists.take_settled_change());
+    let (networks, warnings) = lists.reload().unwrap();
     assert_eq!((networks.networks().len(), warnings.len()), (3, 0));
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
 
     // Replaced by another file with the same size and time.
     let time = fs::metadata(scratch.0.join("b.txt")).unwrap().modified().unwrap();
     let other = scratch.write("c.txt", "10.4.0.0/16\n");
     fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
     fs::rename(other, scratch.0.join("b.txt")).unwrap();
-    assert!(!lists.changed() && lists.changed());
-    assert!(lists.read_again().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    assert!(lists.reload().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
 
     // Modified during a read: the change is detected, and the file is read again once it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n");
-    assert!(!lists.changed() && lists.changed() && !lists.moved());
-    assert!(lists.read_again().is_ok());
+    assert!(!lists.take_settled_change() && lists.take_settled_change() && !lists.is_outdated());
+    assert!(lists.reload().is_ok());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n10.5.0.0/16\n");
-    assert!(lists.moved() && !lists.changed() && lists.changed());
-    assert_eq!(lists.read_again().unwrap().0.networks().len(), 4);
+    assert!(lists.is_outdated() && !lists.take_settled_change() && lists.take_settled_change());
+    assert_eq!(lists.reload().unwrap().0.networks().len(), 4);
 
     // A removed file is an error, reported once.
     fs::remove_file(scratch.0.join("b.txt")).unwrap();
-    assert!(!lists.changed() && lists.changed());
-    let faults = lists.read_again().unwrap_err().to_string();
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    let faults = lists.reload().unwrap_err().to_string();
     assert!(faults.contains("b.txt: cannot be read: No such file"), "{faults}");
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
     scratch.write("b.txt", "10.2.0.1/16\n");
-    assert!(!lists.changed() && lists.changed());
-    assert!(lists.read_again().unwrap_err().to_string().contains("host bits set"));
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    assert!(lists.reload().unwrap_err().to_string().contains("host bits set"));
     scratch.write("b.txt", "10.2.0.0/16\n");
-    assert!(!lists.changed() && lists.changed() && lists.read_again().is_ok());
+    assert!(!lists.take_settled_change() && lists.take_settled_change() && lists.reload().is_ok());
 }
 
 #[test]
@@ -514,7 +515,7 @@ fn warnings_of_one_kind_are_limited() {
     scratch.write("a.txt", format!("10.0.0.0/8\n{nested}"));
     let warnings = warnings(&load(&scratch, "a.txt"), &scratch);
     assert_eq!(warnings.len(), 21);
-    assert!(warnings[20].ends_with("so it adds nothing; more such networks are not told of"));
+    assert!(warnings[20].ends_with("so it has no effect; further such networks are not reported"));
 }
 
 proptest! {
@@ -536,8 +537,8 @@ proptest! {
         scratch.write("a", &text);
         let file = format!("internal_networks: {{ files: [{{ path: a, format: {format} }}, a] }}");
         if let Err(faults) = config::load(Some(&scratch.write("m.yaml", file))) {
-            for fault in faults.iter().filter(|fault| fault.place.file.ends_with("/a")) {
-                if let Some(position) = fault.place.position {
+            for fault in faults.iter().filter(|fault| fault.location.file.ends_with("/a")) {
+                if let Some(position) = fault.location.position {
                     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
                     prop_assert!(position.line <= lines.split('\n').count(), "{}", fault);
                     let line = lines.split('\n').nth(position.line - 1).unwrap();

@@ -132,7 +132,7 @@ proptest! {
             // A lone carriage return ends a line in YAML.
             let lines = 1 + changed.matches(['\n', '\r']).count();
             for fault in faults.iter() {
-                let position = fault.place.position;
+                let position = fault.location.position;
                 prop_assert!(position.is_some_and(|place| (1..=lines).contains(&place.line) && place.column > 0));
             }
         }

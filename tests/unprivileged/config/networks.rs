@@ -104,8 +104,8 @@ fn errors_in_network_files_have_locations() {
 fn configuration_that_is_no_text_is_an_error() {
     let scratch = Scratch::new("text");
     assert_eq!(scratch.faults(b"sources: {}\n# \xc3\xb6\xe9\n"), ["m.yaml:2:4: byte 0xe9 is not UTF-8"]);
-    assert_eq!(scratch.faults(b"a: \0"), ["m.yaml:1:4: a NUL byte; this is no text, or text in UTF-16"]);
-    assert_eq!(scratch.faults(""), ["m.yaml:1:1: the file is empty; {} takes every default"]);
+    assert_eq!(scratch.faults(b"a: \0"), ["m.yaml:1:4: NUL byte; expected UTF-8 text"]);
+    assert_eq!(scratch.faults(""), ["m.yaml:1:1: the file is empty; write {} to use all defaults"]);
     let missing = config::load(Some(&scratch.0.join("none.yaml"))).unwrap_err().to_string();
     assert!(
         missing.ends_with("none.yaml: cannot be read: No such file or directory (os error 2)"),
@@ -149,16 +149,17 @@ fn unintended_nested_networks_are_warned() {
     assert_eq!(
         warnings,
         [
-            at("3:7", "0]") + "\"10.1.2.0/24\": lies within 10.0.0.0/8 (f.yaml:4:7), so it adds nothing",
+            at("3:7", "0]") + "\"10.1.2.0/24\": lies within 10.0.0.0/8 (f.yaml:4:7), so it has no effect",
             at("7:7", "4]")
                 + "\"!10.9.2.0/24\": lies within 10.9.0.0/16 (f.yaml:5:7), which is excluded already",
-            at("8:7", "5]") + "\"!192.0.2.0/24\": excludes nothing: no internal network is around it",
+            at("8:7", "5]")
+                + "\"!192.0.2.0/24\": has no effect: the excluded network is in no internal network",
             at("11:15", "8].cidr")
                 + "\"10.3.1.0/24\": lies within 10.3.0.0/16 (f.yaml:9:15), group web within group mta; the longer prefix decides",
             at("12:15", "9].cidr")
-                + "\"10.3.2.0/24\": lies within 10.3.0.0/16 (f.yaml:9:15), so it adds nothing",
+                + "\"10.3.2.0/24\": lies within 10.3.0.0/16 (f.yaml:9:15), so it has no effect",
             at("15:15", "12].cidr")
-                + "\"10.3.3.2\": lies within 10.3.3.0/24 (f.yaml:13:15), so it adds nothing",
+                + "\"10.3.3.2\": lies within 10.3.3.0/24 (f.yaml:13:15), so it has no effect",
         ]
     );
 }

@@ -120,7 +120,7 @@ fn shipped_rules_equal_documentation() {
     let config = good("{}");
     let told = |name: &str| -> Vec<_> {
         let rule =
-            config.engine.rules.iter().chain(&config.rules_off).find(|rule| rule.name.as_ref() == name);
+            config.engine.rules.iter().chain(&config.disabled_rules).find(|rule| rule.name.as_ref() == name);
         let terms = &rule.unwrap().terms;
         let hours = |term: &Term| term.window.length.as_secs() / 3_600;
         terms.iter().map(|term| (term.measure.name(), term.level.at_least, hours(term))).collect()
@@ -156,7 +156,7 @@ fn shipped_rules_equal_documentation() {
     ];
     let sessions = Match { sessions_only: true, bounds, ..bulk.matching.clone() };
     assert_eq!((&guess.matching, guess.group_by), (&sessions, GroupBy::SourceAndDestination));
-    let [fan_in] = config.rules_off.as_slice() else { panic!("one") };
+    let [fan_in] = config.disabled_rules.as_slice() else { panic!("one") };
     assert_eq!((&fan_in.matching, fan_in.group_by), (&bulk.matching, GroupBy::Destination));
     assert_eq!(fan_in.condition, all(&[0, 1]));
 }
@@ -218,7 +218,7 @@ fn unsatisfiable_conditions_are_warned() {
             "condition.distinct: never holds: the rule groups by source",
         ),
         ("distinct: { of: destination, at_least: 2 }", "group_by: [destination]", "groups by destination"),
-        ("distinct: { of: port, at_least: 5 }", "", "4 ports match, and it asks for 5"),
+        ("distinct: { of: port, at_least: 5 }", "", "4 ports match, and the threshold is 5"),
         (
             "ratio: { of: failed, to: attempts, at_least: 0.5 }",
             "",
@@ -262,12 +262,12 @@ fn unsatisfiable_conditions_are_warned() {
 fn expired_allow_entries_are_warned() {
     let config = good(RULE);
     const END: i128 = 1_798_761_600_000_000_000;
-    assert_eq!(config.over(END - 1).count(), 0);
-    let over: Vec<_> = config.over(END).map(ToString::to_string).collect();
+    assert_eq!(config.expired_allow_entries(END - 1).count(), 0);
+    let over: Vec<_> = config.expired_allow_entries(END).map(ToString::to_string).collect();
     assert_eq!(
         over,
         [
-            "f.yaml:29:61: rules[0].allow[0].until: \"2027-01-01\": this is over: flows of this entry are told of again"
+            "f.yaml:29:61: rules[0].allow[0].until: \"2027-01-01\": expired: flows that match this entry cause alerts again"
         ]
     );
 }
@@ -300,21 +300,21 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("factor: 0.5", "factor: 1", r#"25:24: rules[0].resolve.factor: "1": expected a number from 0.01 to 0.99"#),
     ("factor: 2.5", "at_least: 7", r#"27:42: rules[0].thresholds[0].at_least: "7": the condition has 5 terms; expected factor, for each"#),
     ("factor: 2.5", "factor: 5000", r#"27:40: rules[0].thresholds[0].factor: "5000": expected a number from 0.001 to 1000"#),
-    (", factor: 2.5", "", "27:9: rules[0].thresholds[0]: expected factor or at_least beside for"),
-    ("group:office", "group:ofice", r#"27:16: rules[0].thresholds[0].for: "group:ofice": no internal network is of this group; did you mean group:office?"#),
+    (", factor: 2.5", "", "27:9: rules[0].thresholds[0]: expected factor or at_least"),
+    ("group:office", "group:ofice", r#"27:16: rules[0].thresholds[0].for: "group:ofice": no internal network has this group; did you mean group:office?"#),
     (", reason: wanted", "", "29:9: rules[0].allow[0].reason: is missing"),
-    ("reason: wanted", "reason: \" \"", r#"29:46: rules[0].allow[0].reason: " ": expected a reason, for those who find this entry later"#),
-    ("until: 2027-01-01", "until: next year", r#"29:61: rules[0].allow[0].until: "next year": expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z)"#),
-    ("until: 2027-01-01", "until: 2027-01-01T00:00:00", r#"29:61: rules[0].allow[0].until: "2027-01-01T00:00:00": expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z); a time needs an offset, such as Z"#),
+    ("reason: wanted", "reason: \" \"", r#"29:46: rules[0].allow[0].reason: " ": expected the reason of this entry"#),
+    ("until: 2027-01-01", "until: next year", r#"29:61: rules[0].allow[0].until: "next year": expected a date (2027-01-31) or a time (2027-01-31T18:00:00Z)"#),
+    ("until: 2027-01-01", "until: 2027-01-01T00:00:00", r#"29:61: rules[0].allow[0].until: "2027-01-01T00:00:00": expected a date (2027-01-31) or a time (2027-01-31T18:00:00Z); a time needs an offset, such as Z"#),
     ("destination: 192.0.2.25, ", "", "3:5: allow[0]: would suppress every alert; expected source, destination or both"),
     ("!role:mta", "!role:mts", r#"7:26: rules[0].match.source[1]: "!role:mts": expected one of workstation, "#),
-    ("at_least: 10kB, below", "at_least: 3MB, below", "12:21: rules[0].match.flow.payload_up: more at least than at most, so no flow could match"),
+    ("at_least: 10kB, below", "at_least: 3MB, below", "12:21: rules[0].match.flow.payload_up: at_least is greater than at_most, so no flow can match"),
     ("at_least: 10kB, below", "at_most: 3MB, below", r#"12:44: rules[0].match.flow.payload_up.below: "1MB": expected at_most or below, not both"#),
     ("payload_up: { at_least: 10kB", "payload: { at_least: 10kB", "12:9: rules[0].match.flow.payload: unknown key; did you mean payload_up?"),
     ("{ at_least: 1 }\n", "{}\n", "13:19: rules[0].match.flow.messages: expected at_least, at_most or below"),
     ("days: [sat, sun]", "days: [saturday]", r#"14:23: rules[0].match.hours.days[0]: "saturday": expected one of mon, tue, wed, thu, fri, sat, sun"#),
     ("to: \"06:00\"", "to: 6am", r#"14:53: rules[0].match.hours.to: "6am": expected a time of day from 00:01 to 24:00"#),
-    ("\"+01:00\"", "CET", r#"14:74: rules[0].match.hours.utc_offset: "CET": expected what local time is ahead of UTC, from -14:00 to +14:00, or Z"#),
+    ("\"+01:00\"", "CET", r#"14:74: rules[0].match.hours.utc_offset: "CET": expected the offset of local time from UTC, from -14:00 to +14:00, or Z"#),
     ("[source, destination]", "[source, group]", "15:15: rules[0].group_by: expected [source], [source, destination], [destination] or [group]"),
     ("[source, destination]", "source", r#"15:15: rules[0].group_by: "source": expected [source], [source, destination], [destination] or [group]"#),
     ("{ factor: 0.5, after: 1m }", "8", r#"25:14: rules[0].resolve: "8": expected a mapping such as { factor: 0.8, after: 10m }"#),
@@ -372,7 +372,7 @@ fn reserved_flood_alert_name_is_refused() {
     let found = faults(
         "rules:\n  - { name: spoofed-sources, match: {}, window: { length: 1h }, condition: { count: { at_least: 3 } } }\n",
     );
-    assert!(found[0].contains("the alert about spoofed sources has this name"), "{found:?}");
+    assert!(found[0].contains("this name is reserved for the alert about spoofed sources"), "{found:?}");
 }
 
 #[test]

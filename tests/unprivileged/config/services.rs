@@ -22,7 +22,7 @@ fn shipped_rules_match_four_ports() {
     let four: &[u16] = &[25, 465, 587, 994];
     let config = good("{}");
     assert_eq!(ports(&config), [("smtp-burst", four), ("smtp-bulk", four), ("smtp-auth-guess", four)]);
-    assert_eq!(config.rules_off[0].matching.ports, four);
+    assert_eq!(config.disabled_rules[0].matching.ports, four);
     assert_eq!(warnings(&config), Vec::<String>::new());
 }
 

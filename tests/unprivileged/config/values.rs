@@ -8,12 +8,12 @@ use std::{
 
 use mailflow_agent::{
     config::{
-        self, Address, AlertOutput, AlertTo, ClientTls, Config, Credentials, DeadLetters, FlowOutput, FlowTo,
-        Hook, Interface, Ipfix, IpfixTo, Outputs, Profile, Proxy, Receiver, Role, Syslog, SyslogMessage,
-        SyslogTo, Target,
-        outputs::url::{Form, Url},
+        self, AlertDestination, AlertOutput, ClientTls, Config, Credentials, DeadLetters, FlowDestination,
+        FlowOutput, Hook, Interface, Ipfix, IpfixDestination, Outputs, Profile, Proxy, Receiver, Role,
+        Syslog, SyslogDestination, SyslogMessage, Target, WebhookAddress,
+        outputs::url::{Url, UrlForm},
     },
-    util::disk::{Limits, Reserve},
+    util::disk::{FileLimits, Reserve},
 };
 use mailflow_common::App;
 use mailflow_engine::{
@@ -87,8 +87,8 @@ fn shipped_configuration_equals_documentation() {
     assert_eq!(config.engine.rules[0], smtp_burst());
     let names = |rules: &[Rule]| rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&config.engine.rules), ["smtp-burst", "smtp-bulk", "smtp-auth-guess"]);
-    assert_eq!(names(&config.rules_off), ["mail-server-fan-in"]);
-    assert_eq!(config.ending, []);
+    assert_eq!(names(&config.disabled_rules), ["mail-server-fan-in"]);
+    assert_eq!(config.expiries, []);
     assert_eq!(
         config.outputs,
         Outputs {
@@ -98,10 +98,10 @@ fn shipped_configuration_equals_documentation() {
             web_config: None,
             alerts: vec![AlertOutput {
                 name: "alerts".into(),
-                to: AlertTo::Lines { target: Target::Stdout, profile: Profile::Eve },
+                to: AlertDestination::Lines { target: Target::Stdout, profile: Profile::Eve },
             }],
             flow_log: vec![],
-            files: Limits { max_size: 10_000_000_000, min_free: Reserve::Percent(1) },
+            files: FileLimits { max_size: 10_000_000_000, min_free: Reserve::Percent(1) },
         }
     );
     let services = [
@@ -211,9 +211,9 @@ fn off_may_be_off_false_or_null() {
     let outputs =
         good("outputs: { alerts: a.json, flow_log: \"-\", metrics: { listen: \"[::1]:9\" } }").outputs;
     let (target, profile) = (Target::File("a.json".into()), Profile::Eve);
-    let alerts = AlertOutput { name: "alerts".into(), to: AlertTo::Lines { target, profile } };
+    let alerts = AlertOutput { name: "alerts".into(), to: AlertDestination::Lines { target, profile } };
     assert_eq!(outputs.alerts, [alerts]);
-    let to = FlowTo::Lines { target: Target::Stdout, profile: Profile::Eve };
+    let to = FlowDestination::Lines { target: Target::Stdout, profile: Profile::Eve };
     assert_eq!(outputs.flow_log, [FlowOutput { name: "flow_log".into(), to }]);
     assert_eq!(outputs.metrics, "[::1]:9".parse().ok());
 }
@@ -239,7 +239,7 @@ fn every_shipped_configuration_is_valid() {
         assert_eq!(warnings_but_of_replaced_rules(&config), Vec::<String>::new(), "{}", file.display());
         // Only the examples have entries with an end.
         const FIFTY_YEARS: i128 = 50 * 366 * 86_400 * 1_000_000_000;
-        assert_eq!(config.over(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
+        assert_eq!(config.expired_allow_entries(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
     }
 }
 
@@ -325,7 +325,7 @@ outputs:
         headers: vec![("x-tenant".into(), "7".into())],
         ..Receiver::default()
     };
-    let url = |text: &str| Url::parse(text, Form::Webhook).unwrap();
+    let url = |text: &str| Url::parse(text, UrlForm::Webhook).unwrap();
     let in_files = Receiver {
         tls: ClientTls {
             ca_file: Some(folder.join("ca.pem")),
@@ -337,16 +337,16 @@ outputs:
         ..Receiver::default()
     };
     let expected = [
-        ("alerts", AlertTo::Lines { target: Target::File("a.json".into()), profile: Profile::Eve }),
-        ("screen", AlertTo::Lines { target: Target::Stdout, profile: Profile::Ocsf }),
+        ("alerts", AlertDestination::Lines { target: Target::File("a.json".into()), profile: Profile::Eve }),
+        ("screen", AlertDestination::Lines { target: Target::Stdout, profile: Profile::Ocsf }),
         (
             "alerts_journal",
-            AlertTo::Journal { path: "/run/systemd/journal/socket".into(), profile: Profile::Ecs },
+            AlertDestination::Journal { path: "/run/systemd/journal/socket".into(), profile: Profile::Ecs },
         ),
         (
             "alerts_syslog",
-            AlertTo::Syslog(Syslog {
-                to: SyslogTo::Udp("[::1]:514".into()),
+            AlertDestination::Syslog(Syslog {
+                to: SyslogDestination::Udp("[::1]:514".into()),
                 facility: 2,
                 message: SyslogMessage::Text,
                 max_size: 8_000,
@@ -354,8 +354,8 @@ outputs:
         ),
         (
             "local",
-            AlertTo::Syslog(Syslog {
-                to: SyslogTo::Unix("/dev/log".into()),
+            AlertDestination::Syslog(Syslog {
+                to: SyslogDestination::Unix("/dev/log".into()),
                 facility: 3,
                 message: SyslogMessage::Json(Profile::Eve),
                 max_size: 2_000,
@@ -363,7 +363,7 @@ outputs:
         ),
         (
             "alerts_alertmanager",
-            AlertTo::Alertmanager {
+            AlertDestination::Alertmanager {
                 urls: vec![url("http://192.0.2.1:9093"), url("https://am.example/path")],
                 receiver: Receiver { credentials, tls, ..Receiver::default() },
                 labels: [("site".into(), "berlin".into())].into(),
@@ -372,8 +372,8 @@ outputs:
         ),
         (
             "alerts_webhook",
-            AlertTo::Webhook {
-                url: Address::Here(url("https://soar.example/hook")),
+            AlertDestination::Webhook {
+                url: WebhookAddress::Inline(url("https://soar.example/hook")),
                 receiver: hook,
                 profile: Profile::Eve,
                 dead_letters: DeadLetters::InState,
@@ -381,8 +381,8 @@ outputs:
         ),
         (
             "in_files",
-            AlertTo::Webhook {
-                url: Address::File(folder.join("address")),
+            AlertDestination::Webhook {
+                url: WebhookAddress::File(folder.join("address")),
                 receiver: in_files,
                 profile: Profile::Eve,
                 dead_letters: DeadLetters::File("dead.json".into()),
@@ -390,13 +390,15 @@ outputs:
         ),
     ];
     assert_eq!(outputs.alerts, expected.map(|(name, to)| AlertOutput { name: name.into(), to }));
-    let ipfix =
-        |name: &str, to, domain| FlowOutput { name: name.into(), to: FlowTo::Ipfix(Ipfix { to, domain }) };
+    let ipfix = |name: &str, to, domain| FlowOutput {
+        name: name.into(),
+        to: FlowDestination::Ipfix(Ipfix { to, domain }),
+    };
     assert_eq!(
         outputs.flow_log,
         [
-            ipfix("flow_log_ipfix", IpfixTo::Tcp("collector.example:4739".into()), 1),
-            ipfix("second", IpfixTo::Udp("192.0.2.9:4739".into()), 7),
+            ipfix("flow_log_ipfix", IpfixDestination::Tcp("collector.example:4739".into()), 1),
+            ipfix("second", IpfixDestination::Udp("192.0.2.9:4739".into()), 7),
         ]
     );
     fs::remove_dir_all(&folder).unwrap();

@@ -53,7 +53,7 @@ fn page() -> String {
     agent.sink_counters("alerts").written.inc_by(2);
     agent.sink_counters("flow_log").dropped.inc();
     agent.record_state_usage(false, 700, 3);
-    let files = mailflow_agent::util::disk::Limits::NONE;
+    let files = mailflow_agent::util::disk::FileLimits::NONE;
     agent.file_bounds("alerts", files).files_replaced.inc();
     agent.receiver_counters("alerts_webhook").refusals.inc();
     let mut ledger = TrafficCounters::new(SeriesLimits::default(), [Arc::from("smtp-burst")]);

@@ -139,11 +139,11 @@ fn web_configuration_errors_have_locations() {
         ("basic_auth_user: {}\n", "1:1: basic_auth_user: unknown key; did you mean basic_auth_users?"),
         (
             "tls_server_config:\n  cert_file: none.pem\n  key_file: server.key\n",
-            "2:14: tls_server_config.cert_file: \"none.pem\": no certificate can be read: ",
+            "2:14: tls_server_config.cert_file: \"none.pem\": cannot read the certificates: ",
         ),
         (
             "tls_server_config:\n  cert_file: server.pem\n  key_file: empty.pem\n",
-            "3:13: tls_server_config.key_file: \"empty.pem\": no private key can be read: ",
+            "3:13: tls_server_config.key_file: \"empty.pem\": cannot read the private key: ",
         ),
         (
             "tls_server_config:\n  cert_file: server.pem\n  key_file: client.key\n",

@@ -14,8 +14,8 @@ use std::{
 use jiff::Timestamp;
 use mailflow_agent::{
     config::{
-        AlertTo, Receiver as Settings,
-        outputs::url::{Form, Url},
+        AlertDestination, Receiver as Settings,
+        outputs::url::{Url, UrlForm},
     },
     outputs::AlertEvent,
 };
@@ -30,10 +30,10 @@ use crate::{
     peer::{alert, event, numbers, resolved, sink, sink_and_receiver, until},
 };
 
-fn alertmanager(url: String, every: Duration) -> AlertTo {
+fn alertmanager(url: String, every: Duration) -> AlertDestination {
     let labels = [("site".to_owned(), "berlin".to_owned())].into();
-    let url = Url::parse(&url, Form::Base).unwrap();
-    AlertTo::Alertmanager { urls: vec![url], receiver: Settings::default(), labels, every }
+    let url = Url::parse(&url, UrlForm::Base).unwrap();
+    AlertDestination::Alertmanager { urls: vec![url], receiver: Settings::default(), labels, every }
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,10 +7,10 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
+    config::{FlowDestination, FlowOutput, Ipfix, IpfixDestination},
     metrics::AgentMetrics,
     outputs::{FlowEvent, factory, worker::SinkWorker},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
 
@@ -20,11 +20,11 @@ use crate::{
     peer::{PATIENCE, gateway, until},
 };
 
-fn exporter(to: IpfixTo) -> SinkWorker<FlowEvent> {
+fn exporter(to: IpfixDestination) -> SinkWorker<FlowEvent> {
     let agent = AgentMetrics::new("test", 0.0).unwrap();
     factory::open_flow_worker(
-        &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
-        Limits::NONE,
+        &FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) },
+        FileLimits::NONE,
         &agent,
         &gateway(),
     )
@@ -43,7 +43,7 @@ fn v4(port: u16) -> FlowRecord {
 fn ipfix_record_has_both_directions() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
+    let sink = exporter(IpfixDestination::Udp(socket.local_addr().unwrap().to_string()));
     push(&sink, v4(40_001));
     let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
     let length = socket.recv(&mut buffer).unwrap();
@@ -78,7 +78,7 @@ fn ipfix_record_has_both_directions() {
 fn cumulative_records_become_deltas_within_datagram_limit() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
+    let sink = exporter(IpfixDestination::Udp(socket.local_addr().unwrap().to_string()));
     let mut expected = [0; 2];
     for port in 0..200 {
         let mut flow = v4(port);
@@ -114,7 +114,7 @@ fn cumulative_records_become_deltas_within_datagram_limit() {
 fn tcp_collector_gets_templates_after_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let sink = exporter(IpfixTo::Tcp(addr.to_string()));
+    let sink = exporter(IpfixDestination::Tcp(addr.to_string()));
     push(&sink, v4(1));
     let mut stream = listener.accept().unwrap().0;
     let mut collector = Collector::default();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo};
+use mailflow_agent::config::{AlertDestination, Profile, Syslog, SyslogDestination, SyslogMessage};
 use mailflow_engine::event::Alert;
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
 fn journal_event_has_fields() {
     let path = socket_path("journal");
     let journal = UnixDatagram::bind(&path).unwrap();
-    let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
+    let sink = sink(AlertDestination::Journal { path: path.clone(), profile: Profile::Eve });
     let mut firing = alert(1);
     firing.group = Some("two\nlines".into());
     sink.push(event(&firing));
@@ -99,7 +99,7 @@ fn journal_event_has_fields() {
 fn oversized_journal_event_omits_flows() {
     let path = socket_path("journal-long");
     let journal = UnixDatagram::bind(&path).unwrap();
-    let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
+    let sink = sink(AlertDestination::Journal { path: path.clone(), profile: Profile::Eve });
     let mut long = alert(1);
     // A socket accepts 208 kB.
     long.flows = vec![long.flows[0].clone(); 400];
@@ -114,8 +114,8 @@ fn oversized_journal_event_omits_flows() {
     fs::remove_file(&path).unwrap();
 }
 
-fn syslog(to: SyslogTo, message: SyslogMessage) -> AlertTo {
-    AlertTo::Syslog(Syslog { to, facility: 2, message, max_size: 8_000 })
+fn syslog(to: SyslogDestination, message: SyslogMessage) -> AlertDestination {
+    AlertDestination::Syslog(Syslog { to, facility: 2, message, max_size: 8_000 })
 }
 
 /// Splits a message into header, structured data and text (RFC 5424, 6).
@@ -129,7 +129,7 @@ fn parts(message: &str) -> (Vec<&str>, &str, &str) {
 fn syslog_message_has_every_part_of_rfc_5424() {
     let path = socket_path("syslog");
     let server = UnixDatagram::bind(&path).unwrap();
-    let sink = sink(syslog(SyslogTo::Unix(path.clone()), SyslogMessage::Text));
+    let sink = sink(syslog(SyslogDestination::Unix(path.clone()), SyslogMessage::Text));
     let mut odd = alert(1);
     odd.rule = "a\"b]c\\d".into();
     sink.push(event(&odd));
@@ -156,7 +156,7 @@ fn syslog_message_has_every_part_of_rfc_5424() {
 fn oversized_syslog_message_has_fewer_flows() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
+    let to = SyslogDestination::Udp(server.local_addr().unwrap().to_string());
     let sink = sink(syslog(to, SyslogMessage::Json(Profile::Eve)));
     let small = alert(1);
     let mut large = alert(2);
@@ -194,15 +194,16 @@ fn wide(number: u64, flows: usize) -> Alert {
 fn syslog_message_is_within_limit_and_complete() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
+    let to = SyslogDestination::Udp(server.local_addr().unwrap().to_string());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let forms = Profile::ALL.map(SyslogMessage::Json).into_iter().chain([SyslogMessage::Text]);
     let (mut lines, mut sentences) = (0, 0);
     for form in forms {
         for max_size in [1_000, 1_400, 2_048, 3_001, 8_000, 20_000, 65_507] {
-            let settings = |to| AlertTo::Syslog(Syslog { to, facility: 2, message: form, max_size });
+            let settings = |to| AlertDestination::Syslog(Syslog { to, facility: 2, message: form, max_size });
             let sink = self::sink(settings(to.clone()));
-            let tcp = self::sink(settings(SyslogTo::Tcp(listener.local_addr().unwrap().to_string())));
+            let tcp =
+                self::sink(settings(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string())));
             for flows in [0, 1, 12, 20, 200] {
                 let whole = wide(1, flows);
                 sink.push(event(&whole));
@@ -245,7 +246,7 @@ fn syslog_message_is_within_limit_and_complete() {
 fn tcp_syslog_has_lengths_and_resumes_after_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let sink = sink(syslog(SyslogTo::Tcp(addr.to_string()), SyslogMessage::Text));
+    let sink = sink(syslog(SyslogDestination::Tcp(addr.to_string()), SyslogMessage::Text));
     let mut connection = BufReader::new(listener.accept_after(|| sink.push(event(&alert(1)))));
     sink.push(event(&alert(2)));
     let read = |connection: &mut BufReader<_>| message(connection);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mailflow_agent::config::{
-    Address, AlertTo, DeadLetters, Profile, Proxy as Setting, Receiver as Settings,
-    outputs::url::{Form, Url},
+    AlertDestination, DeadLetters, Profile, Proxy as Setting, Receiver as Settings, WebhookAddress,
+    outputs::url::{Url, UrlForm},
 };
 
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
     peer::{alert, event, numbers, sink, until},
 };
 
-fn webhook(url: &str, proxy: Setting) -> AlertTo {
-    let url = Address::Here(Url::parse(url, Form::Webhook).unwrap());
+fn webhook(url: &str, proxy: Setting) -> AlertDestination {
+    let url = WebhookAddress::Inline(Url::parse(url, UrlForm::Webhook).unwrap());
     let receiver = Settings { proxy, timeout: Duration::from_secs(20), ..Settings::default() };
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+    AlertDestination::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 #[test]

@@ -12,10 +12,10 @@ use std::{
 };
 
 use mailflow_agent::config::{
-    Address, AlertTo, ClientTls, DeadLetters, Profile, Receiver as Settings,
+    AlertDestination, ClientTls, DeadLetters, Profile, Receiver as Settings, WebhookAddress,
     outputs::{
         files,
-        url::{Form, Url},
+        url::{Url, UrlForm},
     },
 };
 use rustls::{
@@ -121,10 +121,10 @@ impl Folder {
     }
 }
 
-fn webhook(url: &str, tls: ClientTls) -> AlertTo {
-    let url = Address::Here(Url::parse(url, Form::Webhook).unwrap());
+fn webhook(url: &str, tls: ClientTls) -> AlertDestination {
+    let url = WebhookAddress::Inline(Url::parse(url, UrlForm::Webhook).unwrap());
     let receiver = Settings { tls, timeout: Duration::from_secs(20), ..Settings::default() };
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+    AlertDestination::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 /// Posts an alert; returns the error if it was not delivered.
@@ -254,31 +254,31 @@ fn certificate_key_and_secret_files_are_validated() {
         ("ca.pem", certificates, Ok(1)),
         ("twice.pem", certificates, Ok(2)),
         ("both.pem", certificates, Ok(1)),
-        ("ca.der", certificates, Err("holds DER; expected a certificate in PEM form")),
-        ("ca.key", certificates, Err("holds a private key; expected a certificate")),
-        ("request.pem", certificates, Err("holds a certificate request; expected a certificate")),
+        ("ca.der", certificates, Err("contains DER; expected a certificate in PEM form")),
+        ("ca.key", certificates, Err("contains a private key; expected a certificate")),
+        ("request.pem", certificates, Err("contains a certificate request; expected a certificate")),
         ("empty", certificates, Err("is empty")),
         ("blank", certificates, Err("is empty")),
-        ("words", certificates, Err("holds no certificate in PEM form")),
-        ("cut.pem", certificates, Err("is damaged PEM")),
+        ("words", certificates, Err("contains no certificate in PEM form")),
+        ("cut.pem", certificates, Err("is not valid PEM")),
         ("damaged.pem", certificates, Err("certificate 1 in it is damaged")),
         ("nosuch", certificates, Err("cannot be read: No such file")),
         (".", certificates, Err("is a directory")),
         ("ca.key", key, Ok(1)),
         ("both.pem", key, Ok(1)),
-        ("ca.pem", key, Err("holds a certificate; expected a private key")),
-        ("key.der", key, Err("holds DER; expected a private key")),
+        ("ca.pem", key, Err("contains a certificate; expected a private key")),
+        ("key.der", key, Err("contains DER; expected a private key")),
         ("locked.key", key, Err("an encrypted private key")),
         ("empty", key, Err("is empty")),
-        ("words", key, Err("holds no private key")),
+        ("words", key, Err("contains no private key")),
         ("one", secret, Ok(6)),
         ("spaced", secret, Ok(7)),
         ("two", secret, Err("has 2 lines; expected the secret on a single line")),
         ("blank", secret, Err("is empty")),
-        ("binary", secret, Err("is no text")),
+        ("binary", secret, Err("is not UTF-8 text")),
         ("one", token, Ok(6)),
-        ("spaced", token, Err("characters that no token has")),
-        ("control", token, Err("characters that no token has")),
+        ("spaced", token, Err("characters that are not allowed in a token")),
+        ("control", token, Err("characters that are not allowed in a token")),
     ] {
         match (kind(&folder.path(name)), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{name}"),

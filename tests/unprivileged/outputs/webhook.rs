@@ -9,8 +9,8 @@ use std::{
 };
 
 use mailflow_agent::config::{
-    Address, AlertTo, Credentials, DeadLetters, Profile, Receiver as Settings,
-    outputs::url::{Form, Url},
+    AlertDestination, Credentials, DeadLetters, Profile, Receiver as Settings, WebhookAddress,
+    outputs::url::{Url, UrlForm},
 };
 use mailflow_engine::event::Alert;
 use serde_json::Value;
@@ -23,9 +23,9 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn webhook(url: String, receiver: Settings) -> AlertTo {
-    let url = Address::Here(Url::parse(&url, Form::Webhook).unwrap());
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+fn webhook(url: String, receiver: Settings) -> AlertDestination {
+    let url = WebhookAddress::Inline(Url::parse(&url, UrlForm::Webhook).unwrap());
+    AlertDestination::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 #[test]
@@ -210,14 +210,14 @@ fn permanent_failure_is_a_dead_letter_without_secrets() {
         headers: vec![("x-key".into(), "PLANTED-header".into())],
         ..Settings::default()
     };
-    let AlertTo::Webhook { url, receiver: settings, profile, .. } =
+    let AlertDestination::Webhook { url, receiver: settings, profile, .. } =
         webhook(receiver.url("/hook/PLANTED-path?key=PLANTED-query"), settings)
     else {
         panic!()
     };
     let dead_letters = DeadLetters::File(file.clone());
     let (sink, counters) =
-        sink_and_receiver(AlertTo::Webhook { url, receiver: settings, profile, dead_letters });
+        sink_and_receiver(AlertDestination::Webhook { url, receiver: settings, profile, dead_letters });
     for number in 1..=3 {
         sink.push(event(&alert(number)));
     }

@@ -18,7 +18,7 @@ tests:
 
 #[rustfmt::skip]
 const BROKEN: &[(&str, &str, &str)] = &[
-    ("start: 2026-01-05", "start: Monday", r#"1:8: start: "Monday": expected a date (2027-01-31) or a moment"#),
+    ("start: 2026-01-05", "start: Monday", r#"1:8: start: "Monday": expected a date (2027-01-31) or a time"#),
     ("start: 2026-01-05", "start: 1970-01-01", r#"1:8: start: "1970-01-01": expected a moment between 1971-01-02 and 2099-12-31"#),
     ("start: 2026-01-05", "only: [s]", r#"1:8: only[0]: "s": no rule has this name; did you mean r?"#),
     ("start: 2026-01-05", "only: []", "1:7: only: an empty list; left out, it is every rule that is on"),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use mailflow_agent::{
-    cli::{self, Exit},
+    cli::{self, ExitStatus},
     config,
     offline::ruletest::{
         self,
@@ -52,7 +52,7 @@ fn read(path: &Path) -> RuleTests {
 }
 
 /// Runs the command; returns its exit status and output.
-fn run(files: &[PathBuf]) -> (Exit, String, String) {
+fn run(files: &[PathBuf]) -> (ExitStatus, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -61,7 +61,7 @@ fn run(files: &[PathBuf]) -> (Exit, String, String) {
 #[test]
 fn shipped_rule_tests_pass() {
     let (exit, out, err) = run(&shipped());
-    assert_eq!((exit, err.as_str()), (Exit::Good, ""), "{out}{err}");
+    assert_eq!((exit, err.as_str()), (ExitStatus::Good, ""), "{out}{err}");
     assert!(out.ends_with(" tests, 0 failed\n"), "{out}");
 }
 
@@ -72,7 +72,7 @@ fn every_shipped_rule_and_example_is_tested() {
     };
     let tested = names(shipped());
     let config = config::load(None).unwrap();
-    let rules = config.engine.rules.iter().chain(&config.rules_off);
+    let rules = config.engine.rules.iter().chain(&config.disabled_rules);
     let examples = fs::read_dir(config_folder().join("rules")).unwrap().map(|entry| entry.unwrap().path());
     let examples = names(examples.filter(|path| path.is_file()).collect());
     assert!(examples.len() >= 5, "{examples:?}");
@@ -169,7 +169,7 @@ fn failed_test_is_printed_with_difference() {
     let file = Scratch::new("two", TWO);
     let name = file.0.display();
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
-    assert_eq!((exit, err.as_str()), (Exit::Failure, ""));
+    assert_eq!((exit, err.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(
         out,
         format!(
@@ -188,7 +188,7 @@ fn printed_unexpected_alert_is_valid_expectation() {
     let shown = out.lines().find_map(|line| line.trim().strip_prefix("unexpected  ")).unwrap();
     let repaired = TWO.replace("{ rule: smtp-burst, source: 10.0.0.2, at: 9m, value: 10 }", shown);
     let file = Scratch::new("pasted", &repaired);
-    assert_eq!(run(std::slice::from_ref(&file.0)).0, Exit::Good);
+    assert_eq!(run(std::slice::from_ref(&file.0)).0, ExitStatus::Good);
 }
 
 #[test]
@@ -196,11 +196,11 @@ fn invalid_file_exits_2_and_others_run() {
     let good = Scratch::new("good", TWO);
     let bad = Scratch::new("faulty", "tests: [{ name: x, flows: [{ source: 10.0.0.1 }], alerts: [] }]\n");
     let (exit, out, err) = run(&[bad.0.clone(), good.0.clone()]);
-    assert_eq!(exit, Exit::Usage);
+    assert_eq!(exit, ExitStatus::Usage);
     assert_eq!(err, format!("{}:1:28: tests[0].flows[0].destination: is missing\n", bad.0.display()));
     assert!(out.ends_with("2 tests, 1 failed, 1 file could not be read\n"), "{out}");
     let (exit, _, err) = run(&["/nonexistent/tests.yaml".into()]);
-    assert_eq!(exit, Exit::Usage);
+    assert_eq!(exit, ExitStatus::Usage);
     assert!(err.starts_with("/nonexistent/tests.yaml: cannot be read: No such file"), "{err}");
 }
 
@@ -221,7 +221,7 @@ fn documented_rule_tests_pass() {
     assert!(warnings.iter().all(|warning| warning.contains("replaces the shipped")), "{warnings:?}");
     let file = Scratch::new("three", &example("yaml rule test"));
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
-    assert_eq!((exit, err.as_str()), (Exit::Good, ""));
+    assert_eq!((exit, err.as_str()), (ExitStatus::Good, ""));
     let shown = example("console").replace("three.yaml\n", &format!("{}\n", file.0.display()));
     assert_eq!(shown.split_once('\n').unwrap().1, out);
 }
@@ -243,6 +243,6 @@ fn changed_rule_fails_its_tests() {
         let named = tests.replace(&format!("../{file}.yaml"), rules.0.to_str().unwrap());
         let tests = Scratch::new(&format!("tests-{file}"), &named);
         let (exit, out, err) = run(std::slice::from_ref(&tests.0));
-        assert_eq!(exit, Exit::Failure, "{file}\n{out}{err}");
+        assert_eq!(exit, ExitStatus::Failure, "{file}\n{out}{err}");
     }
 }

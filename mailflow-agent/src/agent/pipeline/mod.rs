@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
 use crate::{
-    config::{Config, FlowTable},
+    config::{Config, FlowTableConfig},
     metrics::{EngineStats, KernelSnapshot},
     outputs::router::EffectRouter,
     recovery::{checkpointer::Checkpointer, state_dir::JournalRecord},
@@ -31,7 +31,7 @@ pub(crate) struct Pipeline {
     pub(super) kernel: Kernel,
     pub(super) engine: Engine,
     pub(super) sinks: EffectRouter,
-    pub(super) tables: FlowTable,
+    pub(super) tables: FlowTableConfig,
     pub(super) room: TablePressure,
     pub(super) delivery: DuplicateDetector,
     pub(super) windows: WindowSampler,

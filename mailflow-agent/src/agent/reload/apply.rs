@@ -51,7 +51,7 @@ impl Pipeline {
     }
 
     fn apply(&mut self, new: Config, source: &ConfigSource) -> Result<Vec<String>, Vec<String>> {
-        let expired = new.over(clock::unix_nanos());
+        let expired = new.expired_allow_entries(clock::unix_nanos());
         new.warnings.iter().chain(expired).for_each(|warning| warn!("{warning}"));
         let mut refused = reload::needs_restart(&self.config, &new);
         // Equal interfaces may resolve to other devices by now, as after a change of the default route. That
@@ -70,7 +70,7 @@ impl Pipeline {
         let mut changes = reload::describe_changes(&self.config, &new);
         // Steps that can fail come first, and are undone if one fails.
         let outputs = self.sinks.outputs.open_changed(&new.outputs, &self.sinks.status.agent);
-        let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
+        let outputs = outputs.map_err(|error| vec![error_chain::format_error_chain(&error.into())])?;
         self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);

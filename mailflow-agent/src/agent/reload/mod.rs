@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, thread};
 use tokio::sync::oneshot;
 
 use crate::{
-    config::{AlertTo, Config, FlowTo},
+    config::{AlertDestination, Config, FlowDestination},
     control::Reply,
 };
 use mailflow_kernel::capabilities;
@@ -207,8 +207,8 @@ pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
 /// Target of an output of alerts or flows.
 #[derive(PartialEq)]
 enum OutputTarget<'a> {
-    Alerts(&'a AlertTo),
-    Flows(&'a FlowTo),
+    Alerts(&'a AlertDestination),
+    Flows(&'a FlowDestination),
 }
 
 /// Returns the outputs and their names, which are unique.

@@ -1,4 +1,4 @@
-//! `top`: what the running agent's sources send.
+//! `top`: table of the sources of the running agent.
 
 mod screen;
 mod table;
@@ -8,51 +8,51 @@ use std::{
     path::Path,
 };
 
-use self::table::{Look, Span};
-use super::{args::TopArgs, client::unexpected, command::Exit};
+use self::table::{CountingPeriod, TableView};
+use super::{args::TopArgs, client::report_failure, command::ExitStatus};
 use crate::{
-    control::{Client, Reply, Request, Top},
+    control::{Client, Reply, Request, TopSnapshot},
     util::terminal::Terminal,
 };
 
-/// Shows the table: live on a terminal, once otherwise.
-pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Exit> {
-    let look = Look {
+/// Shows the table: live on a terminal, otherwise once.
+pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<ExitStatus> {
+    let view = TableView {
         sort: args.sort,
         reversed: false,
         filter: args.filter.clone().unwrap_or_default(),
-        span: Span::Start,
+        period: CountingPeriod::SinceStart,
     };
     let mut client = match Client::connect(socket) {
         Ok(client) => client,
-        Err(error) => return unexpected(Err(error), err),
+        Err(error) => return report_failure(Err(error), err),
     };
-    let mut ask = || match client.call(&Request::Top) {
+    let mut fetch = || match client.call(&Request::Top) {
         Ok(Reply::Top(top)) => Ok(top),
         other => Err(other),
     };
     let stdout = io::stdout();
     let ended = if args.once || !stdout.is_terminal() || !io::stdin().is_terminal() {
-        match ask() {
+        match fetch() {
             Ok(top) => {
-                once(&look, &top, args.rows, &mut Terminal(stdout.lock()))?;
-                return Ok(Exit::Good);
+                print_once(&view, &top, args.rows, &mut Terminal(stdout.lock()))?;
+                return Ok(ExitStatus::Good);
             }
             Err(other) => other,
         }
     } else {
-        match screen::run(look, args.interval, &mut ask)? {
-            screen::End::Asked => return Ok(Exit::Good),
-            screen::End::Unanswered(other) => *other,
+        match screen::run(view, args.interval, &mut fetch)? {
+            screen::ExitReason::Quit => return Ok(ExitStatus::Good),
+            screen::ExitReason::NoTable(other) => *other,
         }
     };
-    unexpected(ended, err)
+    report_failure(ended, err)
 }
 
-fn once(look: &Look, top: &Top, rows: usize, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}", look.head())?;
-    for row in look.rows(top, None).iter().take(rows) {
-        writeln!(out, "{}", look.line(row))?;
+fn print_once(view: &TableView, top: &TopSnapshot, rows: usize, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}", view.header())?;
+    for row in view.rows(top, None).iter().take(rows) {
+        writeln!(out, "{}", view.line(row))?;
     }
     Ok(())
 }

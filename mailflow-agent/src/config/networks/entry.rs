@@ -1,31 +1,33 @@
-//! What a list says of one network.
+//! Entries of network lists.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::list_file::ListFile;
-use crate::config::diagnostics::{Collector, Fault, Place, Position, nearest, plain, quote};
+use crate::config::diagnostics::{
+    Diagnostic, DiagnosticSink, Position, SourceLocation, nearest, quote, single_line,
+};
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 
-/// A network as it stands in a file.
+/// Network of the configuration or of a list, with its location.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
-    /// Where.
-    pub(crate) place: Place,
-    /// The setting; empty in a file of networks.
+pub(crate) struct NetworkEntry {
+    /// Location.
+    pub(crate) location: SourceLocation,
+    /// Path of the setting; empty in a list file.
     pub(crate) path: String,
-    /// What it says.
+    /// Network.
     pub(crate) network: Network,
-    /// The routing table it is of, where the list knows several.
+    /// VRF (routing table) of the network, if the list names one.
     pub(crate) vrf: Option<String>,
 }
 
-impl Listed {
-    /// A remark about this network.
-    pub(crate) fn remark(&self, why: String) -> Fault {
-        Fault {
-            place: self.place.clone(),
+impl NetworkEntry {
+    /// Returns a diagnostic about this network.
+    pub(crate) fn remark(&self, why: String) -> Diagnostic {
+        Diagnostic {
+            location: self.location.clone(),
             path: self.path.clone(),
             value: Some(quote(&self.network.line)),
             expected: why,
@@ -33,23 +35,23 @@ impl Listed {
     }
 }
 
-/// What is said of a network, as typed.
+/// Network as typed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Said<'a> {
+pub(crate) struct RawNetwork<'a> {
     /// `CIDR` or `!CIDR`.
     pub(crate) cidr: &'a str,
-    /// Said to be taken out beside that.
+    /// True if the network is excluded. `!` before the CIDR excludes it too.
     pub(crate) exclude: bool,
-    /// Remarks.
+    /// Comment.
     pub(crate) comment: Option<&'a str>,
-    /// The group.
+    /// Group.
     pub(crate) group: Option<&'a str>,
-    /// What its hosts are for.
+    /// Role of its hosts.
     pub(crate) role: Option<AssetRole>,
 }
 
-impl Said<'_> {
-    /// The network; otherwise what is wrong with its prefix.
+impl RawNetwork<'_> {
+    /// Returns the network, or the error of its prefix.
     pub(crate) fn network(self) -> Result<Network, String> {
         let (not, bare) = self.cidr.strip_prefix('!').map_or((false, self.cidr), |bare| (true, bare));
         let exclude = not || self.exclude;
@@ -63,23 +65,24 @@ impl Said<'_> {
         Ok(Network { exclude, group, role: self.role, ..Network::new(net, line) })
     }
 
-    /// The network as `file` lists it at `position`, with what the file says of all; `None` after a fault.
-    pub(crate) fn listed(
+    /// Returns the entry of `file` at `position`. The group and role of the file are defaults. `None` after
+    /// an error.
+    pub(crate) fn into_entry(
         self,
         file: &ListFile,
         position: Position,
-        faults: &mut Collector,
-    ) -> Option<Listed> {
+        diagnostics: &mut DiagnosticSink,
+    ) -> Option<NetworkEntry> {
         match self.network() {
             Ok(mut network) => {
                 network.group = network.group.or_else(|| file.group.clone());
                 network.role = network.role.or(file.role);
                 network.origin = Some(Origin { file: file.name.clone(), line: position.line });
-                let place = Place { file: file.name.clone(), position: Some(position) };
-                Some(Listed { place, path: String::new(), network, vrf: None })
+                let location = SourceLocation { file: file.name.clone(), position: Some(position) };
+                Some(NetworkEntry { location, path: String::new(), network, vrf: None })
             }
             Err(expected) => {
-                file.fault(position, Some(self.cidr), expected, faults);
+                file.report(position, Some(self.cidr), expected, diagnostics);
                 None
             }
         }
@@ -87,28 +90,33 @@ impl Said<'_> {
 }
 
 impl ListFile {
-    /// Reports a fault of this file.
-    pub(crate) fn fault(
+    /// Reports an error of this file.
+    pub(crate) fn report(
         &self,
         position: Position,
         value: Option<&str>,
         expected: impl Into<String>,
-        faults: &mut Collector,
+        diagnostics: &mut DiagnosticSink,
     ) {
-        faults.fault(self.remark(position, value, expected));
+        diagnostics.report(self.remark(position, value, expected));
     }
 
-    /// Reports something odd in this file.
-    pub(crate) fn remark(&self, position: Position, value: Option<&str>, why: impl Into<String>) -> Fault {
-        let place = Place { file: self.name.clone(), position: Some(position) };
-        Fault { place, path: String::new(), value: value.map(quote), expected: why.into() }
+    /// Returns a diagnostic of this file.
+    pub(crate) fn remark(
+        &self,
+        position: Position,
+        value: Option<&str>,
+        why: impl Into<String>,
+    ) -> Diagnostic {
+        let location = SourceLocation { file: self.name.clone(), position: Some(position) };
+        Diagnostic { location, path: String::new(), value: value.map(quote), expected: why.into() }
     }
 }
 
-/// `ADDRESS/LENGTH`, or an address that stands for itself; v4-mapped prefixes become IPv4 ones.
+/// Parses `ADDRESS/LENGTH`, or a single address. IPv4-mapped prefixes become IPv4 prefixes.
 pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "expected a network such as 10.0.0.0/8, fc00::/7 or an address";
-    if let Some((first, second)) = two(text) {
+    if let Some((first, second)) = two_networks(text) {
         return Err(format!("two networks, {first} and {second}; expected one"));
     }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
@@ -129,8 +137,8 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     Ok(canonical(net))
 }
 
-/// The first two networks of a text that is made of several.
-fn two(text: &str) -> Option<(&str, &str)> {
+/// Returns the first two networks of a text that begins with two networks.
+fn two_networks(text: &str) -> Option<(&str, &str)> {
     let mut words =
         text.split(|c: char| c.is_whitespace() || is_separator(c)).filter(|word| !word.is_empty());
     let (first, second) = (words.next()?, words.next()?);
@@ -141,12 +149,12 @@ fn is_separator(c: char) -> bool {
     matches!(c, ',' | ';' | '|')
 }
 
-/// A word without the separators around it.
+/// Returns a word without separators at its ends.
 pub(crate) fn unpunctuated(word: &str) -> &str {
     word.trim_matches(is_separator)
 }
 
-/// Returns true if a word has the form of a network, whether its host bits are clear or not.
+/// Returns true if a word has the form of a network. Host bits may be set.
 pub(crate) fn is_network(word: &str) -> bool {
     let bare = word.strip_prefix('!').unwrap_or(word);
     let (address, length) = bare.split_once('/').map_or((bare, None), |(a, l)| (a, Some(l)));
@@ -154,22 +162,22 @@ pub(crate) fn is_network(word: &str) -> bool {
     length && address.parse::<IpAddr>().is_ok()
 }
 
-/// The name of a group.
+/// Checks the name of a group.
 pub(crate) fn group(text: &str) -> Result<&str, String> {
-    let fits = |c: char| !c.is_control() && c != ',';
-    if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) && text.trim() == text {
+    let is_valid = |c: char| !c.is_control() && c != ',';
+    if (1..=64).contains(&text.chars().count()) && text.chars().all(is_valid) && text.trim() == text {
         Ok(text)
     } else {
         Err("expected the name of a group: 1 to 64 characters, no comma".to_owned())
     }
 }
 
-/// A role by its name.
+/// Parses a role.
 pub(crate) fn role(text: &str) -> Result<AssetRole, String> {
     AssetRole::named(text).ok_or_else(|| {
         let all = AssetRole::ALL.map(AssetRole::name);
         match nearest(text, all) {
-            Some(name) => format!("expected one of {}; did you mean {}?", all.join(", "), plain(name)),
+            Some(name) => format!("expected one of {}; did you mean {}?", all.join(", "), single_line(name)),
             None => format!("expected one of {}", all.join(", ")),
         }
     })
@@ -196,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_says_why() {
+    fn invalid_prefixes_have_a_reason() {
         for (text, why) in [
             ("10.0.0.1/8", "host bits set; did you mean 10.0.0.0/8?"),
             ("2001:db8::1/64", "host bits set; did you mean 2001:db8::/64?"),

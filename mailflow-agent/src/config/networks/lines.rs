@@ -1,40 +1,47 @@
-//! Files with one `CIDR  comment` a line; what stands behind `#` is shown in alerts and not read.
+//! Reads network lists with one `CIDR  comment` a line. Text after `#` is shown in alerts, but not parsed.
 
 use super::{
     entry::{is_network, unpunctuated},
     list_file::ListFile,
-    lists::{Listed, Said},
+    lists::{NetworkEntry, RawNetwork},
 };
-use crate::config::diagnostics::{Collector, Position};
+use crate::config::diagnostics::{DiagnosticSink, Position};
 
-/// The networks of such a file; wrong ones are reported and left out.
-pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
+/// Returns the networks of a list. Invalid lines are reported and skipped.
+pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
     let lines = text.lines().enumerate();
-    lines.filter_map(|(index, line)| listed(file, index + 1, line, faults)).collect()
+    lines.filter_map(|(index, line)| listed(file, index + 1, line, diagnostics)).collect()
 }
 
-fn listed(file: &ListFile, number: usize, line: &str, faults: &mut Collector) -> Option<Listed> {
-    let said = line.split('#').next().unwrap_or_default();
-    let mut words = said.split_whitespace();
+fn listed(
+    file: &ListFile,
+    number: usize,
+    line: &str,
+    diagnostics: &mut DiagnosticSink,
+) -> Option<NetworkEntry> {
+    let content = line.split('#').next().unwrap_or_default();
+    let mut words = content.split_whitespace();
     let cidr = words.next()?;
     let position = |word: &str| {
-        let before = word.as_ptr() as usize - said.as_ptr() as usize;
-        Position { line: number, column: said[..before].chars().count() + 1 }
+        let before = word.as_ptr() as usize - content.as_ptr() as usize;
+        Position { line: number, column: content[..before].chars().count() + 1 }
     };
     if let Some(second) = second(cidr, words) {
         let first = unpunctuated(cidr);
         let expected = format!(
-            "a second network, {second}, beside {first}: each needs a line of its own; in a comment it may stand behind #"
+            "a second network, {second}, after {first}: put each network on a line of its own, or put this one behind # as a comment"
         );
-        file.fault(position(second), Some(second), expected, faults);
+        file.report(position(second), Some(second), expected, diagnostics);
         return None;
     }
-    let mut listed = Said { cidr, ..Said::default() }.listed(file, position(cidr), faults)?;
+    let mut listed =
+        RawNetwork { cidr, ..RawNetwork::default() }.into_entry(file, position(cidr), diagnostics)?;
     line.trim().clone_into(&mut listed.network.line);
     Some(listed)
 }
 
-/// A network further on in a line: an address only next to the first one, as comments name servers.
+/// Returns a second network of a line. An address counts only directly after the first network, as comments
+/// may name servers.
 fn second<'a>(first: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if !is_network(unpunctuated(first)) {
         return None;

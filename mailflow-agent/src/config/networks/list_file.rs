@@ -1,48 +1,48 @@
-//! A file of networks, as the configuration names it.
+//! Configured network list file.
 
-use crate::config::diagnostics::Place;
+use crate::config::diagnostics::SourceLocation;
 use mailflow_engine::assets::AssetRole;
 use std::{path::PathBuf, sync::Arc};
 
-/// A file of networks, as the configuration names it.
+/// Network list file, as configured.
 #[derive(Clone, Debug)]
 pub(crate) struct ListFile {
-    /// Where it is.
+    /// Path of the file.
     pub(crate) path: PathBuf,
-    /// Its name in faults.
+    /// Name of the file in diagnostics.
     pub(crate) name: Arc<str>,
-    /// The path as typed.
+    /// Path as typed.
     pub(crate) typed: String,
-    /// What it is written in; by its content, where that is not said.
-    pub(crate) format: Option<Format>,
-    /// Columns of other names.
+    /// Format; `None` detects it by name and content.
+    pub(crate) format: Option<ListFormat>,
+    /// Handling of unknown CSV columns.
     pub(crate) columns: OtherColumns,
-    /// The group of networks that name none.
+    /// Group of networks without a group of their own.
     pub(crate) group: Option<String>,
-    /// The role of networks that name none.
+    /// Role of networks without a role of their own.
     pub(crate) role: Option<AssetRole>,
-    /// Where the configuration names it.
-    pub(crate) place: Place,
-    /// The setting in which it does.
+    /// Location of the setting that names the file.
+    pub(crate) location: SourceLocation,
+    /// Path of the setting that names the file.
     pub(crate) setting: String,
 }
 
-/// What a file of networks is written in.
+/// Format of a network list file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// `CIDR  comment` a line.
+pub(crate) enum ListFormat {
+    /// One `CIDR  comment` a line.
     Lines,
-    /// A table whose first line names the columns.
+    /// CSV whose first line names the columns.
     Csv,
-    /// What NetBox answers about its prefixes.
+    /// JSON of NetBox's API about prefixes.
     Netbox,
 }
 
-/// What becomes of columns that say nothing to us.
+/// Handling of unknown CSV columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OtherColumns {
-    /// They are faults: one of them may be a slip of ours.
+    /// Error, as an unknown column may be a misspelled one.
     Refuse,
-    /// They are somebody else's.
+    /// No error: unknown columns are ignored.
     Ignore,
 }

@@ -1,220 +1,225 @@
-//! The lists of internal networks: inline ones and files, read as often as they change.
+//! Internal networks from inline entries and list files, which are read again after each change.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use ipnet::IpNet;
 
-pub(crate) use super::entry::{Listed, Said, group, prefix, role};
+pub(crate) use super::entry::{NetworkEntry, RawNetwork, group, prefix, role};
 use super::{
-    list_file::{Format, ListFile},
+    list_file::{ListFile, ListFormat},
     overlap,
 };
 use crate::{
     config::{
-        diagnostics::{Collector, Fault, Faults, Place, Position, quote},
+        diagnostics::{Diagnostic, DiagnosticSink, Diagnostics, Position, SourceLocation, quote},
         file,
-        file_stamp::Stamp,
+        file_stamp::FileStamp,
     },
     util::terminal::escape,
 };
 use mailflow_engine::assets::Networks;
 
-/// Where the internal networks come from, and how the files looked when they were read.
+/// Sources of the internal networks, with the stamps of the files when they were read.
 #[derive(Clone)]
-pub struct Lists {
-    /// The configuration's name.
+pub struct NetworkLists {
+    /// Name of the configuration.
     main: Arc<str>,
-    /// The setting that holds all of it.
-    place: Place,
+    /// Location and path of the setting `internal_networks`.
+    location: SourceLocation,
     setting: String,
-    inline: Vec<Listed>,
+    inline: Vec<NetworkEntry>,
     files: Vec<ListFile>,
-    /// As they were when they were last read, or seen in change.
-    stamps: Vec<Option<Stamp>>,
-    state: State,
+    /// Stamps of the files at the last read, or at the last detected change.
+    stamps: Vec<Option<FileStamp>>,
+    state: FileState,
 }
 
-/// What a look at the files has shown.
+/// State of the list files at the last check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// As they were read.
+enum FileState {
+    /// Files are unchanged since they were read.
     Read,
-    /// Somebody is writing, or was just now.
+    /// Files have changed and may still be written to.
     Changing,
 }
 
-impl Format {
-    /// The names in a configuration.
-    pub(crate) const NAMES: [(&str, Format); 3] =
-        [("lines", Format::Lines), ("csv", Format::Csv), ("netbox", Format::Netbox)];
+impl ListFormat {
+    /// Names in a configuration.
+    pub(crate) const NAMES: [(&str, ListFormat); 3] =
+        [("lines", ListFormat::Lines), ("csv", ListFormat::Csv), ("netbox", ListFormat::Netbox)];
 
-    /// By the file's extension, else by what stands in it.
+    /// Detects the format by the file's extension, then by its content.
     fn of(file: &ListFile, text: &str) -> Self {
         let extension = file.path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
-            "csv" | "tsv" => Format::Csv,
-            "json" => Format::Netbox,
-            _ if text.trim_start().starts_with(['{', '[']) => Format::Netbox,
-            _ if super::csv::has_header(text) => Format::Csv,
-            _ => Format::Lines,
+            "csv" | "tsv" => ListFormat::Csv,
+            "json" => ListFormat::Netbox,
+            _ if text.trim_start().starts_with(['{', '[']) => ListFormat::Netbox,
+            _ if super::csv::has_header(text) => ListFormat::Csv,
+            _ => ListFormat::Lines,
         }
     }
 }
 
-impl Lists {
-    /// Lists of which nothing was read yet; `setting` at `place` holds them.
+impl NetworkLists {
+    /// Returns lists that were not read yet. `setting` at `location` is their setting.
     pub(crate) fn new(
         main: Arc<str>,
-        (place, setting): (Place, String),
-        inline: Vec<Listed>,
+        (location, setting): (SourceLocation, String),
+        inline: Vec<NetworkEntry>,
         files: Vec<ListFile>,
     ) -> Self {
-        Self { main, place, setting, inline, files, stamps: Vec::new(), state: State::Read }
+        Self { main, location, setting, inline, files, stamps: Vec::new(), state: FileState::Read }
     }
 
-    /// The files.
+    /// Returns the paths of the files.
     pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Returns true if the files are others than those that were read, and have kept still since the last time
-    /// this was asked: a file that is being written is not read half.
-    pub fn changed(&mut self) -> bool {
-        let stamps = self.look();
+    /// Updates the stamps. Returns true if files changed since they were read, and are unchanged since the
+    /// previous call. So a file that is being written is not read too early.
+    pub fn take_settled_change(&mut self) -> bool {
+        let stamps = self.file_stamps();
         let before = std::mem::replace(&mut self.stamps, stamps);
-        let moved = before != self.stamps;
-        let settled = !moved && self.state == State::Changing;
-        self.state = if moved { State::Changing } else { State::Read };
+        let has_changed = before != self.stamps;
+        let settled = !has_changed && self.state == FileState::Changing;
+        self.state = if has_changed { FileState::Changing } else { FileState::Read };
         settled
     }
 
-    /// Returns true if a file is another one than the one that was read, or was written to since.
-    pub fn moved(&self) -> bool {
-        self.look() != self.stamps
+    /// Returns true if a file was replaced or written to since it was read.
+    pub fn is_outdated(&self) -> bool {
+        self.file_stamps() != self.stamps
     }
 
-    /// Reads all of it again.
+    /// Reads all lists again.
     ///
     /// # Errors
-    /// All that is wrong with it. [`Lists::changed`] does not speak of the same files again.
-    pub fn read_again(&mut self) -> Result<(Networks, Vec<Fault>), Faults> {
-        let mut faults = Collector::new(&self.main);
-        let networks = self.read(&mut faults, true);
-        faults.finish(networks)
+    /// All errors of the lists. [`NetworkLists::take_settled_change`] does not report the same files again.
+    pub fn reload(&mut self) -> Result<(Networks, Vec<Diagnostic>), Diagnostics> {
+        let mut diagnostics = DiagnosticSink::new(&self.main);
+        let networks = self.read(&mut diagnostics, true);
+        diagnostics.finish(networks)
     }
 
-    /// The networks; `None` after a fault. Of what is no whole list (`complete` is false: some of it was
-    /// refused before) it is not said that it is empty.
-    pub(crate) fn read(&mut self, faults: &mut Collector, complete: bool) -> Option<Networks> {
-        // Before the files are read: a change meanwhile is one of the next look.
-        self.stamps = self.look();
-        self.state = State::Read;
-        let before = faults.count();
-        let filed: Vec<Vec<Listed>> = self.files.iter().map(|file| file.read(faults)).collect();
-        let listed: Vec<Listed> = self.inline.iter().cloned().chain(filed.into_iter().flatten()).collect();
-        let listed = without_repeats(listed, faults);
-        if faults.count() > before || !complete {
+    /// Reads the networks; `None` after an error. If `complete` is false, some settings were invalid, and an
+    /// empty list is no further error.
+    pub(crate) fn read(&mut self, diagnostics: &mut DiagnosticSink, complete: bool) -> Option<Networks> {
+        // The stamps are taken before reading, so that the next check detects a change meanwhile.
+        self.stamps = self.file_stamps();
+        self.state = FileState::Read;
+        let before = diagnostics.count();
+        let file_entries: Vec<Vec<NetworkEntry>> =
+            self.files.iter().map(|file| file.read(diagnostics)).collect();
+        let entries: Vec<NetworkEntry> =
+            self.inline.iter().cloned().chain(file_entries.into_iter().flatten()).collect();
+        let entries = deduplicate(entries, diagnostics);
+        if diagnostics.count() > before || !complete {
             return None;
         }
-        if listed.iter().all(|listed| listed.network.exclude) {
-            faults.fault(Fault {
-                place: self.place.clone(),
+        if entries.iter().all(|entry| entry.network.exclude) {
+            diagnostics.report(Diagnostic {
+                location: self.location.clone(),
                 path: self.setting.clone(),
                 value: None,
-                expected: "no network is internal, so no rule could ever match".to_owned(),
+                expected: "expected at least one internal network; without one no rule can match".to_owned(),
             });
             return None;
         }
-        overlap::warn(&listed, faults);
-        Some(Networks::new(listed.into_iter().map(|listed| listed.network).collect()))
+        overlap::warn(&entries, diagnostics);
+        Some(Networks::new(entries.into_iter().map(|entry| entry.network).collect()))
     }
 
-    fn look(&self) -> Vec<Option<Stamp>> {
-        self.files.iter().map(|file| Stamp::of(&file.path)).collect()
+    fn file_stamps(&self) -> Vec<Option<FileStamp>> {
+        self.files.iter().map(|file| FileStamp::of(&file.path)).collect()
     }
 }
 
-/// The files; what is inline stands in the networks read.
-impl fmt::Debug for Lists {
+/// Shows the files. Inline entries are part of the networks.
+impl fmt::Debug for NetworkLists {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lists").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("NetworkLists").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
 impl ListFile {
-    fn read(&self, faults: &mut Collector) -> Vec<Listed> {
+    fn read(&self, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
         let text = match file::read_list(&self.path) {
             Ok(text) => text,
-            Err(no_text) if no_text.position.is_none() => {
-                faults.fault(Fault {
-                    place: self.place.clone(),
+            Err(text_error) if text_error.position.is_none() => {
+                diagnostics.report(Diagnostic {
+                    location: self.location.clone(),
                     path: self.setting.clone(),
                     value: Some(quote(&self.typed)),
-                    expected: format!("{}: {}", escape(&self.name), no_text.why),
+                    expected: format!("{}: {}", escape(&self.name), text_error.message),
                 });
                 return Vec::new();
             }
-            Err(no_text) => {
-                faults.fault(no_text.fault(self.name.clone()));
+            Err(text_error) => {
+                diagnostics.report(text_error.into_diagnostic(self.name.clone()));
                 return Vec::new();
             }
         };
-        let text = super::positions::one_line_end(text);
+        let text = super::positions::normalize_line_ends(text);
         let text = text.trim_start_matches('\u{feff}');
-        let before = faults.count();
-        let listed = match self.format.unwrap_or_else(|| Format::of(self, text)) {
-            Format::Lines => super::lines::read(self, text, faults),
-            Format::Csv => super::csv::read(self, text, faults),
-            Format::Netbox => super::netbox::read(self, text, faults),
+        let before = diagnostics.count();
+        let entries = match self.format.unwrap_or_else(|| ListFormat::of(self, text)) {
+            ListFormat::Lines => super::lines::read(self, text, diagnostics),
+            ListFormat::Csv => super::csv::read(self, text, diagnostics),
+            ListFormat::Netbox => super::netbox::read(self, text, diagnostics),
         };
-        if listed.is_empty() && faults.count() == before {
-            let place = Place { file: self.name.clone(), position: Some(Position::START) };
-            let expected = "names no network in use; an empty list is more often a failed export".to_owned();
-            faults.fault(Fault { place, path: String::new(), value: None, expected });
+        if entries.is_empty() && diagnostics.count() == before {
+            let location = SourceLocation { file: self.name.clone(), position: Some(Position::START) };
+            let expected =
+                "the file contains no network in use; an empty list is usually a failed export".to_owned();
+            diagnostics.report(Diagnostic { location, path: String::new(), value: None, expected });
         }
-        listed
+        entries
     }
 }
 
-/// Reports networks that are listed twice. Of those that say the same the first one stays.
-fn without_repeats(listed: Vec<Listed>, faults: &mut Collector) -> Vec<Listed> {
-    let mut places: HashMap<IpNet, usize> = HashMap::with_capacity(listed.len());
-    let mut kept: Vec<Listed> = Vec::with_capacity(listed.len());
-    for this in listed {
-        match places.get(&this.network.net).and_then(|place| kept.get(*place)) {
+/// Reports networks that are listed twice. The first of equal entries stays.
+fn deduplicate(entries: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
+    let mut locations: HashMap<IpNet, usize> = HashMap::with_capacity(entries.len());
+    let mut unique: Vec<NetworkEntry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match locations.get(&entry.network.net).and_then(|location| unique.get(*location)) {
             None => {
-                places.insert(this.network.net, kept.len());
-                kept.push(this);
+                locations.insert(entry.network.net, unique.len());
+                unique.push(entry);
             }
-            Some(before) if before.vrf != this.vrf => {
-                // Another routing table has it too: nobody's slip, but packets do not tell which they are of.
+            Some(before) if before.vrf != entry.vrf => {
+                // This is valid in another routing table, but packets do not show their routing table.
                 let why = format!(
-                    "this network was listed before, at {}, in another VRF; this one decides",
-                    before.place
+                    "this network was listed before, at {}, in another VRF; this entry takes effect",
+                    before.location
                 );
-                faults.warn(this.remark(why));
-                places.insert(this.network.net, kept.len());
-                kept.push(this);
+                diagnostics.warn(entry.remark(why));
+                locations.insert(entry.network.net, unique.len());
+                unique.push(entry);
             }
             Some(before) => {
-                let (now, then, place) = (&this.network, &before.network, &before.place);
+                let (now, then, location) = (&entry.network, &before.network, &before.location);
                 if now.exclude != then.exclude {
-                    let why = format!("this network was listed the other way before, at {place}");
-                    faults.fault(this.remark(why));
+                    let why = format!(
+                        "this network is both internal and excluded; the other entry is at {location}"
+                    );
+                    diagnostics.report(entry.remark(why));
                 } else if now.group != then.group {
-                    let why = format!("this network was listed before, at {place}, with another group");
-                    faults.fault(this.remark(why));
+                    let why = format!("this network was listed before, at {location}, with another group");
+                    diagnostics.report(entry.remark(why));
                 } else if now.role != then.role {
-                    let why = format!("this network was listed before, at {place}, with another role");
-                    faults.fault(this.remark(why));
+                    let why = format!("this network was listed before, at {location}, with another role");
+                    diagnostics.report(entry.remark(why));
                 } else {
                     let why = format!(
-                        "this network was listed before, at {place}, and says the same; it counts once"
+                        "this network was listed before, at {location}, with the same settings; it counts once"
                     );
-                    faults.warn(this.remark(why));
+                    diagnostics.warn(entry.remark(why));
                 }
             }
         }
     }
-    kept
+    unique
 }

@@ -1,4 +1,4 @@
-//! `internal_networks`: inline prefixes and files of them.
+//! `internal_networks`: inline networks and list files.
 
 pub(crate) mod csv;
 pub(crate) mod entry;
@@ -13,69 +13,86 @@ pub(crate) mod sets;
 use std::path::Path;
 
 use self::{
-    list_file::{Format, ListFile, OtherColumns},
-    lists::{Listed, Lists, Said, group, role},
+    list_file::{ListFile, ListFormat, OtherColumns},
+    lists::{NetworkEntry, NetworkLists, RawNetwork, group, role},
 };
 use super::{
-    diagnostics::{Collector, Place},
+    diagnostics::{DiagnosticSink, SourceLocation},
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{choice, items, parsed, string},
     },
 };
 use mailflow_engine::assets::{AssetRole, Networks, Origin};
 
-/// Reads the internal networks, and tells where they come from; files are relative to `directory`.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Networks, Lists)> {
-    // The list is one: a file that names networks of its own does not get the shipped ones as well.
-    let at = &if at.is_own() { at.clone().over(None) } else { at.clone() };
-    let before = faults.count();
-    let (inline, files) = Fields::read(at, faults, |fields| {
-        let inline = fields.or("networks", Vec::new(), |at, faults| items(at, faults, inline));
-        let files = fields.or("files", Vec::new(), |at, faults| {
-            items(at, faults, |item, faults| file(item, faults, directory))
+/// Reads the internal networks, and returns them with their sources. Paths are relative to `directory`.
+pub(crate) fn read(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    directory: &Path,
+) -> Option<(Networks, NetworkLists)> {
+    // A file with networks of its own does not get the shipped ones in addition.
+    let cursor = &if cursor.is_explicit() { cursor.clone().with_defaults(None) } else { cursor.clone() };
+    let before = diagnostics.count();
+    let (inline, files) = MappingReader::read(cursor, diagnostics, |mapping| {
+        let inline = mapping
+            .optional("networks", Vec::new(), |cursor, diagnostics| items(cursor, diagnostics, inline));
+        let files = mapping.optional("files", Vec::new(), |cursor, diagnostics| {
+            items(cursor, diagnostics, |item, diagnostics| file(item, diagnostics, directory))
         });
         Some((inline.unwrap_or_default(), files.unwrap_or_default()))
     })?;
     let (inline, files) = (inline.into_iter().flatten().collect(), files.into_iter().flatten().collect());
-    let place = at.place(faults);
-    let mut lists = Lists::new(place.file.clone(), (place, at.path().to_owned()), inline, files);
-    // Files are read beside faulty settings too: all that is wrong is told at once.
-    let complete = faults.count() == before;
-    Some((lists.read(faults, complete)?, lists))
+    let location = cursor.location(diagnostics);
+    let mut lists =
+        NetworkLists::new(location.file.clone(), (location, cursor.path().to_owned()), inline, files);
+    // Files are read even if settings are invalid, so that all errors are reported at once.
+    let complete = diagnostics.count() == before;
+    Some((lists.read(diagnostics, complete)?, lists))
 }
 
-/// An inline entry: `CIDR`, `!CIDR`, or a mapping with a group, a role and a comment.
-fn inline(at: &At<'_>, faults: &mut Collector) -> Option<Listed> {
-    if at.text().is_some() {
-        let cidr = string(at, faults)?;
-        return listed(at, faults, Said { cidr, ..Said::default() });
+/// Reads an inline entry: `CIDR`, `!CIDR`, or a mapping with a group, a role and a comment.
+fn inline(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<NetworkEntry> {
+    if cursor.text().is_some() {
+        let cidr = string(cursor, diagnostics)?;
+        return listed(cursor, diagnostics, RawNetwork { cidr, ..RawNetwork::default() });
     }
-    Fields::read(at, faults, |fields| {
-        let group = fields.or("group", None, group_name);
-        let role = fields.or("role", None, asset_role);
-        let comment = fields.or("comment", None, |at, faults| string(at, faults).map(Some));
-        let cidr = fields.needed("cidr", |at, faults| Some((at.clone(), string(at, faults)?)));
-        let ((at, cidr), group, role, comment) = (cidr?, group?, role?, comment?);
-        listed(&at, fields.faults, Said { cidr, comment, group, role, exclude: false })
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let group = mapping.optional("group", None, group_name);
+        let role = mapping.optional("role", None, asset_role);
+        let comment =
+            mapping.optional("comment", None, |cursor, diagnostics| string(cursor, diagnostics).map(Some));
+        let cidr = mapping
+            .required("cidr", |cursor, diagnostics| Some((cursor.clone(), string(cursor, diagnostics)?)));
+        let ((cursor, cidr), group, role, comment) = (cidr?, group?, role?, comment?);
+        listed(&cursor, mapping.diagnostics, RawNetwork { cidr, comment, group, role, exclude: false })
     })
 }
 
-fn listed(at: &At<'_>, faults: &mut Collector, said: Said<'_>) -> Option<Listed> {
+fn listed(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    said: RawNetwork<'_>,
+) -> Option<NetworkEntry> {
     match said.network() {
         Ok(mut network) => {
-            let Place { file, position } = at.written(faults);
+            let SourceLocation { file, position } = cursor.source_location(diagnostics);
             network.origin = position.map(|position| Origin { file, line: position.line });
-            Some(Listed { place: at.place(faults), path: at.path().to_owned(), network, vrf: None })
+            Some(NetworkEntry {
+                location: cursor.location(diagnostics),
+                path: cursor.path().to_owned(),
+                network,
+                vrf: None,
+            })
         }
-        Err(expected) => at.fault(faults, expected),
+        Err(expected) => cursor.reject(diagnostics, expected),
     }
 }
 
-/// A file: its path, or a mapping with what is true for all of it.
-fn file(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<ListFile> {
-    let named = |at: &At<'_>, faults: &mut Collector| {
-        let typed = string(at, faults)?;
+/// Reads a list file: a path, or a mapping with defaults for all of its networks.
+fn file(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) -> Option<ListFile> {
+    let named = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink| {
+        let typed = string(cursor, diagnostics)?;
         let path = directory.join(typed);
         Some(ListFile {
             typed: typed.to_owned(),
@@ -85,34 +102,37 @@ fn file(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<ListFil
             columns: OtherColumns::Refuse,
             group: None,
             role: None,
-            place: at.place(faults),
-            setting: at.path().to_owned(),
+            location: cursor.location(diagnostics),
+            setting: cursor.path().to_owned(),
         })
     };
-    if at.text().is_some() {
-        return named(at, faults);
+    if cursor.text().is_some() {
+        return named(cursor, diagnostics);
     }
     const COLUMNS: [(&str, OtherColumns); 2] =
         [("refuse", OtherColumns::Refuse), ("ignore", OtherColumns::Ignore)];
-    Fields::read(at, faults, |fields| {
-        let file = fields.needed("path", named);
-        let format = fields.or("format", None, |at, faults| choice(at, faults, &Format::NAMES).map(Some));
-        let columns =
-            fields.or("other_columns", OtherColumns::Refuse, |at, faults| choice(at, faults, &COLUMNS));
-        let group = fields.or("group", None, group_name);
-        let role = fields.or("role", None, asset_role);
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let file = mapping.required("path", named);
+        let format = mapping.optional("format", None, |cursor, diagnostics| {
+            choice(cursor, diagnostics, &ListFormat::NAMES).map(Some)
+        });
+        let columns = mapping.optional("other_columns", OtherColumns::Refuse, |cursor, diagnostics| {
+            choice(cursor, diagnostics, &COLUMNS)
+        });
+        let group = mapping.optional("group", None, group_name);
+        let role = mapping.optional("role", None, asset_role);
         let group = group?.map(str::to_owned);
         Some(ListFile { format: format?, columns: columns?, group, role: role?, ..file? })
     })
 }
 
-fn group_name<'a>(at: &At<'a>, faults: &mut Collector) -> Option<Option<&'a str>> {
-    match group(string(at, faults)?) {
+fn group_name<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<Option<&'a str>> {
+    match group(string(cursor, diagnostics)?) {
         Ok(name) => Some(Some(name)),
-        Err(expected) => at.fault(faults, expected),
+        Err(expected) => cursor.reject(diagnostics, expected),
     }
 }
 
-fn asset_role(at: &At<'_>, faults: &mut Collector) -> Option<Option<AssetRole>> {
-    parsed(at, faults, "a role", role).map(Some)
+fn asset_role(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<AssetRole>> {
+    parsed(cursor, diagnostics, "a role", role).map(Some)
 }

@@ -1,62 +1,62 @@
-//! Networks inside networks: allowed, as the longest match decides, but not always meant.
+//! Warnings about nested networks. They are allowed, as the longest match decides, but may be a mistake.
 
-use super::lists::Listed;
-use crate::config::diagnostics::Collector;
+use super::lists::NetworkEntry;
+use crate::config::diagnostics::DiagnosticSink;
 use mailflow_engine::assets::AssetRole;
 
-/// More remarks of this kind than this are only counted.
-const MOST: usize = 20;
+/// Maximum number of warnings about nested networks.
+const MAX_WARNINGS: usize = 20;
 
-/// A network around others, with the group and role that it hands on.
-struct Outer<'a> {
-    listed: &'a Listed,
+/// Network that encloses others, with the group and role that they inherit.
+struct EnclosingNetwork<'a> {
+    entry: &'a NetworkEntry,
     group: Option<&'a str>,
     role: Option<AssetRole>,
 }
 
-/// Warns of networks that change nothing, and of those of a group that lie within another group's.
-pub(crate) fn warn(listed: &[Listed], faults: &mut Collector) {
-    let mut sorted: Vec<&Listed> = listed.iter().collect();
-    // By address, the wider first: what contains a network comes before it.
-    sorted.sort_by_key(|listed| (listed.network.net.network(), listed.network.net.prefix_len()));
-    let mut around: Vec<Outer<'_>> = Vec::new();
+/// Warns about networks that have no effect, and about networks of a group within another group's network.
+pub(crate) fn warn(entries: &[NetworkEntry], diagnostics: &mut DiagnosticSink) {
+    let mut sorted: Vec<&NetworkEntry> = entries.iter().collect();
+    // Sorted by address and then by prefix length: an enclosing network comes before its subnets.
+    sorted.sort_by_key(|entry| (entry.network.net.network(), entry.network.net.prefix_len()));
+    let mut enclosing: Vec<EnclosingNetwork<'_>> = Vec::new();
     let mut found = 0;
-    for this in sorted {
-        while around.pop_if(|outer| !outer.listed.network.net.contains(&this.network.net)).is_some() {}
-        let outer = around.last();
-        if let Some(why) = oddity(this, outer) {
+    for entry in sorted {
+        while enclosing.pop_if(|outer| !outer.entry.network.net.contains(&entry.network.net)).is_some() {}
+        let outer = enclosing.last();
+        if let Some(why) = overlap_warning(entry, outer) {
             found += 1;
             match found {
-                ..=MOST => faults.warn(this.remark(why)),
-                _ if found == MOST + 1 => {
-                    faults.warn(this.remark(format!("{why}; more such networks are not told of")));
+                ..=MAX_WARNINGS => diagnostics.warn(entry.remark(why)),
+                _ if found == MAX_WARNINGS + 1 => {
+                    diagnostics.warn(entry.remark(format!("{why}; further such networks are not reported")));
                 }
                 _ => {}
             }
         }
-        let handed = (!this.network.exclude).then_some(&this.network);
-        let next = Outer {
-            listed: this,
-            group: handed.and_then(|network| network.group.as_deref().or_else(|| outer?.group)),
-            role: handed.and_then(|network| network.role.or_else(|| outer?.role)),
+        let inherited = (!entry.network.exclude).then_some(&entry.network);
+        let next = EnclosingNetwork {
+            entry,
+            group: inherited.and_then(|network| network.group.as_deref().or_else(|| outer?.group)),
+            role: inherited.and_then(|network| network.role.or_else(|| outer?.role)),
         };
-        around.push(next);
+        enclosing.push(next);
     }
 }
 
-/// What is odd about a network inside `outer`, the nearest one around it.
-fn oddity(this: &Listed, outer: Option<&Outer<'_>>) -> Option<String> {
+/// Returns the warning about a network inside of `outer`, the nearest enclosing network.
+fn overlap_warning(entry: &NetworkEntry, outer: Option<&EnclosingNetwork<'_>>) -> Option<String> {
     let Some(outer) = outer else {
-        let why = "excludes nothing: no internal network is around it";
-        return this.network.exclude.then(|| why.to_owned());
+        let why = "has no effect: the excluded network is in no internal network";
+        return entry.network.exclude.then(|| why.to_owned());
     };
-    let within = format!("lies within {} ({})", outer.listed.network.net, outer.listed.place);
-    match (this.network.exclude, outer.listed.network.exclude) {
+    let within = format!("lies within {} ({})", outer.entry.network.net, outer.entry.location);
+    match (entry.network.exclude, outer.entry.network.exclude) {
         (true, true) => return Some(format!("{within}, which is excluded already")),
         (true, false) | (false, true) => return None,
         (false, false) => {}
     }
-    let (group, role) = (this.network.group.as_deref(), this.network.role);
+    let (group, role) = (entry.network.group.as_deref(), entry.network.role);
     let group = match (group, outer.group) {
         (Some(group), Some(other)) if group != other => {
             return Some(format!("{within}, group {group} within group {other}; the longer prefix decides"));
@@ -65,8 +65,8 @@ fn oddity(this: &Listed, outer: Option<&Outer<'_>>) -> Option<String> {
         _ => None,
     };
     let role = role.filter(|role| outer.role != Some(*role));
-    // What it says in words is shown in alerts.
-    let commented = this.network.line.contains(char::is_whitespace);
+    // Alerts show the comment.
+    let commented = entry.network.line.contains(char::is_whitespace);
     let adds = group.is_some() || role.is_some() || commented;
-    (!adds).then(|| format!("{within}, so it adds nothing"))
+    (!adds).then(|| format!("{within}, so it has no effect"))
 }

@@ -1,56 +1,57 @@
-//! From bytes of a text to lines and columns, in time proportional to the text.
+//! Converts byte offsets of a text into lines and columns, in time proportional to the text.
 
 use crate::config::diagnostics::Position;
 
-/// Bytes between two marks: a step back costs no more than this.
-const STEP: usize = 1024;
+/// Distance of two marks, in bytes. A step back costs at most this distance.
+const MARK_DISTANCE_BYTES: usize = 1024;
 
-/// Walks through a text. A step forward costs the way; a step back costs at most [`STEP`] bytes.
+/// Index of lines and columns of a text. A step forward costs its distance, a step back at most
+/// [`MARK_DISTANCE_BYTES`].
 ///
-/// Lines end with a line feed: [`one_line_end`] has made the others equal before.
-pub(crate) struct Walk<'a> {
+/// Lines end with a line feed: [`normalize_line_ends`] has replaced other line ends.
+pub(crate) struct LineIndex<'a> {
     text: &'a str,
-    /// The position of a byte about every [`STEP`] bytes, as far as the walk has come.
+    /// Positions about every [`MARK_DISTANCE_BYTES`] bytes, up to the largest offset so far.
     marks: Vec<(usize, Position)>,
-    here: (usize, Position),
-    /// Bytes looked at.
+    current: (usize, Position),
+    /// Number of scanned bytes.
     #[cfg(test)]
-    walked: usize,
+    scanned_bytes: usize,
 }
 
-impl<'a> Walk<'a> {
-    /// At the beginning.
+impl<'a> LineIndex<'a> {
+    /// Returns an index at the start of a text.
     pub(crate) fn new(text: &'a str) -> Self {
-        let here = (0, Position::START);
+        let current = (0, Position::START);
         Self {
             text,
-            marks: vec![here],
-            here,
+            marks: vec![current],
+            current,
             #[cfg(test)]
-            walked: 0,
+            scanned_bytes: 0,
         }
     }
 
-    /// The position of the character at byte `at`.
-    pub(crate) fn to(&mut self, at: usize) -> Position {
-        let at = at.min(self.text.len());
-        if at < self.here.0 {
-            let after = self.marks.partition_point(|(mark, _)| *mark <= at);
-            self.here = self.marks.get(after.saturating_sub(1)).copied().unwrap_or((0, Position::START));
+    /// Returns the position of the character at byte `at`.
+    pub(crate) fn position_of(&mut self, cursor: usize) -> Position {
+        let cursor = cursor.min(self.text.len());
+        if cursor < self.current.0 {
+            let after = self.marks.partition_point(|(mark, _)| *mark <= cursor);
+            self.current = self.marks.get(after.saturating_sub(1)).copied().unwrap_or((0, Position::START));
         }
-        while self.here.0 < at {
-            let mut next = at.min(self.here.0 + STEP);
+        while self.current.0 < cursor {
+            let mut next = cursor.min(self.current.0 + MARK_DISTANCE_BYTES);
             while !self.text.is_char_boundary(next) {
                 next += 1;
             }
             self.step(next);
         }
-        self.here.1
+        self.current.1
     }
 
     fn step(&mut self, next: usize) {
-        let (at, position) = &mut self.here;
-        let passed = self.text.get(*at..next).unwrap_or_default();
+        let (cursor, position) = &mut self.current;
+        let passed = self.text.get(*cursor..next).unwrap_or_default();
         match passed.rfind('\n') {
             Some(newline) => {
                 position.line += passed.bytes().filter(|byte| *byte == b'\n').count();
@@ -60,27 +61,27 @@ impl<'a> Walk<'a> {
         }
         #[cfg(test)]
         {
-            self.walked += next - *at;
+            self.scanned_bytes += next - *cursor;
         }
-        *at = next;
-        if self.marks.last().is_none_or(|(mark, _)| next >= mark + STEP) {
-            self.marks.push(self.here);
+        *cursor = next;
+        if self.marks.last().is_none_or(|(mark, _)| next >= mark + MARK_DISTANCE_BYTES) {
+            self.marks.push(self.current);
         }
     }
 }
 
-/// `text` with a line feed for each carriage return that ends a line alone. Bytes keep their places.
-pub(crate) fn one_line_end(text: String) -> String {
+/// Replaces each carriage return that ends a line alone by a line feed. Byte offsets stay the same.
+pub(crate) fn normalize_line_ends(text: String) -> String {
     if !text.contains('\r') {
         return text;
     }
     let mut bytes = text.into_bytes();
-    for at in 0..bytes.len() {
-        if bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n') {
-            bytes[at] = b'\n';
+    for cursor in 0..bytes.len() {
+        if bytes[cursor] == b'\r' && bytes.get(cursor + 1) != Some(&b'\n') {
+            bytes[cursor] = b'\n';
         }
     }
-    // One ASCII character took the place of another.
+    // An ASCII character replaces another, so the text stays UTF-8.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
@@ -89,39 +90,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_has_its_place_whatever_the_way() {
+    fn positions_match_in_any_order() {
         let long = "ñ\nabc ".repeat(1_000);
         for text in ["ab\nñc\n\nd", &long] {
-            let naive = |at: usize| Position::after(&text[..at]);
-            let places: Vec<usize> =
-                text.char_indices().map(|(at, _)| at).chain([text.len()]).step_by(7).collect();
-            let mut walk = Walk::new(text);
-            for at in places.iter().chain(places.iter().rev()).chain(places.iter().step_by(3)) {
-                assert_eq!(walk.to(*at), naive(*at), "{at}");
+            let naive = |cursor: usize| Position::after(&text[..cursor]);
+            let locations: Vec<usize> =
+                text.char_indices().map(|(cursor, _)| cursor).chain([text.len()]).step_by(7).collect();
+            let mut line_index = LineIndex::new(text);
+            for cursor in locations.iter().chain(locations.iter().rev()).chain(locations.iter().step_by(3)) {
+                assert_eq!(line_index.position_of(*cursor), naive(*cursor), "{cursor}");
             }
         }
     }
 
-    /// A row may be asked for at its end and then at its beginning, in a text of any length, with or without
-    /// line ends.
+    /// Positions may be requested at the end of a row and then at its start, in a text of any length, with or
+    /// without line ends.
     #[test]
     fn steps_back_cost_a_bounded_number_of_bytes() {
         for row in ["10.0.0.0/8,mta\n", "10.0.0.0/8,mta "] {
             let rows = 100_000;
             let text = row.repeat(rows);
-            let mut walk = Walk::new(&text);
+            let mut line_index = LineIndex::new(&text);
             for start in (0..rows).map(|number| number * row.len()) {
-                walk.to(start + 11);
-                walk.to(start);
+                line_index.position_of(start + 11);
+                line_index.position_of(start);
             }
-            assert!(walk.walked <= text.len() + rows * (STEP + row.len()), "{}", walk.walked);
+            assert!(
+                line_index.scanned_bytes <= text.len() + rows * (MARK_DISTANCE_BYTES + row.len()),
+                "{}",
+                line_index.scanned_bytes
+            );
         }
     }
 
     #[test]
     fn carriage_returns_alone_become_line_feeds() {
         for (text, plain) in [("a\rb\r\nc\n\rd\r\r\n", "a\nb\r\nc\n\nd\n\r\n"), ("a\r", "a\n"), ("", "")] {
-            assert_eq!(one_line_end(text.to_owned()), plain);
+            assert_eq!(normalize_line_ends(text.to_owned()), plain);
         }
     }
 }

@@ -1,62 +1,70 @@
-//! Sets of addresses: `internal`, `external`, `any`, `group:NAME`, `role:NAME`, a network, `!` before
-//! any of them, or a list of these.
+//! Address sets: `internal`, `external`, `any`, `group:NAME`, `role:NAME`, a network, `!` before any of them,
+//! or a list of these.
 
 use std::collections::HashSet;
 
 use super::lists::{prefix, role};
 use crate::config::{
-    diagnostics::{Collector, nearest, plain},
+    diagnostics::{DiagnosticSink, nearest, single_line},
     yaml::{
-        get::At,
+        get::Cursor,
         tree::Content,
         values::{items, string},
     },
 };
 use mailflow_engine::assets::{Member, Networks, Set};
 
-/// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
-/// `internal`, where it is known.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<Set> {
-    if !matches!(at.content(), Content::List(_)) {
-        let (sign, member) = member(at, faults, internal)?;
+/// Reads a set: the union of its members without those after `!`. Groups must be groups of `internal`, if it
+/// is known.
+pub(crate) fn read(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    internal: Option<&Networks>,
+) -> Option<Set> {
+    if !matches!(cursor.content(), Content::List(_)) {
+        let (sign, member) = member(cursor, diagnostics, internal)?;
         return Some(match sign {
-            Sign::In => Set::new(vec![member], Vec::new()),
-            Sign::Out => Set::new(Vec::new(), vec![member]),
+            Sign::Include => Set::new(vec![member], Vec::new()),
+            Sign::Exclude => Set::new(Vec::new(), vec![member]),
         });
     }
     let mut seen = HashSet::new();
-    let members = items(at, faults, |item, faults| {
-        let this = member(item, faults, internal)?;
+    let members = items(cursor, diagnostics, |item, diagnostics| {
+        let this = member(item, diagnostics, internal)?;
         if !seen.insert(this.clone()) {
-            return item.fault(faults, "given twice in this list");
+            return item.reject(diagnostics, "given twice in this list");
         }
         Some(this)
     })?;
     if members.is_empty() {
-        return at.fault_inside(faults, "an empty list matches nothing");
+        return cursor.reject_contents(diagnostics, "an empty list matches nothing");
     }
-    let (mut any, mut but) = (Vec::new(), Vec::new());
+    let (mut any, mut excluded) = (Vec::new(), Vec::new());
     for (sign, member) in members.into_iter().collect::<Option<Vec<_>>>()? {
         match sign {
-            Sign::In => any.push(member),
-            Sign::Out => but.push(member),
+            Sign::Include => any.push(member),
+            Sign::Exclude => excluded.push(member),
         }
     }
-    Some(Set::new(any, but))
+    Some(Set::new(any, excluded))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Sign {
-    In,
-    Out,
+    Include,
+    Exclude,
 }
 
-fn member(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<(Sign, Member)> {
-    let text = string(at, faults)?;
-    let (sign, name) = text.strip_prefix('!').map_or((Sign::In, text), |name| (Sign::Out, name));
+fn member(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    internal: Option<&Networks>,
+) -> Option<(Sign, Member)> {
+    let text = string(cursor, diagnostics)?;
+    let (sign, name) = text.strip_prefix('!').map_or((Sign::Include, text), |name| (Sign::Exclude, name));
     match named(name, internal) {
         Ok(member) => Some((sign, member)),
-        Err(expected) => at.fault(faults, expected),
+        Err(expected) => cursor.reject(diagnostics, expected),
     }
 }
 
@@ -92,12 +100,12 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
     match groups {
         Some(groups) if !groups.contains(name) => Err(match nearest(name, groups.iter().copied()) {
             Some(near) => {
-                format!("no internal network is of this group; did you mean group:{}?", plain(near))
+                format!("no internal network has this group; did you mean group:{}?", single_line(near))
             }
-            None if groups.is_empty() => "no internal network is of a group".to_owned(),
+            None if groups.is_empty() => "no internal network has a group".to_owned(),
             None => {
-                let some: Vec<_> = groups.iter().take(10).map(|name| plain(name)).collect();
-                format!("no internal network is of this group; there is {}", some.join(", "))
+                let some: Vec<_> = groups.iter().take(10).map(|name| single_line(name)).collect();
+                format!("no internal network has this group; existing groups: {}", some.join(", "))
             }
         }),
         Some(_) | None => Ok(Member::Group(name.into())),
@@ -119,12 +127,12 @@ mod tests {
     }
 
     fn set(text: &str) -> Result<String, Vec<String>> {
-        let mut faults = Collector::new("f");
-        let node = parse::read(text, &mut faults).unwrap();
-        let set = read(&At::root(&node, None), &mut faults, Some(&internal()));
-        let set = faults
+        let mut diagnostics = DiagnosticSink::new("f");
+        let node = parse::read(text, &mut diagnostics).unwrap();
+        let set = read(&Cursor::root(&node, None), &mut diagnostics, Some(&internal()));
+        let set = diagnostics
             .finish(set)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         Ok(set.0.to_string())
     }
 
@@ -147,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_set_says_what_was_meant() {
+    fn invalid_sets_have_a_suggestion() {
         for (text, why) in [
             (
                 "intern",
@@ -155,11 +163,11 @@ mod tests {
             ),
             (
                 "group:ofices",
-                "f:1:1: \"group:ofices\": no internal network is of this group; did you mean group:offices?",
+                "f:1:1: \"group:ofices\": no internal network has this group; did you mean group:offices?",
             ),
             (
                 "group:x",
-                "f:1:1: \"group:x\": no internal network is of this group; there is mail servers, offices",
+                "f:1:1: \"group:x\": no internal network has this group; existing groups: mail servers, offices",
             ),
             ("role:mtaa", "did you mean mta?"),
             ("10.0.0.1/8", "f:1:1: \"10.0.0.1/8\": host bits set; did you mean 10.0.0.0/8?"),
@@ -169,8 +177,8 @@ mod tests {
             ("{}", "expected a text"),
             ("\"!!any\"", "expected internal"),
         ] {
-            let faults = set(text).unwrap_err();
-            assert!(faults.len() == 1 && faults[0].contains(why), "{text}: {faults:?}");
+            let diagnostics = set(text).unwrap_err();
+            assert!(diagnostics.len() == 1 && diagnostics[0].contains(why), "{text}: {diagnostics:?}");
         }
     }
 }

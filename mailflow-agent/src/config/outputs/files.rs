@@ -1,5 +1,5 @@
-//! Files that a receiver of HTTP requests needs: certificates, keys, tokens, passwords and addresses. The
-//! configuration parses them when it is read, and the sink when it uses them.
+//! Readers of the files of an HTTP receiver: certificates, keys, tokens, passwords and URLs. The
+//! configuration reads them to validate them, and the output reads them again at each use.
 
 use std::{fs, path::Path};
 
@@ -13,12 +13,12 @@ use rustls::{
 };
 use x509_cert::der::Decode;
 
-use super::url::{Form, Url};
+use super::url::{Url, UrlForm};
 
-/// Longest file that is read.
+/// Maximum file size, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The certificates of a PEM file; at least one.
+/// Reads the certificates of a PEM file, at least one.
 ///
 /// # Errors
 /// The reason, without the file's name.
@@ -37,21 +37,22 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
     }
     match other {
         _ if !found.is_empty() => Ok(found),
-        Some(other) => Err(format!("holds {other}; expected a certificate in PEM form")),
-        None => Err("holds no certificate in PEM form".to_owned()),
+        Some(other) => Err(format!("contains {other}; expected a certificate in PEM form")),
+        None => Err("contains no certificate in PEM form".to_owned()),
     }
 }
 
 fn parse(certificate: Option<&CertificateDer<'static>>, number: usize) -> Result<(), String> {
     let Some(certificate) = certificate else { return Ok(()) };
-    // rustls parses version 3 only; an older certificate can still be listed as itself.
+    // rustls parses X.509 version 3 only. An older certificate can still be pinned as a trusted server
+    // certificate.
     match (x509_cert::Certificate::from_der(certificate), ParsedCertificate::try_from(certificate)) {
         (Err(error), Err(_)) => Err(format!("certificate {number} in it is damaged: {error}")),
         _ => Ok(()),
     }
 }
 
-/// The private key of a PEM file.
+/// Reads the private key of a PEM file.
 ///
 /// # Errors
 /// The reason, without the file's name.
@@ -61,22 +62,22 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Ok(key),
         Err(_) if String::from_utf8_lossy(&bytes).contains("ENCRYPTED PRIVATE KEY") => {
-            Err("holds an encrypted private key; expected one without a passphrase".to_owned())
+            Err("contains an encrypted private key; expected one without a passphrase".to_owned())
         }
         Err(_) => Err(match found.first() {
-            Some((kind, _)) => format!("holds {}; expected a private key in PEM form", name(kind)),
-            None => "holds no private key in PEM form".to_owned(),
+            Some((kind, _)) => format!("contains {}; expected a private key in PEM form", name(kind)),
+            None => "contains no private key in PEM form".to_owned(),
         }),
     }
 }
 
-/// The secret in a file: its only line.
+/// Reads a secret, which is the only line of a file.
 ///
 /// # Errors
 /// The reason, without the file's name and without the secret.
 pub fn secret(path: &Path) -> Result<String, String> {
     let bytes = read(path)?;
-    let text = String::from_utf8(bytes).map_err(|_| "is no text in UTF-8".to_owned())?;
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let secret = lines.next().ok_or("is empty")?.trim_end().to_owned();
     match lines.count() {
@@ -85,23 +86,23 @@ pub fn secret(path: &Path) -> Result<String, String> {
     }
 }
 
-/// A secret that stands in a header by itself.
+/// Reads a token, which must be valid in an HTTP header.
 ///
 /// # Errors
 /// The reason, without the file's name and without the secret.
 pub fn token(path: &Path) -> Result<String, String> {
     let token = secret(path)?;
     if HeaderValue::from_str(&token).is_err() || token.contains(' ') {
-        return Err("holds characters that no token has".to_owned());
+        return Err("contains characters that are not allowed in a token".to_owned());
     }
     Ok(token)
 }
 
-/// The address in a file.
+/// Reads a URL.
 ///
 /// # Errors
-/// The reason, without the file's name and without the address.
-pub fn url(path: &Path, form: Form) -> Result<Url, String> {
+/// The reason, without the file's name and without the URL.
+pub fn url(path: &Path, form: UrlForm) -> Result<Url, String> {
     Url::parse(&secret(path)?, form)
 }
 
@@ -118,18 +119,18 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.iter().all(u8::is_ascii_whitespace) { Err("is empty".to_owned()) } else { Ok(bytes) }
 }
 
-/// The sections of a PEM file.
+/// Returns the sections of a PEM file.
 fn sections(bytes: &[u8], what: &str, command: &str) -> Result<Vec<(SectionKind, Vec<u8>)>, String> {
-    // A sequence in DER begins with 0x30, and what is in it is no text.
+    // A DER sequence begins with 0x30 and contains bytes that are not text.
     if bytes.first() == Some(&0x30)
         && bytes.iter().any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
     {
         return Err(format!(
-            "holds DER; expected {what} in PEM form (`openssl {command} -inform der -in FILE` converts it)"
+            "contains DER; expected {what} in PEM form (`openssl {command} -inform der -in FILE` converts it)"
         ));
     }
     let found: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes).collect();
-    found.map_err(|error| format!("is damaged PEM: {error}"))
+    found.map_err(|error| format!("is not valid PEM: {error}"))
 }
 
 fn name(kind: &SectionKind) -> &'static str {
@@ -139,6 +140,6 @@ fn name(kind: &SectionKind) -> &'static str {
         SectionKind::PublicKey => "a public key",
         SectionKind::Crl => "a revocation list",
         SectionKind::Csr => "a certificate request",
-        _ => "something else",
+        _ => "other PEM data",
     }
 }

@@ -1,4 +1,4 @@
-//! `outputs.metrics`: the port, and how many series there may be.
+//! `outputs.metrics`: listen address, access control, and limits of series.
 
 use std::{
     net::SocketAddr,
@@ -6,34 +6,41 @@ use std::{
 };
 
 use crate::config::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     scalar::{Switch, listen},
     web,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{number, or_off},
     },
 };
 
-/// Most series that may be asked for, per source or of windows.
+/// Maximum of `max_sources` and of `max_windows`.
 const MAX_SERIES: usize = 1_000_000;
 
-/// The settings of the metrics port.
-pub(crate) struct Metrics {
+/// Settings of the metrics server.
+pub(crate) struct MetricsConfig {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) max_sources: usize,
     pub(crate) max_windows: usize,
     pub(crate) web_config: Option<PathBuf>,
 }
 
-/// Reads them.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
-    Fields::read(at, faults, |fields| {
-        let listen = fields.needed("listen", |at, faults| or_off(at, faults, "ADDRESS:PORT", listen));
-        let mut most = |key| fields.needed(key, |at, faults| number(at, faults, 1..=MAX_SERIES));
+/// Reads the settings of the metrics server.
+pub(crate) fn read(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    directory: &Path,
+) -> Option<MetricsConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let listen = mapping
+            .required("listen", |cursor, diagnostics| or_off(cursor, diagnostics, "ADDRESS:PORT", listen));
+        let mut most =
+            |key| mapping.required(key, |cursor, diagnostics| number(cursor, diagnostics, 1..=MAX_SERIES));
         let (max_sources, max_windows) = (most("max_sources"), most("max_windows"));
-        let web_config = fields.needed("web_config", |at, faults| web_config(at, faults, directory));
-        Some(Metrics {
+        let web_config =
+            mapping.required("web_config", |cursor, diagnostics| web_config(cursor, diagnostics, directory));
+        Some(MetricsConfig {
             listen: listen?,
             max_sources: max_sources?,
             max_windows: max_windows?,
@@ -42,9 +49,14 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Opt
     })
 }
 
-/// Reads the web-config file too: what is wrong with it is told with all the rest.
-fn web_config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Option<PathBuf>> {
-    let path = or_off(at, faults, "a web-config file", |text| match text {
+/// Reads the path of the web-config file, and validates the file, so that its errors are reported with the
+/// others.
+fn web_config(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    directory: &Path,
+) -> Option<Option<PathBuf>> {
+    let path = or_off(cursor, diagnostics, "a web-config file", |text| match text {
         "" => Err("expected a web-config file, or off".to_owned()),
         "off" => Ok(Switch::Off),
         file => Ok(Switch::To(directory.join(file))),
@@ -52,11 +64,11 @@ fn web_config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<O
     if let Some(path) = &path
         && let Err(wrong) = web::load(path)
     {
-        for fault in wrong.iter() {
-            match fault.place.position {
-                Some(_) => faults.fault(fault.clone()),
-                // It cannot be read at all: the place is where it is named.
-                None => drop(at.fault::<()>(faults, &fault.expected)),
+        for diagnostic in wrong.iter() {
+            match diagnostic.location.position {
+                Some(_) => diagnostics.report(diagnostic.clone()),
+                // A file that cannot be read is an error of the setting that names it.
+                None => drop(cursor.reject::<()>(diagnostics, &diagnostic.expected)),
             }
         }
         return None;

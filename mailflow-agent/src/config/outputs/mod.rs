@@ -1,4 +1,4 @@
-//! `outputs`: where metrics, alerts and flow records go.
+//! `outputs`: destinations of metrics, alerts and flow records.
 
 pub mod files;
 mod metrics;
@@ -10,28 +10,37 @@ pub mod url;
 use std::{collections::HashSet, path::Path};
 
 use super::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     sections::state::limits,
-    yaml::get::{At, Fields},
+    yaml::get::{Cursor, MappingReader},
 };
 pub use types::{
-    Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
-    Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+    AlertDestination, AlertOutput, ClientTls, Credentials, DeadLetters, FlowDestination, FlowOutput, Ipfix,
+    IpfixDestination, Outputs, Profile, Proxy, Receiver, Syslog, SyslogDestination, SyslogMessage, Target,
+    WebhookAddress,
 };
 
-/// Reads the outputs. Files that are read are relative to `directory`, files that are written to the
-/// working directory.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Outputs> {
-    Fields::read(at, faults, |fields| {
-        let metrics = fields.needed("metrics", |at, faults| metrics::read(at, faults, directory));
+/// Reads the outputs. Input files are relative to `directory`, output files to the working directory.
+pub(crate) fn read(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    directory: &Path,
+) -> Option<Outputs> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let metrics =
+            mapping.required("metrics", |cursor, diagnostics| metrics::read(cursor, diagnostics, directory));
         let mut names = HashSet::new();
-        let alerts = fields.needed("alerts", |at, faults| {
-            targets::read(at, faults, &mut names, |at, faults| targets::alerts(at, faults, directory))
+        let alerts = mapping.required("alerts", |cursor, diagnostics| {
+            targets::read(cursor, diagnostics, &mut names, |cursor, diagnostics| {
+                targets::alerts(cursor, diagnostics, directory)
+            })
         });
-        let flow_log =
-            fields.needed("flow_log", |at, faults| targets::read(at, faults, &mut names, targets::flows));
-        let files = fields.needed("files", |at, faults| Fields::read(at, faults, limits));
-        let metrics::Metrics { listen, max_sources, max_windows, web_config } = metrics?;
+        let flow_log = mapping.required("flow_log", |cursor, diagnostics| {
+            targets::read(cursor, diagnostics, &mut names, targets::flows)
+        });
+        let files =
+            mapping.required("files", |cursor, diagnostics| MappingReader::read(cursor, diagnostics, limits));
+        let metrics::MetricsConfig { listen, max_sources, max_windows, web_config } = metrics?;
         let alerts = alerts?.into_iter().map(|(name, to)| AlertOutput { name, to }).collect();
         let flow_log = flow_log?.into_iter().map(|(name, to)| FlowOutput { name, to }).collect();
         Some(Outputs {

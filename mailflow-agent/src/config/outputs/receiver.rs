@@ -1,4 +1,4 @@
-//! Receivers of HTTP requests: addresses, credentials, TLS, proxy. No fault repeats a value that may be a secret.
+//! HTTP receivers: URLs, credentials, TLS and proxy. No diagnostic contains a value that may be a secret.
 
 use std::{
     collections::HashSet,
@@ -12,104 +12,116 @@ use serde_yaml::Value;
 
 use super::{
     files,
-    types::{Address, ClientTls, Credentials, Proxy, Receiver},
-    url::{Form, Url},
+    types::{ClientTls, Credentials, Proxy, Receiver, WebhookAddress},
+    url::{Url, UrlForm},
 };
 use crate::config::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     scalar::duration_within,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         tree::Content,
         values::{entries, items, parsed, string},
     },
 };
 
-/// Bounds of `timeout`.
-const TIMEOUTS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
+/// Range of `timeout`.
+const TIMEOUT_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
 
-/// A text that may be a secret: a fault does not repeat it.
-fn hidden<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str> {
-    match at.content() {
+/// Reads a string that may be a secret. Its diagnostics do not contain the value.
+fn secret_string<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
+    match cursor.content() {
         Content::Scalar { text, value: Value::String(_) } => Some(text),
         Content::Scalar { value: Value::Bool(_) | Value::Number(_), .. } => {
-            at.fault_inside(faults, "expected a text; put it in quotes")
+            cursor.reject_contents(diagnostics, "expected a text; put it in quotes")
         }
-        _ => at.fault_inside(faults, "expected a text"),
+        _ => cursor.reject_contents(diagnostics, "expected a text"),
     }
 }
 
-fn url(at: &At<'_>, faults: &mut Collector, form: Form) -> Option<Url> {
-    match Url::parse(hidden(at, faults)?, form) {
+fn url(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, form: UrlForm) -> Option<Url> {
+    match Url::parse(secret_string(cursor, diagnostics)?, form) {
         Ok(url) => Some(url),
-        Err(expected) => at.fault_inside(faults, expected),
+        Err(expected) => cursor.reject_contents(diagnostics, expected),
     }
 }
 
-/// Addresses of Alertmanagers: a list of different ones.
-pub(crate) fn urls(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Url>> {
+/// Reads the URLs of Alertmanagers, a list without duplicates.
+pub(crate) fn urls(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Vec<Url>> {
     let mut seen = HashSet::new();
-    let urls = items(at, faults, |item, faults| {
-        let url = url(item, faults, Form::Base)?;
+    let urls = items(cursor, diagnostics, |item, diagnostics| {
+        let url = url(item, diagnostics, UrlForm::Base)?;
         if seen.insert(url.clone()) {
             Some(url)
         } else {
-            item.fault_inside(faults, "given twice in this list")
+            item.reject_contents(diagnostics, "given twice in this list")
         }
     })?;
     let urls: Vec<Url> = urls.into_iter().collect::<Option<_>>()?;
-    if urls.is_empty() { at.fault_inside(faults, "an empty list matches nothing") } else { Some(urls) }
+    if urls.is_empty() {
+        cursor.reject_contents(diagnostics, "expected at least one URL")
+    } else {
+        Some(urls)
+    }
 }
 
-/// `url` or `url_file` of a webhook; files are relative to `directory`.
-pub(crate) fn address(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Address> {
-    let file = fields.or("url_file", None, |at, faults| {
-        let path = checked(at, faults, directory, |path| files::url(path, Form::Webhook))?;
-        Some(Some((at.clone(), path)))
+/// Reads `url` or `url_file` of a webhook. Files are relative to `directory`.
+pub(crate) fn address(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<WebhookAddress> {
+    let file = mapping.optional("url_file", None, |cursor, diagnostics| {
+        let path = readable_file(cursor, diagnostics, directory, |path| files::url(path, UrlForm::Webhook))?;
+        Some(Some((cursor.clone(), path)))
     });
     match file {
-        // Without either the fault is about `url`.
-        Some(None) => fields.needed("url", |at, faults| url(at, faults, Form::Webhook)).map(Address::Here),
+        // If both are missing, the error is about `url`.
+        Some(None) => mapping
+            .required("url", |cursor, diagnostics| url(cursor, diagnostics, UrlForm::Webhook))
+            .map(WebhookAddress::Inline),
         file => {
-            let here = fields.or("url", false, |at, faults| url(at, faults, Form::Webhook).map(|_| true));
-            let (at, path) = file??;
-            if here? {
-                return at.fault_inside(fields.faults, "given beside url; only one of them is used");
+            let has_url = mapping.optional("url", false, |cursor, diagnostics| {
+                url(cursor, diagnostics, UrlForm::Webhook).map(|_| true)
+            });
+            let (cursor, path) = file??;
+            if has_url? {
+                return cursor.reject_contents(mapping.diagnostics, "expected url or url_file, not both");
             }
-            Some(Address::File(path))
+            Some(WebhookAddress::File(path))
         }
     }
 }
 
-/// The settings by which a receiver is spoken to; files are relative to `directory`.
-pub(crate) fn receiver(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Receiver> {
-    let basic = fields.or("basic_auth", None, |at, faults| {
-        Fields::read(at, faults, |fields| {
-            let username = fields.needed("username", hidden);
-            let password_file =
-                fields.needed("password_file", |at, faults| checked(at, faults, directory, files::secret));
-            Some(Some((at.clone(), username?.to_owned(), password_file?)))
+/// Reads the HTTP settings of a receiver. Files are relative to `directory`.
+pub(crate) fn receiver(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<Receiver> {
+    let basic = mapping.optional("basic_auth", None, |cursor, diagnostics| {
+        MappingReader::read(cursor, diagnostics, |mapping| {
+            let username = mapping.required("username", secret_string);
+            let password_file = mapping.required("password_file", |cursor, diagnostics| {
+                readable_file(cursor, diagnostics, directory, files::secret)
+            });
+            Some(Some((cursor.clone(), username?.to_owned(), password_file?)))
         })
     });
-    let bearer = fields
-        .or("bearer_token_file", None, |at, faults| checked(at, faults, directory, files::token).map(Some));
-    let tls = fields.or("tls", ClientTls::default(), |at, faults| tls(at, faults, directory));
-    let headers = fields.or("headers", Vec::new(), |at, faults| {
-        entries(at, faults, |name, at, faults| {
-            let value = hidden(at, faults)?;
+    let bearer = mapping.optional("bearer_token_file", None, |cursor, diagnostics| {
+        readable_file(cursor, diagnostics, directory, files::token).map(Some)
+    });
+    let tls = mapping
+        .optional("tls", ClientTls::default(), |cursor, diagnostics| tls(cursor, diagnostics, directory));
+    let headers = mapping.optional("headers", Vec::new(), |cursor, diagnostics| {
+        entries(cursor, diagnostics, |name, cursor, diagnostics| {
+            let value = secret_string(cursor, diagnostics)?;
             if HeaderName::try_from(name).is_err() || HeaderValue::from_str(value).is_err() {
-                return at.fault_inside(faults, "this is no header of HTTP");
+                return cursor.reject_contents(diagnostics, "not a valid HTTP header");
             }
             Some((name.to_owned(), value.to_owned()))
         })
     });
-    let timeout = fields.or("timeout", Receiver::TIMEOUT, |at, faults| {
-        parsed(at, faults, "a duration", |text| duration_within(text, TIMEOUTS))
+    let timeout = mapping.optional("timeout", Receiver::TIMEOUT, |cursor, diagnostics| {
+        parsed(cursor, diagnostics, "a duration", |text| duration_within(text, TIMEOUT_RANGE))
     });
-    let proxy = proxy(fields, directory);
+    let proxy = proxy(mapping, directory);
     let credentials = match (basic?, bearer?) {
-        (Some((at, ..)), Some(_)) => {
-            return at.fault_inside(fields.faults, "beside bearer_token_file; only one of them is sent");
+        (Some((cursor, ..)), Some(_)) => {
+            return cursor
+                .reject_contents(mapping.diagnostics, "expected basic_auth or bearer_token_file, not both");
         }
         (Some((_, username, password_file)), None) => Credentials::Basic { username, password_file },
         (None, Some(token_file)) => Credentials::Bearer { token_file },
@@ -118,39 +130,41 @@ pub(crate) fn receiver(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<
     Some(Receiver { credentials, tls: tls?, headers: headers?, timeout: timeout?, proxy: proxy? })
 }
 
-fn tls(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<ClientTls> {
-    Fields::read(at, faults, |fields| {
-        let ca_file = fields
-            .or("ca_file", None, |at, faults| checked(at, faults, directory, files::certificates).map(Some));
-        let cert = fields.or("cert_file", None, |at, faults| {
-            checked(at, faults, directory, files::certificates).map(Some)
+fn tls(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) -> Option<ClientTls> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let ca_file = mapping.optional("ca_file", None, |cursor, diagnostics| {
+            readable_file(cursor, diagnostics, directory, files::certificates).map(Some)
         });
-        let key = fields.or("key_file", None, |at, faults| {
-            checked(at, faults, directory, files::private_key).map(|path| Some((at.clone(), path)))
+        let cert = mapping.optional("cert_file", None, |cursor, diagnostics| {
+            readable_file(cursor, diagnostics, directory, files::certificates).map(Some)
         });
-        let server_name = fields.or("server_name", None, |at, faults| {
-            let name = string(at, faults)?;
+        let key = mapping.optional("key_file", None, |cursor, diagnostics| {
+            readable_file(cursor, diagnostics, directory, files::private_key)
+                .map(|path| Some((cursor.clone(), path)))
+        });
+        let server_name = mapping.optional("server_name", None, |cursor, diagnostics| {
+            let name = string(cursor, diagnostics)?;
             match ServerName::try_from(name) {
                 Ok(_) => Some(Some(name.to_owned())),
-                Err(_) => at.fault(faults, "expected a host name or an address, without a port"),
+                Err(_) => cursor.reject(diagnostics, "expected a host name or an address, without a port"),
             }
         });
         let certificate = match (cert?, key?) {
-            (Some(certificate), Some((at, key))) => {
-                if let Err(wrong) = pair(&certificate, &key) {
-                    return at.fault(fields.faults, wrong);
+            (Some(certificate), Some((cursor, key))) => {
+                if let Err(wrong) = check_key_pair(&certificate, &key) {
+                    return cursor.reject(mapping.diagnostics, wrong);
                 }
                 Some((certificate, key))
             }
             (None, None) => None,
-            _ => return at.fault_inside(fields.faults, "cert_file and key_file go together"),
+            _ => return cursor.reject_contents(mapping.diagnostics, "expected both cert_file and key_file"),
         };
         Some(ClientTls { ca_file: ca_file?, certificate, server_name: server_name? })
     })
 }
 
 /// Checks that a key belongs to a certificate.
-fn pair(certificate: &Path, key: &Path) -> Result<(), String> {
+fn check_key_pair(certificate: &Path, key: &Path) -> Result<(), String> {
     let (chain, key) = (files::certificates(certificate)?, files::private_key(key)?);
     match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
         Ok(_) => Ok(()),
@@ -159,39 +173,39 @@ fn pair(certificate: &Path, key: &Path) -> Result<(), String> {
     }
 }
 
-/// `proxy` or `proxy_file`.
-fn proxy(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Proxy> {
-    let file = fields.or("proxy_file", None, |at, faults| {
-        let path = checked(at, faults, directory, |path| files::url(path, Form::Proxy))?;
-        Some(Some((at.clone(), path)))
+/// Reads `proxy` or `proxy_file`.
+fn proxy(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<Proxy> {
+    let file = mapping.optional("proxy_file", None, |cursor, diagnostics| {
+        let path = readable_file(cursor, diagnostics, directory, |path| files::url(path, UrlForm::Proxy))?;
+        Some(Some((cursor.clone(), path)))
     });
-    let proxy = fields.or("proxy", None, |at, faults| match at.content() {
+    let proxy = mapping.optional("proxy", None, |cursor, diagnostics| match cursor.content() {
         Content::Scalar { value: Value::Bool(false) | Value::Null, .. } => Some(Some(Proxy::Off)),
-        _ => match hidden(at, faults)? {
+        _ => match secret_string(cursor, diagnostics)? {
             "off" => Some(Some(Proxy::Off)),
             "environment" => Some(Some(Proxy::Environment)),
-            _ => url(at, faults, Form::Proxy).map(|url| Some(Proxy::To(url))),
+            _ => url(cursor, diagnostics, UrlForm::Proxy).map(|url| Some(Proxy::To(url))),
         },
     });
     match (file?, proxy?) {
-        (Some((at, _)), Some(_)) => {
-            at.fault_inside(fields.faults, "given beside proxy; only one of them is used")
+        (Some((cursor, _)), Some(_)) => {
+            cursor.reject_contents(mapping.diagnostics, "expected proxy or proxy_file, not both")
         }
         (Some((_, path)), None) => Some(Proxy::File(path)),
         (None, proxy) => Some(proxy.unwrap_or_default()),
     }
 }
 
-/// A file that `read` can read now.
-fn checked<T>(
-    at: &At<'_>,
-    faults: &mut Collector,
+/// Reads the path of a file, and checks that `read` accepts the file.
+fn readable_file<T>(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     directory: &Path,
     read: impl FnOnce(&Path) -> Result<T, String>,
 ) -> Option<PathBuf> {
-    let path = directory.join(string(at, faults)?);
+    let path = directory.join(string(cursor, diagnostics)?);
     match read(&path) {
         Ok(_) => Some(path),
-        Err(error) => at.fault(faults, error),
+        Err(error) => cursor.reject(diagnostics, error),
     }
 }

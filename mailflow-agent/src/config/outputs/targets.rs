@@ -1,4 +1,4 @@
-//! `outputs.alerts` and `outputs.flow_log`: one output or a list of them.
+//! `outputs.alerts` and `outputs.flow_log`: one output, or a list of outputs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,37 +10,37 @@ use std::{
 use super::{
     receiver::{address, receiver, urls},
     types::{
-        ALERTS, AlertTo, DeadLetters, FLOW_LOG, FlowTo, Ipfix, IpfixTo, Profile, Syslog, SyslogMessage,
-        SyslogTo, Target,
+        AlertDestination, DEFAULT_ALERTS_NAME, DEFAULT_FLOW_LOG_NAME, DeadLetters, FlowDestination, Ipfix,
+        IpfixDestination, Profile, Syslog, SyslogDestination, SyslogMessage, Target,
     },
 };
 use crate::config::{
     amounts::bytes,
-    diagnostics::{Collector, quote},
+    diagnostics::{DiagnosticSink, quote},
     scalar::{Switch, duration_within, target},
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         tree::Content,
         values::{choice, entries, items, number, or_off, parsed, string},
     },
 };
 
-/// Where systemd's journal listens.
-const JOURNAL: &str = "/run/systemd/journal/socket";
+/// Socket of systemd's journal.
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
-/// How often Alertmanager is told what fires, and the bounds of that.
-const EVERY: Duration = Duration::from_secs(60);
-/// The longest one that leaves room for a lost post within an Alertmanager's default `resolve_timeout`.
-const SAFE: Duration = Duration::from_secs(150);
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(600);
+/// Default interval of resending firing alerts to Alertmanager.
+const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest interval that tolerates a lost request within Alertmanager's default `resolve_timeout`.
+const MAX_SAFE_REFRESH_INTERVAL: Duration = Duration::from_secs(150);
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Most bytes of a syslog message, and the bounds of that: rsyslog keeps 8,096 of a message unless told otherwise,
-/// and a UDP datagram over IPv4 has at most 65,507.
-const MAX_SIZE: u64 = 8_000;
-const SIZES: RangeInclusive<u64> = 1_000..=65_507;
+/// Default maximum size of a syslog message: rsyslog cuts messages after 8,096 bytes by default. A UDP
+/// datagram over IPv4 has at most 65,507 bytes.
+const DEFAULT_MESSAGE_BYTES: u64 = 8_000;
+const MESSAGE_BYTES_RANGE: RangeInclusive<u64> = 1_000..=65_507;
 
-/// RFC 5424's facilities, by their numbers (table 1).
+/// Facilities of RFC 5424 (table 1).
 const FACILITIES: [(&str, u8); 20] = [
     ("kern", 0),
     ("user", 1),
@@ -64,78 +64,89 @@ const FACILITIES: [(&str, u8); 20] = [
     ("local7", 23),
 ];
 
-/// What one kind of output is, with its default name.
-type Named<T> = (&'static str, T);
+/// Output, with the default name of its type.
+type NamedOutput<T> = (&'static str, T);
 
-/// Reads `off`, a file, an output, or a list of them, each with its name. No two have the same in `names`.
+/// Reads `off`, a file, an output, or a list of outputs. Each has a name that is not in `names` yet.
 pub(crate) fn read<T>(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     names: &mut HashSet<String>,
-    mut one: impl FnMut(&At<'_>, &mut Collector) -> Option<(Option<String>, Named<T>)>,
+    mut one: impl FnMut(&Cursor<'_>, &mut DiagnosticSink) -> Option<(Option<String>, NamedOutput<T>)>,
 ) -> Option<Vec<(String, T)>> {
-    let mut output = |at: &At<'_>, faults: &mut Collector| {
-        let (name, (default, to)) = one(at, faults)?;
+    let mut output = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink| {
+        let (name, (default, to)) = one(cursor, diagnostics)?;
         let name = name.unwrap_or_else(|| default.to_owned());
         if names.insert(name.clone()) {
             return Some((name, to));
         }
-        at.fault_inside(faults, format!("another output is called {name}; give this one a `name`"))
+        cursor.reject_contents(
+            diagnostics,
+            format!("another output has the name {name}; give this one its own `name`"),
+        )
     };
-    match at.content() {
-        Content::List(_) => items(at, faults, output)?.into_iter().collect(),
-        Content::Map(_) => Some(vec![output(at, faults)?]),
-        _ => match or_off(at, faults, "a file, - for standard output, an output, a list of them", target)? {
-            Some(_) => Some(vec![output(at, faults)?]),
+    match cursor.content() {
+        Content::List(_) => items(cursor, diagnostics, output)?.into_iter().collect(),
+        Content::Map(_) => Some(vec![output(cursor, diagnostics)?]),
+        _ => match or_off(
+            cursor,
+            diagnostics,
+            "a file, - for standard output, an output, a list of them",
+            target,
+        )? {
+            Some(_) => Some(vec![output(cursor, diagnostics)?]),
             None => Some(Vec::new()),
         },
     }
 }
 
-/// An output for alerts.
+/// Reads an output of alerts.
 pub(crate) fn alerts(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     directory: &Path,
-) -> Option<(Option<String>, Named<AlertTo>)> {
-    if at.text().is_some() {
-        let target = parsed(at, faults, "a file, or - for standard output", file)?;
-        return Some((None, (ALERTS, AlertTo::Lines { target, profile: Profile::Eve })));
+) -> Option<(Option<String>, NamedOutput<AlertDestination>)> {
+    if cursor.text().is_some() {
+        let target = parsed(cursor, diagnostics, "a file, or - for standard output", file)?;
+        return Some((
+            None,
+            (DEFAULT_ALERTS_NAME, AlertDestination::Lines { target, profile: Profile::Eve }),
+        ));
     }
-    Fields::read(at, faults, |fields| {
-        let name = fields.or("name", None, name);
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let name = mapping.optional("name", None, name);
         const KINDS: [&str; 5] = ["file", "journal", "syslog", "alertmanager", "webhook"];
-        let to = match kind(fields, &KINDS)? {
+        let to = match kind(mapping, &KINDS)? {
             "file" => {
-                let (target, profile) = (fields.needed("path", path), profile(fields));
-                (ALERTS, AlertTo::Lines { target: target?, profile: profile? })
+                let (target, profile) = (mapping.required("path", path), profile(mapping));
+                (DEFAULT_ALERTS_NAME, AlertDestination::Lines { target: target?, profile: profile? })
             }
             "journal" => {
-                let path =
-                    fields.or("socket", JOURNAL.into(), |at, faults| string(at, faults).map(PathBuf::from));
-                let profile = profile(fields);
-                ("alerts_journal", AlertTo::Journal { path: path?, profile: profile? })
+                let path = mapping.optional("socket", JOURNAL_SOCKET.into(), |cursor, diagnostics| {
+                    string(cursor, diagnostics).map(PathBuf::from)
+                });
+                let profile = profile(mapping);
+                ("alerts_journal", AlertDestination::Journal { path: path?, profile: profile? })
             }
-            "syslog" => ("alerts_syslog", AlertTo::Syslog(syslog(fields)?)),
+            "syslog" => ("alerts_syslog", AlertDestination::Syslog(syslog(mapping)?)),
             "alertmanager" => {
-                let urls = fields.needed("urls", urls);
-                let labels = fields.or("labels", BTreeMap::new(), labels);
-                let every = fields.or("every", EVERY, |at, faults| {
+                let urls = mapping.required("urls", urls);
+                let labels = mapping.optional("labels", BTreeMap::new(), labels);
+                let every = mapping.optional("every", DEFAULT_REFRESH_INTERVAL, |cursor, diagnostics| {
                     let every =
-                        parsed(at, faults, "a duration", |text| duration_within(text, [SHORTEST, LONGEST]))?;
-                    if every > SAFE {
-                        at.warn(
-                            faults,
-                            "an Alertmanager whose resolve_timeout is not longer than twice this (it is 5m unless \
-                             configured) ends alerts that still fire",
+                        parsed(cursor, diagnostics, "a duration", |text| duration_within(text, [MIN_REFRESH_INTERVAL, MAX_REFRESH_INTERVAL]))?;
+                    if every > MAX_SAFE_REFRESH_INTERVAL {
+                        cursor.warn(
+                            diagnostics,
+                            "Alertmanager may resolve alerts that still fire, unless its resolve_timeout (5m by default) is longer than twice this interval",
                         );
                     }
                     Some(every)
                 });
-                let receiver = receiver(fields, directory);
+                let receiver = receiver(mapping, directory);
                 (
                     "alerts_alertmanager",
-                    AlertTo::Alertmanager {
+                    AlertDestination::Alertmanager {
                         urls: urls?,
                         labels: labels?,
                         every: every?,
@@ -144,18 +155,19 @@ pub(crate) fn alerts(
                 )
             }
             _ => {
-                let (url, profile) = (address(fields, directory), profile(fields));
-                let receiver = receiver(fields, directory);
-                let dead_letters = fields.or("dead_letters", DeadLetters::InState, |at, faults| {
-                    let file = or_off(at, faults, "a file", |text| match text {
-                        "" | "-" => Err("expected a file, or off".to_owned()),
-                        "off" => Ok(Switch::Off),
-                        file => Ok(Switch::To(PathBuf::from(file))),
-                    })?;
-                    Some(file.map_or(DeadLetters::Off, DeadLetters::File))
-                });
+                let (url, profile) = (address(mapping, directory), profile(mapping));
+                let receiver = receiver(mapping, directory);
+                let dead_letters =
+                    mapping.optional("dead_letters", DeadLetters::InState, |cursor, diagnostics| {
+                        let file = or_off(cursor, diagnostics, "a file", |text| match text {
+                            "" | "-" => Err("expected a file, or off".to_owned()),
+                            "off" => Ok(Switch::Off),
+                            file => Ok(Switch::To(PathBuf::from(file))),
+                        })?;
+                        Some(file.map_or(DeadLetters::Off, DeadLetters::File))
+                    });
                 let (url, receiver, profile) = (url?, receiver?, profile?);
-                let to = AlertTo::Webhook { url, receiver, profile, dead_letters: dead_letters? };
+                let to = AlertDestination::Webhook { url, receiver, profile, dead_letters: dead_letters? };
                 ("alerts_webhook", to)
             }
         };
@@ -163,75 +175,87 @@ pub(crate) fn alerts(
     })
 }
 
-/// An output for flow records.
-pub(crate) fn flows(at: &At<'_>, faults: &mut Collector) -> Option<(Option<String>, Named<FlowTo>)> {
-    if at.text().is_some() {
-        let target = parsed(at, faults, "a file, or - for standard output", file)?;
-        return Some((None, (FLOW_LOG, FlowTo::Lines { target, profile: Profile::Eve })));
+/// Reads an output of flow records.
+pub(crate) fn flows(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+) -> Option<(Option<String>, NamedOutput<FlowDestination>)> {
+    if cursor.text().is_some() {
+        let target = parsed(cursor, diagnostics, "a file, or - for standard output", file)?;
+        return Some((
+            None,
+            (DEFAULT_FLOW_LOG_NAME, FlowDestination::Lines { target, profile: Profile::Eve }),
+        ));
     }
-    Fields::read(at, faults, |fields| {
-        let name = fields.or("name", None, name);
-        let to = match kind(fields, &["file", "ipfix"])? {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let name = mapping.optional("name", None, name);
+        let to = match kind(mapping, &["file", "ipfix"])? {
             "file" => {
-                let (target, profile) = (fields.needed("path", path), profile(fields));
-                (FLOW_LOG, FlowTo::Lines { target: target?, profile: profile? })
+                let (target, profile) = (mapping.required("path", path), profile(mapping));
+                (DEFAULT_FLOW_LOG_NAME, FlowDestination::Lines { target: target?, profile: profile? })
             }
             _ => {
-                let to = fields.needed("to", |at, faults| {
+                let to = mapping.required("to", |cursor, diagnostics| {
                     let expected = "udp:HOST:PORT or tcp:HOST:PORT";
-                    parsed(at, faults, expected, |text| match text.split_once(':') {
-                        Some(("udp", address)) => host_port(address).map(IpfixTo::Udp),
-                        Some(("tcp", address)) => host_port(address).map(IpfixTo::Tcp),
+                    parsed(cursor, diagnostics, expected, |text| match text.split_once(':') {
+                        Some(("udp", address)) => host_port(address).map(IpfixDestination::Udp),
+                        Some(("tcp", address)) => host_port(address).map(IpfixDestination::Tcp),
                         _ => Err(format!("expected {expected}, such as udp:192.0.2.1:4739")),
                     })
                 });
-                let domain = fields.or("domain", 1, |at, faults| number(at, faults, 0..=u32::MAX));
-                ("flow_log_ipfix", FlowTo::Ipfix(Ipfix { to: to?, domain: domain? }))
+                let domain = mapping
+                    .optional("domain", 1, |cursor, diagnostics| number(cursor, diagnostics, 0..=u32::MAX));
+                ("flow_log_ipfix", FlowDestination::Ipfix(Ipfix { to: to?, domain: domain? }))
             }
         };
         Some((name?, to))
     })
 }
 
-/// What `type` says, which must be one of `kinds`.
-fn kind(fields: &mut Fields<'_, '_>, kinds: &'static [&'static str]) -> Option<&'static str> {
-    let found = fields.needed("type", |at, faults| {
+/// Reads `type`, which must be one of `kinds`.
+fn kind(mapping: &mut MappingReader<'_, '_>, kinds: &'static [&'static str]) -> Option<&'static str> {
+    let found = mapping.required("type", |cursor, diagnostics| {
         let named = kinds.iter().map(|kind| (*kind, *kind)).collect::<Vec<_>>();
-        choice(at, faults, &named)
+        choice(cursor, diagnostics, &named)
     });
-    // Without it nothing can be said of the other keys.
+    // The known keys depend on the type.
     if found.is_none() {
-        fields.know_all();
+        mapping.accept_all_keys();
     }
     found
 }
 
-fn syslog(fields: &mut Fields<'_, '_>) -> Option<Syslog> {
-    let to = fields.needed("to", |at, faults| {
+fn syslog(mapping: &mut MappingReader<'_, '_>) -> Option<Syslog> {
+    let to = mapping.required("to", |cursor, diagnostics| {
         let expected = "unix:PATH, udp:HOST:PORT or tcp:HOST:PORT";
-        parsed(at, faults, expected, |text| match text.split_once(':') {
-            Some(("unix", path)) if !path.is_empty() => Ok(SyslogTo::Unix(path.into())),
-            Some(("udp", address)) => host_port(address).map(SyslogTo::Udp),
-            Some(("tcp", address)) => host_port(address).map(SyslogTo::Tcp),
+        parsed(cursor, diagnostics, expected, |text| match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(SyslogDestination::Unix(path.into())),
+            Some(("udp", address)) => host_port(address).map(SyslogDestination::Udp),
+            Some(("tcp", address)) => host_port(address).map(SyslogDestination::Tcp),
             _ => Err(format!("expected {expected}, such as udp:192.0.2.1:514")),
         })
     });
-    let facility = fields.or("facility", 3, |at, faults| choice(at, faults, &FACILITIES));
+    let facility =
+        mapping.optional("facility", 3, |cursor, diagnostics| choice(cursor, diagnostics, &FACILITIES));
     let mut messages = vec![("text", SyslogMessage::Text)];
     messages.extend(Profile::ALL.map(|profile| (profile.name(), SyslogMessage::Json(profile))));
-    let message = fields.or("message", SyslogMessage::Text, |at, faults| choice(at, faults, &messages));
-    let max_size = fields.or("max_size", MAX_SIZE, |at, faults| bytes(at, faults, SIZES));
+    let message = mapping.optional("message", SyslogMessage::Text, |cursor, diagnostics| {
+        choice(cursor, diagnostics, &messages)
+    });
+    let max_size = mapping.optional("max_size", DEFAULT_MESSAGE_BYTES, |cursor, diagnostics| {
+        bytes(cursor, diagnostics, MESSAGE_BYTES_RANGE)
+    });
     let max_size = usize::try_from(max_size?).unwrap_or(usize::MAX);
     Some(Syslog { to: to?, facility: facility?, message: message?, max_size })
 }
 
-fn profile(fields: &mut Fields<'_, '_>) -> Option<Profile> {
+fn profile(mapping: &mut MappingReader<'_, '_>) -> Option<Profile> {
     let profiles = Profile::ALL.map(|profile| (profile.name(), profile));
-    fields.or("profile", Profile::Eve, |at, faults| choice(at, faults, &profiles))
+    mapping.optional("profile", Profile::Eve, |cursor, diagnostics| choice(cursor, diagnostics, &profiles))
 }
 
-fn path(at: &At<'_>, faults: &mut Collector) -> Option<Target> {
-    parsed(at, faults, "a file, or - for standard output", file)
+fn path(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Target> {
+    parsed(cursor, diagnostics, "a file, or - for standard output", file)
 }
 
 fn file(text: &str) -> Result<Target, String> {
@@ -241,29 +265,30 @@ fn file(text: &str) -> Result<Target, String> {
     }
 }
 
-/// The name of an output: it is a label's value and stands in logs.
-fn name(at: &At<'_>, faults: &mut Collector) -> Option<Option<String>> {
-    let name = string(at, faults)?;
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    if (1..=40).contains(&name.len()) && name.bytes().all(fits) {
+/// Reads the name of an output, which is a label value in metrics and appears in logs.
+fn name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<String>> {
+    let name = string(cursor, diagnostics)?;
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
+    if (1..=40).contains(&name.len()) && name.bytes().all(is_valid) {
         return Some(Some(name.to_owned()));
     }
-    at.fault(faults, "expected a name of at most 40 of a-z, 0-9, _, - and .")
+    cursor.reject(diagnostics, "expected a name of at most 40 of a-z, 0-9, _, - and .")
 }
 
-fn labels(at: &At<'_>, faults: &mut Collector) -> Option<BTreeMap<String, String>> {
-    let read = entries(at, faults, |name, at, faults| {
+fn labels(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<BTreeMap<String, String>> {
+    let read = entries(cursor, diagnostics, |name, cursor, diagnostics| {
         let mut letters = name.bytes();
         let first = letters.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
         if !first || !letters.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return at.fault_inside(faults, "a label's name has letters, digits and underscores");
+            return cursor
+                .reject_contents(diagnostics, "expected a label name of letters, digits and underscores");
         }
-        Some((name.to_owned(), string(at, faults)?.to_owned()))
+        Some((name.to_owned(), string(cursor, diagnostics)?.to_owned()))
     })?;
     Some(read.into_iter().collect())
 }
 
-/// `HOST:PORT`, checked as far as that goes without asking anybody.
+/// Checks the form of `HOST:PORT`, without resolving the name.
 fn host_port(text: &str) -> Result<String, String> {
     let expected =
         || format!("expected HOST:PORT after the colon, such as 192.0.2.1:514, not {}", quote(text));

@@ -1,4 +1,4 @@
-//! Outputs as they are used.
+//! Validated settings of outputs.
 
 use std::{
     collections::BTreeMap,
@@ -10,187 +10,191 @@ use std::{
 
 use super::url::Url;
 
-use crate::util::disk::Limits;
+use crate::util::disk::FileLimits;
 
-/// Where records, alerts and metrics go.
+/// Outputs of records, alerts and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
-    /// Where `/metrics` is served; `None` turns it off.
+    /// Listen address of `/metrics`; `None` switches it off.
     pub metrics: Option<SocketAddr>,
-    /// Most per-source series; further sources share `source="other"`.
+    /// Maximum number of sources with their own series. Further sources share `source="other"`.
     pub max_sources: usize,
-    /// Most series of the window gauge; the highest are kept.
+    /// Maximum number of series of the window gauge. The highest values have series.
     pub max_windows: usize,
-    /// TLS and basic auth of the metrics port, in Prometheus' format (read with
+    /// Web-config file with TLS and basic auth of the metrics server, in Prometheus' format (read by
     /// [`load`](super::super::web::load)).
     pub web_config: Option<PathBuf>,
-    /// Alerts.
+    /// Outputs of alerts.
     pub alerts: Vec<AlertOutput>,
-    /// Flow records.
+    /// Outputs of flow records.
     pub flow_log: Vec<FlowOutput>,
-    /// Limits of each file.
-    pub files: Limits,
+    /// Limits of each output file.
+    pub files: FileLimits,
 }
 
 impl Outputs {
-    /// Returns true if lines go to standard output.
+    /// Returns true if an output writes to standard output.
     pub fn to_stdout(&self) -> bool {
         let alerts = self.alerts.iter().filter_map(|output| output.to.target());
         let flows = self.flow_log.iter().filter_map(|output| output.to.target());
         alerts.chain(flows).any(|target| *target == Target::Stdout)
     }
 
-    /// Alerts go to this file or standard output, instead of those that are configured; what is no file
-    /// stays. `None`: they go nowhere.
+    /// Replaces the file outputs of alerts by `target`. Other outputs stay. `None` removes all outputs of
+    /// alerts.
     pub fn set_alerts(&mut self, target: Option<Target>) {
         match target {
             Some(target) => {
                 self.alerts.retain(|output| output.to.target().is_none());
-                let to = AlertTo::Lines { target, profile: Profile::Eve };
-                self.alerts.push(AlertOutput { name: ALERTS.to_owned(), to });
+                let to = AlertDestination::Lines { target, profile: Profile::Eve };
+                self.alerts.push(AlertOutput { name: DEFAULT_ALERTS_NAME.to_owned(), to });
             }
             None => self.alerts.clear(),
         }
     }
 
-    /// The same of flow records.
+    /// Replaces the file outputs of flow records by `target`. Other outputs stay. `None` removes all outputs
+    /// of flow records.
     pub fn set_flow_log(&mut self, target: Option<Target>) {
         match target {
             Some(target) => {
                 self.flow_log.retain(|output| output.to.target().is_none());
-                let to = FlowTo::Lines { target, profile: Profile::Eve };
-                self.flow_log.push(FlowOutput { name: FLOW_LOG.to_owned(), to });
+                let to = FlowDestination::Lines { target, profile: Profile::Eve };
+                self.flow_log.push(FlowOutput { name: DEFAULT_FLOW_LOG_NAME.to_owned(), to });
             }
             None => self.flow_log.clear(),
         }
     }
 
-    /// Gives each webhook that names no file for dead letters one in the state directory, or none without a
-    /// state directory.
-    pub fn place_dead_letters(&mut self, state: Option<&Path>) {
+    /// Sets the dead-letter file of each webhook that names none: a file in the state directory, or none
+    /// without a state directory.
+    pub fn set_dead_letter_files(&mut self, state: Option<&Path>) {
         for output in &mut self.alerts {
-            if let AlertTo::Webhook { dead_letters: place @ DeadLetters::InState, .. } = &mut output.to {
-                *place = state.map_or(DeadLetters::Off, |state| {
+            if let AlertDestination::Webhook { dead_letters: location @ DeadLetters::InState, .. } =
+                &mut output.to
+            {
+                *location = state.map_or(DeadLetters::Off, |state| {
                     DeadLetters::File(state.join("dead-letters").join(format!("{}.json", output.name)))
                 });
             }
         }
     }
 
-    /// Leaves alerts to files and standard output alone: what is of the past wakes nobody.
-    pub fn keep_alerts_to_files(&mut self) {
+    /// Removes all outputs of alerts except files and standard output, as replayed alerts must not notify
+    /// people.
+    pub fn retain_file_alerts(&mut self) {
         self.alerts.retain(|output| output.to.target().is_some());
     }
 }
 
-/// The name of the file with alerts, where it is given none.
-pub(crate) const ALERTS: &str = "alerts";
-/// The name of the flow log, where it is given none.
-pub(crate) const FLOW_LOG: &str = "flow_log";
+/// Default name of a file output of alerts.
+pub(crate) const DEFAULT_ALERTS_NAME: &str = "alerts";
+/// Default name of a file output of flow records.
+pub(crate) const DEFAULT_FLOW_LOG_NAME: &str = "flow_log";
 
-/// One of the places where alerts go.
+/// Output of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertOutput {
-    /// Its name in metrics and in the log.
+    /// Name in metrics and in the log.
     pub name: String,
-    /// What it is.
-    pub to: AlertTo,
+    /// Destination.
+    pub to: AlertDestination,
 }
 
-/// Where alerts go.
+/// Destination of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AlertTo {
+pub enum AlertDestination {
     /// JSON lines.
     Lines {
-        /// The file.
+        /// File or standard output.
         target: Target,
-        /// Their dialect.
+        /// Schema of the events.
         profile: Profile,
     },
     /// systemd's journal.
     Journal {
-        /// Its socket.
+        /// Socket of the journal.
         path: PathBuf,
-        /// The dialect of the field that holds the whole event.
+        /// Schema of the field that contains the whole event.
         profile: Profile,
     },
-    /// A syslog server.
+    /// Syslog server.
     Syslog(Syslog),
-    /// Alertmanagers, each told everything.
+    /// Alertmanagers, each of which receives every alert.
     Alertmanager {
-        /// Their addresses, without `/api/v2/alerts`.
+        /// URLs without `/api/v2/alerts`.
         urls: Vec<Url>,
-        /// How they are spoken to.
+        /// HTTP settings.
         receiver: Receiver,
-        /// Labels that every alert gets.
+        /// Labels that are added to every alert.
         labels: BTreeMap<String, String>,
-        /// How often they are told what fires.
+        /// Interval of resending firing alerts.
         every: Duration,
     },
-    /// Anything that takes JSON by POST.
+    /// HTTP server that accepts JSON by POST.
     Webhook {
-        /// The address.
-        url: Address,
-        /// How it is spoken to.
+        /// URL.
+        url: WebhookAddress,
+        /// HTTP settings.
         receiver: Receiver,
-        /// The dialect.
+        /// Schema of the events.
         profile: Profile,
-        /// Where events go that the receiver refuses for good.
+        /// File of events that the receiver rejects permanently.
         dead_letters: DeadLetters,
     },
 }
 
-impl AlertTo {
+impl AlertDestination {
     fn target(&self) -> Option<&Target> {
         match self {
-            AlertTo::Lines { target, .. } => Some(target),
+            AlertDestination::Lines { target, .. } => Some(target),
             _ => None,
         }
     }
 }
 
-/// One of the places where flow records go.
+/// Output of flow records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowOutput {
-    /// Its name in metrics and in the log.
+    /// Name in metrics and in the log.
     pub name: String,
-    /// What it is.
-    pub to: FlowTo,
+    /// Destination.
+    pub to: FlowDestination,
 }
 
-/// Where flow records go.
+/// Destination of flow records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FlowTo {
+pub enum FlowDestination {
     /// JSON lines.
     Lines {
-        /// The file.
+        /// File or standard output.
         target: Target,
-        /// Their dialect.
+        /// Schema of the records.
         profile: Profile,
     },
-    /// An IPFIX collector.
+    /// IPFIX collector.
     Ipfix(Ipfix),
 }
 
-impl FlowTo {
+impl FlowDestination {
     fn target(&self) -> Option<&Target> {
         match self {
-            FlowTo::Lines { target, .. } => Some(target),
-            FlowTo::Ipfix(_) => None,
+            FlowDestination::Lines { target, .. } => Some(target),
+            FlowDestination::Ipfix(_) => None,
         }
     }
 }
 
-/// Where a stream of lines goes.
+/// Target of a stream of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Standard output (`-`).
     Stdout,
-    /// A file, appended to.
+    /// File, to which lines are appended.
     File(PathBuf),
 }
 
-/// The dialect of JSON events.
+/// Schema of JSON events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Profile {
     /// Suricata's EVE.
@@ -203,10 +207,10 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Every profile.
+    /// All profiles.
     pub const ALL: [Profile; 3] = [Profile::Eve, Profile::Ecs, Profile::Ocsf];
 
-    /// The name in configuration.
+    /// Returns the name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Profile::Eve => "eve",
@@ -216,128 +220,128 @@ impl Profile {
     }
 }
 
-/// A syslog server.
+/// Syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Syslog {
-    /// Where it listens.
-    pub to: SyslogTo,
-    /// RFC 5424's number of the facility.
+    /// Address of the server.
+    pub to: SyslogDestination,
+    /// Number of the facility (RFC 5424).
     pub facility: u8,
-    /// What a message says beside its structured data.
+    /// Content of the message part.
     pub message: SyslogMessage,
-    /// Most bytes of a message, its header included.
+    /// Maximum size of a message with its header, in bytes.
     pub max_size: usize,
 }
 
-/// Where a syslog server listens.
+/// Address of a syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyslogTo {
-    /// A datagram socket.
+pub enum SyslogDestination {
+    /// Unix datagram socket.
     Unix(PathBuf),
-    /// `HOST:PORT`.
+    /// UDP, `HOST:PORT`.
     Udp(String),
-    /// `HOST:PORT`.
+    /// TCP, `HOST:PORT`.
     Tcp(String),
 }
 
-impl fmt::Display for SyslogTo {
+impl fmt::Display for SyslogDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SyslogTo::Unix(path) => write!(f, "unix:{}", path.display()),
-            SyslogTo::Udp(address) => write!(f, "udp:{address}"),
-            SyslogTo::Tcp(address) => write!(f, "tcp:{address}"),
+            SyslogDestination::Unix(path) => write!(f, "unix:{}", path.display()),
+            SyslogDestination::Udp(address) => write!(f, "udp:{address}"),
+            SyslogDestination::Tcp(address) => write!(f, "tcp:{address}"),
         }
     }
 }
 
-/// What a syslog message says.
+/// Content of the message part of a syslog message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyslogMessage {
-    /// A sentence.
+    /// Human-readable sentence.
     Text,
-    /// The event as JSON.
+    /// Event as JSON.
     Json(Profile),
 }
 
-/// An IPFIX collector.
+/// IPFIX collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ipfix {
-    /// Where it listens.
-    pub to: IpfixTo,
-    /// The observation domain, which tells agents on one address apart.
+    /// Address of the collector.
+    pub to: IpfixDestination,
+    /// Observation domain ID, which identifies the agent among agents with one address (RFC 7011).
     pub domain: u32,
 }
 
-/// Where an IPFIX collector listens.
+/// Address of an IPFIX collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IpfixTo {
-    /// `HOST:PORT`.
+pub enum IpfixDestination {
+    /// UDP, `HOST:PORT`.
     Udp(String),
-    /// `HOST:PORT`.
+    /// TCP, `HOST:PORT`.
     Tcp(String),
 }
 
-impl fmt::Display for IpfixTo {
+impl fmt::Display for IpfixDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            IpfixTo::Udp(address) => write!(f, "udp:{address}"),
-            IpfixTo::Tcp(address) => write!(f, "tcp:{address}"),
+            IpfixDestination::Udp(address) => write!(f, "udp:{address}"),
+            IpfixDestination::Tcp(address) => write!(f, "tcp:{address}"),
         }
     }
 }
 
-/// Where the address of a webhook stands.
+/// URL of a webhook, or the file that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// In the configuration.
-    Here(Url),
-    /// In a file, which is read at each request.
+pub enum WebhookAddress {
+    /// URL in the configuration.
+    Inline(Url),
+    /// File that contains the URL. It is read at each request.
     File(PathBuf),
 }
 
-/// File of the events that a webhook's receiver refuses for good.
+/// File of events that a webhook's receiver rejects permanently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeadLetters {
-    /// One in the state directory; see [`Outputs::place_dead_letters`].
+    /// File in the state directory; see [`Outputs::set_dead_letter_files`].
     #[default]
     InState,
-    /// This one.
+    /// Configured file.
     File(PathBuf),
-    /// None: such an event is logged and counted only.
+    /// No file. Such an event is only logged and counted.
     Off,
 }
 
-/// Proxy on the way to a receiver.
+/// Proxy of requests to a receiver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Proxy {
-    /// The one that the environment's variables name.
+    /// Proxy of the environment variables.
     #[default]
     Environment,
-    /// None.
+    /// No proxy.
     Off,
-    /// This one.
+    /// Configured proxy.
     To(Url),
-    /// The one whose address is in a file, which is read at each request.
+    /// File that contains the proxy's URL. It is read at each request.
     File(PathBuf),
 }
 
-/// How a receiver of HTTP requests is spoken to.
+/// HTTP settings of a receiver.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receiver {
-    /// Who we are.
+    /// Credentials of the agent.
     pub credentials: Credentials,
-    /// How we know who it is.
+    /// TLS settings.
     pub tls: ClientTls,
-    /// Further headers. Their values may be secrets.
+    /// Additional headers. Their values may be secrets.
     pub headers: Vec<(String, String)>,
-    /// Longest time a request may take, from the look-up of the name to the end of the answer.
+    /// Maximum duration of a request, from the name lookup to the end of the response.
     pub timeout: Duration,
-    /// The proxy.
+    /// Proxy.
     pub proxy: Proxy,
 }
 
 impl Receiver {
-    /// Longest time a request may take unless it is configured.
+    /// Default of [`timeout`](Self::timeout).
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 }
 
@@ -367,33 +371,33 @@ impl fmt::Debug for Receiver {
     }
 }
 
-/// What proves who we are. Secrets stand in files, which are read at each request.
+/// Credentials of the agent. Secrets are in files, which are read at each request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credentials {
-    /// Nothing is asked.
+    /// No credentials.
     #[default]
     None,
-    /// A name and a password.
+    /// Basic authentication.
     Basic {
-        /// The name.
+        /// User name.
         username: String,
-        /// The password is its first line.
+        /// File whose only line is the password.
         password_file: PathBuf,
     },
-    /// A token.
+    /// Bearer token.
     Bearer {
-        /// The token is its first line.
+        /// File whose only line is the token.
         token_file: PathBuf,
     },
 }
 
-/// TLS as a client.
+/// TLS settings of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
-    /// Authorities, and certificates of servers, to trust instead of the system's authorities.
+    /// File of trusted authorities and server certificates, instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
-    /// Name that the server's certificate must have, instead of the address's host.
+    /// Expected name in the server's certificate, instead of the URL's host.
     pub server_name: Option<String>,
-    /// Our own certificate and its key.
+    /// Files of the client certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }

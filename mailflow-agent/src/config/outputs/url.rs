@@ -1,43 +1,45 @@
-//! Addresses of receivers and of proxies. Only an address's origin is ever shown: its path, its query and its
-//! user information may be secrets.
+//! URLs of receivers and proxies. Only a URL's origin is shown: its path, query and user information may be
+//! secrets.
 
 use std::fmt;
 
 use hyper::http::{Uri, uri::Authority};
 
-/// Parts that an address may have.
+/// Parts that a URL may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// A path and a query.
+pub enum UrlForm {
+    /// Path and query.
     Webhook,
-    /// A path, to which more is appended.
+    /// Path, to which more is appended.
     Base,
     /// User information, and nothing after the port.
     Proxy,
 }
 
-/// An address. Shown as `scheme://host:port`.
+/// URL. It is shown as `scheme://host:port`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Url(String);
 
 impl Url {
-    /// Parses an address.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// The reason, without the address.
-    pub fn parse(text: &str, form: Form) -> Result<Self, String> {
+    /// The reason, without the URL.
+    pub fn parse(text: &str, form: UrlForm) -> Result<Self, String> {
         let expected = match form {
-            Form::Webhook => "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH",
-            Form::Base => "expected http://HOST:PORT or https://HOST:PORT, with a path where there is one",
-            Form::Proxy => "expected http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ where needed",
+            UrlForm::Webhook => "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH",
+            UrlForm::Base => "expected http://HOST:PORT or https://HOST:PORT, optionally with a path",
+            UrlForm::Proxy => {
+                "expected http://HOST:PORT or https://HOST:PORT, optionally with USER:PASSWORD@"
+            }
         };
         let because = |why: &str| Err(format!("{expected}; {why}"));
-        // A fragment is never sent, and the parser below leaves it out silently.
+        // The parser below drops a fragment silently.
         if text.contains('#') {
             return because("`#` begins a fragment, which is never sent (write %23)");
         }
-        if form != Form::Webhook && text.contains('?') {
-            return because("a `?` has no place in it");
+        if form != UrlForm::Webhook && text.contains('?') {
+            return because("a query (`?`) is not allowed");
         }
         let Ok(uri) = text.parse::<Uri>() else { return Err(expected.to_owned()) };
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
@@ -46,33 +48,33 @@ impl Url {
         let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
             return Err(expected.to_owned());
         };
-        if form != Form::Proxy && authority.as_str().contains('@') {
-            return because("a user and a password belong into basic_auth");
+        if form != UrlForm::Proxy && authority.as_str().contains('@') {
+            return because("put user and password into basic_auth");
         }
-        if form == Form::Proxy && !matches!(uri.path(), "" | "/") {
+        if form == UrlForm::Proxy && !matches!(uri.path(), "" | "/") {
             return because("a proxy has no path");
         }
-        // A port that is no number is none to the parser.
+        // The parser ignores a port that is not a number.
         let rest = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
         let port = rest.strip_prefix(authority.host()).unwrap_or(rest);
         if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
-            return because("the port is no number from 1 to 65535");
+            return because("the port must be a number from 1 to 65535");
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// The whole address, which must not be shown.
+    /// Returns the whole URL, which must not be shown.
     pub fn text(&self) -> &str {
         &self.0
     }
 
-    /// `scheme://host:port`.
+    /// Returns `scheme://host:port`.
     pub fn origin(&self) -> String {
         origin(&self.0)
     }
 }
 
-/// The origin of an address: `scheme://host:port`, with the scheme's port where it names none.
+/// Returns the origin of a URL: `scheme://host:port`, with the scheme's default port if the URL has none.
 pub fn origin(text: &str) -> String {
     let Ok(uri) = text.parse::<Uri>() else { return "an address".to_owned() };
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -81,7 +83,7 @@ pub fn origin(text: &str) -> String {
     format!("{scheme}://{}", host_port(authority, scheme))
 }
 
-/// `host:port` of an authority, without user information.
+/// Returns `host:port` of an authority, without user information.
 pub fn host_port(authority: &Authority, scheme: &str) -> String {
     let default = if scheme == "https" { 443 } else { 80 };
     format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(default))
@@ -106,9 +108,13 @@ mod tests {
     #[test]
     fn an_address_shows_its_origin_only() {
         for (text, form, shown) in [
-            ("https://hooks.example/services/T0/s3cret?k=s3cret", Form::Webhook, "https://hooks.example:443"),
-            ("http://[2001:db8::1]:9093/prefix", Form::Base, "http://[2001:db8::1]:9093"),
-            ("http://user:s3cret@proxy.example:3128", Form::Proxy, "http://proxy.example:3128"),
+            (
+                "https://hooks.example/services/T0/s3cret?k=s3cret",
+                UrlForm::Webhook,
+                "https://hooks.example:443",
+            ),
+            ("http://[2001:db8::1]:9093/prefix", UrlForm::Base, "http://[2001:db8::1]:9093"),
+            ("http://user:s3cret@proxy.example:3128", UrlForm::Proxy, "http://proxy.example:3128"),
         ] {
             let url = Url::parse(text, form).unwrap();
             assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()));
@@ -117,21 +123,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_being_shown() {
+    fn invalid_urls_are_refused_without_being_shown() {
         for (text, form, why) in [
-            ("http://h:9093?s3cret", Form::Base, "`?`"),
-            ("http://h:9093/?s3cret=1", Form::Base, "`?`"),
-            ("http://h:9093/#s3cret", Form::Base, "`#`"),
-            ("http://h/s3cret#x", Form::Webhook, "`#`"),
-            ("http://user:s3cret@h/", Form::Webhook, "basic_auth"),
-            ("http://user:s3cret@h/", Form::Base, "basic_auth"),
-            ("socks5://user:s3cret@h:1080", Form::Proxy, "expected http://"),
-            ("http://user:s3cret@h:3128/x", Form::Proxy, "no path"),
-            ("http://h:99999/s3cret", Form::Webhook, "expected"),
-            ("http://h:0/s3cret", Form::Webhook, "port"),
-            ("h/s3cret", Form::Webhook, "expected"),
-            ("https:///s3cret", Form::Webhook, "expected"),
-            ("s3cret", Form::Webhook, "expected"),
+            ("http://h:9093?s3cret", UrlForm::Base, "`?`"),
+            ("http://h:9093/?s3cret=1", UrlForm::Base, "`?`"),
+            ("http://h:9093/#s3cret", UrlForm::Base, "`#`"),
+            ("http://h/s3cret#x", UrlForm::Webhook, "`#`"),
+            ("http://user:s3cret@h/", UrlForm::Webhook, "basic_auth"),
+            ("http://user:s3cret@h/", UrlForm::Base, "basic_auth"),
+            ("socks5://user:s3cret@h:1080", UrlForm::Proxy, "expected http://"),
+            ("http://user:s3cret@h:3128/x", UrlForm::Proxy, "no path"),
+            ("http://h:99999/s3cret", UrlForm::Webhook, "expected"),
+            ("http://h:0/s3cret", UrlForm::Webhook, "port"),
+            ("h/s3cret", UrlForm::Webhook, "expected"),
+            ("https:///s3cret", UrlForm::Webhook, "expected"),
+            ("s3cret", UrlForm::Webhook, "expected"),
         ] {
             let error = Url::parse(text, form).unwrap_err();
             assert!(error.contains(why) && !error.contains("s3cret"), "{text}: {error}");

@@ -1,13 +1,13 @@
-//! `allow`, of a rule and of all rules: flows that are known.
+//! `allow`: allow-lists of a rule and of all rules.
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::config::{
-    diagnostics::{Collector, Fault, quote},
+    diagnostics::{Diagnostic, DiagnosticSink, quote},
     networks::sets,
     yaml::{
-        get::{At, Fields},
-        values::{items, mapping, parsed, string},
+        get::{Cursor, MappingReader},
+        values::{expect_mapping, items, parsed, string},
     },
 };
 use mailflow_engine::{
@@ -15,45 +15,49 @@ use mailflow_engine::{
     settings::Allow,
 };
 
-/// An entry that ends.
+/// Allow-list entry with an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expiry {
-    /// When, nanoseconds since 1970.
+pub struct AllowExpiry {
+    /// End, in nanoseconds since 1970.
     pub until: i128,
-    /// What to say of it from then on.
-    pub warning: Fault,
+    /// Warning after the end.
+    pub warning: Diagnostic,
 }
 
-/// Reads a list of entries, and adds those that end to `ending`.
+/// Reads an allow-list, and adds entries with an end to `expiries`.
 pub(crate) fn read(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     internal: Option<&Networks>,
-    ending: &mut Vec<Expiry>,
+    expiries: &mut Vec<AllowExpiry>,
 ) -> Option<Vec<Allow>> {
-    let items = items(at, faults, |item, faults| {
-        mapping(item, faults, "{ source: 10.0.0.1, reason: our relay }")?;
-        Fields::read(item, faults, |fields| {
+    let items = items(cursor, diagnostics, |item, diagnostics| {
+        expect_mapping(item, diagnostics, "{ source: 10.0.0.1, reason: our relay }")?;
+        MappingReader::read(item, diagnostics, |mapping| {
             let any = || Set::from(Member::Any);
-            let given = [fields.own("source"), fields.own("destination")].iter().any(Option::is_some);
-            let source = fields.or("source", any(), |at, faults| sets::read(at, faults, internal));
-            let destination = fields.or("destination", any(), |at, faults| sets::read(at, faults, internal));
-            let reason = fields.needed("reason", reason);
-            let until = fields.or("until", None, |at, faults| {
-                let until = parsed(at, faults, "a date or a moment", moment)?;
-                let warning = Fault {
-                    place: at.place(faults),
-                    path: at.path().to_owned(),
-                    value: at.text().map(quote),
-                    expected: "this is over: flows of this entry are told of again".to_owned(),
+            let given =
+                [mapping.explicit("source"), mapping.explicit("destination")].iter().any(Option::is_some);
+            let source = mapping
+                .optional("source", any(), |cursor, diagnostics| sets::read(cursor, diagnostics, internal));
+            let destination = mapping.optional("destination", any(), |cursor, diagnostics| {
+                sets::read(cursor, diagnostics, internal)
+            });
+            let reason = mapping.required("reason", reason);
+            let until = mapping.optional("until", None, |cursor, diagnostics| {
+                let until = parsed(cursor, diagnostics, "a date or a time", parse_timestamp)?;
+                let warning = Diagnostic {
+                    location: cursor.location(diagnostics),
+                    path: cursor.path().to_owned(),
+                    value: cursor.text().map(quote),
+                    expected: "expired: flows that match this entry cause alerts again".to_owned(),
                 };
-                ending.push(Expiry { until, warning });
+                expiries.push(AllowExpiry { until, warning });
                 Some(Some(until))
             });
             let allow = Allow { source: source?, destination: destination?, reason: reason?, until: until? };
             if !given || (allow.source == any() && allow.destination == any()) {
                 let expected = "would suppress every alert; expected source, destination or both";
-                return item.fault_inside(fields.faults, expected);
+                return item.reject_contents(mapping.diagnostics, expected);
             }
             Some(allow)
         })
@@ -61,24 +65,25 @@ pub(crate) fn read(
     items.into_iter().collect()
 }
 
-fn reason(at: &At<'_>, faults: &mut Collector) -> Option<std::sync::Arc<str>> {
-    match string(at, faults)?.trim() {
-        "" => at.fault(faults, "expected a reason, for those who find this entry later"),
+fn reason(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<std::sync::Arc<str>> {
+    match string(cursor, diagnostics)?.trim() {
+        "" => cursor.reject(diagnostics, "expected the reason of this entry"),
         reason => Some(reason.into()),
     }
 }
 
-/// A date, which is its first moment in UTC, or a date with a time and an offset (RFC 3339).
-pub(crate) fn moment(text: &str) -> Result<i128, String> {
-    const EXPECTED: &str = "expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z)";
-    // jiff takes more forms than RFC 3339 has.
+/// Parses a date, which means its start in UTC, or a date with time and offset (RFC 3339). Returns
+/// nanoseconds since 1970.
+pub(crate) fn parse_timestamp(text: &str) -> Result<i128, String> {
+    const EXPECTED: &str = "expected a date (2027-01-31) or a time (2027-01-31T18:00:00Z)";
+    // jiff accepts more forms than RFC 3339 has.
     let plain =
         text.len() <= 35 && text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.+TZtz".contains(&byte));
     if !plain {
         return Err(EXPECTED.to_owned());
     }
-    if let Ok(moment) = text.parse::<Timestamp>() {
-        return Ok(moment.as_nanosecond());
+    if let Ok(parse_timestamp) = text.parse::<Timestamp>() {
+        return Ok(parse_timestamp.as_nanosecond());
     }
     match text.parse::<Date>() {
         Ok(date) if text.len() == 10 => {
@@ -97,14 +102,14 @@ mod tests {
     #[test]
     fn moments_are_dates_or_rfc_3339() {
         const SECOND: i128 = 1_000_000_000;
-        assert_eq!(moment("1970-01-02"), Ok(86_400 * SECOND));
-        assert_eq!(moment("1970-01-01T01:00:00+01:00"), Ok(0));
-        assert_eq!(moment("1970-01-01T00:00:01.5Z"), Ok(SECOND * 3 / 2));
+        assert_eq!(parse_timestamp("1970-01-02"), Ok(86_400 * SECOND));
+        assert_eq!(parse_timestamp("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(parse_timestamp("1970-01-01T00:00:01.5Z"), Ok(SECOND * 3 / 2));
         for text in ["", "tomorrow", "2027-02-30", "2027-1-1", "20270101", "2027-01-01T00:00:00[UTC]", "2027"]
         {
-            assert!(moment(text).is_err(), "{text}: {:?}", moment(text));
+            assert!(parse_timestamp(text).is_err(), "{text}: {:?}", parse_timestamp(text));
         }
-        let hint = moment("2027-01-01T00:00:00").unwrap_err();
+        let hint = parse_timestamp("2027-01-01T00:00:00").unwrap_err();
         assert!(hint.ends_with("such as Z"), "{hint}");
     }
 }

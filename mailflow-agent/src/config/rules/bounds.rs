@@ -1,64 +1,71 @@
-//! `rules[].match.flow`: bounds on the counters of a flow.
+//! `rules[].match.flow`: bounds of a flow's counters.
 
 use std::ops::RangeInclusive;
 
 use super::terms::is_bytes;
 use crate::config::{
     amounts::bytes,
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{
-        get::{At, Fields},
-        values::{mapping, number},
+        get::{Cursor, MappingReader},
+        values::{expect_mapping, number},
     },
 };
 use mailflow_engine::settings::{Bound, Counter, Quantity};
 
-/// Highest bound.
-const MOST: u64 = 1 << 40;
+/// Maximum bound.
+const MAX_BOUND: u64 = 1 << 40;
 
-/// Reads the bounds, one for each counter that is named.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Bound>> {
+/// Reads the bounds, one for each named counter.
+pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Vec<Bound>> {
     let quantities = Quantity::ALL.map(|quantity| (quantity.name(), Counter::Quantity(quantity)));
     let data = [("data_packets_up", Counter::DataPacketsUp), ("data_packets_down", Counter::DataPacketsDown)];
-    Fields::read(at, faults, |fields| {
+    MappingReader::read(cursor, diagnostics, |mapping| {
         let bounds: Vec<_> = quantities
             .into_iter()
             .chain(data)
-            .filter_map(|(name, of)| Some(bound(&fields.own(name)?, fields.faults, of)))
+            .filter_map(|(name, of)| Some(bound(&mapping.explicit(name)?, mapping.diagnostics, of)))
             .collect();
         bounds.into_iter().collect()
     })
 }
 
-fn bound(at: &At<'_>, faults: &mut Collector, of: Counter) -> Option<Bound> {
-    let amount = |at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>| match of {
-        Counter::Quantity(quantity) if is_bytes(quantity) => bytes(at, faults, range),
-        _ => number(at, faults, range),
+fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Counter) -> Option<Bound> {
+    let amount = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, range: RangeInclusive<u64>| match of
+    {
+        Counter::Quantity(quantity) if is_bytes(quantity) => bytes(cursor, diagnostics, range),
+        _ => number(cursor, diagnostics, range),
     };
-    mapping(at, faults, "{ at_least: 1 }")?;
-    Fields::read(at, faults, |fields| {
-        let at_least = fields.or("at_least", 0, |at, faults| amount(at, faults, 0..=MOST));
+    expect_mapping(cursor, diagnostics, "{ at_least: 1 }")?;
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let at_least =
+            mapping.optional("at_least", 0, |cursor, diagnostics| amount(cursor, diagnostics, 0..=MAX_BOUND));
         let mut upper = |at_most: &'static str, below: &'static str| {
-            let (most, less) = (fields.own(at_most), fields.own(below));
-            match (most, less) {
-                (Some(_), Some(at)) => {
-                    at.fault(fields.faults, format!("expected {at_most} or {below}, not both"))
+            let (max, below_bound) = (mapping.explicit(at_most), mapping.explicit(below));
+            match (max, below_bound) {
+                (Some(_), Some(cursor)) => {
+                    cursor.reject(mapping.diagnostics, format!("expected {at_most} or {below}, not both"))
                 }
-                (Some(at), None) => amount(&at, fields.faults, 0..=MOST).map(Some),
-                (None, Some(at)) => amount(&at, fields.faults, 1..=MOST).map(|below| Some(below - 1)),
+                (Some(cursor), None) => amount(&cursor, mapping.diagnostics, 0..=MAX_BOUND).map(Some),
+                (None, Some(cursor)) => {
+                    amount(&cursor, mapping.diagnostics, 1..=MAX_BOUND).map(|below| Some(below - 1))
+                }
                 (None, None) => Some(None),
             }
         };
         let at_most = upper("at_most", "below");
         let at_most_tls = upper("at_most_encrypted", "below_encrypted");
-        let given = fields.own("at_least").is_some();
+        let has_minimum = mapping.explicit("at_least").is_some();
         let bound = Bound { of, at_least: at_least?, at_most: at_most?, at_most_tls: at_most_tls? };
-        if !given && bound.at_most.is_none() && bound.at_most_tls.is_none() {
-            return at.fault_inside(fields.faults, "expected at_least, at_most or below");
+        if !has_minimum && bound.at_most.is_none() && bound.at_most_tls.is_none() {
+            return cursor.reject_contents(mapping.diagnostics, "expected at_least, at_most or below");
         }
-        let most = bound.at_most.map(|most| most.max(bound.at_most_tls.unwrap_or(most)));
-        if most.is_some_and(|most| most < bound.at_least) {
-            return at.fault_inside(fields.faults, "more at least than at most, so no flow could match");
+        let max = bound.at_most.map(|max| max.max(bound.at_most_tls.unwrap_or(max)));
+        if max.is_some_and(|max| max < bound.at_least) {
+            return cursor.reject_contents(
+                mapping.diagnostics,
+                "at_least is greater than at_most, so no flow can match",
+            );
         }
         Some(bound)
     })

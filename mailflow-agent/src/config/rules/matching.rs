@@ -1,4 +1,4 @@
-//! `rules[].match`: which flows count.
+//! `rules[].match`: filter of the flows that a rule counts.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use mailflow_common::App;
 
 use super::{bounds, hours};
 use crate::config::{
-    diagnostics::{Collector, nearest},
+    diagnostics::{DiagnosticSink, nearest},
     networks::sets,
-    services::{Watched, port},
+    services::{WatchedPorts, port},
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         tree::Node,
-        values::{boolean, choice, mapping, nonempty_set, number},
+        values::{boolean, choice, expect_mapping, nonempty_set, number},
     },
 };
 use mailflow_engine::{
@@ -29,47 +29,53 @@ const TESTS: [(&str, SizeKind); 5] = [
     ("data_ratio", SizeKind::DataRatio),
     ("up_only", SizeKind::UpOnly),
 ];
-/// Highest threshold of a size test, in bytes (or packets).
+/// Maximum threshold of a size test, in bytes or packets.
 const MAX_SIZE: u64 = 1 << 40;
 
-/// What a match is read with.
+/// Context of reading a match.
 #[derive(Clone, Copy)]
-pub(crate) struct Known<'a> {
-    /// The watched ports, as far as they could be read.
-    pub(crate) watched: Option<&'a Watched>,
-    /// The internal networks, if they could be read.
+pub(crate) struct MatchContext<'a> {
+    /// Watched ports, as far as they are valid.
+    pub(crate) watched: Option<&'a WatchedPorts>,
+    /// Internal networks, if they are valid.
     pub(crate) internal: Option<&'a Networks>,
-    /// The match of the first shipped rule.
+    /// Match of the first shipped rule.
     pub(crate) shipped: Option<&'a Node>,
 }
 
-/// Reads a match. What it leaves out is taken from the shipped one, except for the size test as a whole.
-pub(crate) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) -> Option<Match> {
-    let Known { watched, internal, shipped } = known;
-    Fields::read(&at.clone().over(shipped), faults, |fields| {
-        let source = fields.needed("source", |at, faults| sets::read(at, faults, internal));
-        let destination = fields.needed("destination", |at, faults| sets::read(at, faults, internal));
-        let ports = fields.needed("ports", |at, faults| rule_ports(at, faults, watched));
-        // Unseen always matches: the port decides.
+/// Reads a match. Omitted settings are those of the first shipped rule, except the size test.
+pub(crate) fn read<'a>(
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    known: MatchContext<'a>,
+) -> Option<Match> {
+    let MatchContext { watched, internal, shipped } = known;
+    MappingReader::read(&cursor.clone().with_defaults(shipped), diagnostics, |mapping| {
+        let source =
+            mapping.required("source", |cursor, diagnostics| sets::read(cursor, diagnostics, internal));
+        let destination =
+            mapping.required("destination", |cursor, diagnostics| sets::read(cursor, diagnostics, internal));
+        let ports = mapping.required("ports", |cursor, diagnostics| rule_ports(cursor, diagnostics, watched));
+        // `Unseen` always matches: the port decides.
         let apps: Vec<_> =
             App::ALL.into_iter().filter(|app| *app != App::Unseen).map(|app| (app.name(), app)).collect();
-        let apps = fields.needed("applications", |at, faults| {
-            nonempty_set(at, faults, |at, faults| choice(at, faults, &apps))
+        let apps = mapping.required("applications", |cursor, diagnostics| {
+            nonempty_set(cursor, diagnostics, |cursor, diagnostics| choice(cursor, diagnostics, &apps))
         });
-        let protocols = fields.needed("protocols", |at, faults| {
-            nonempty_set(at, faults, |at, faults| choice(at, faults, &TRANSPORTS))
+        let protocols = mapping.required("protocols", |cursor, diagnostics| {
+            nonempty_set(cursor, diagnostics, |cursor, diagnostics| choice(cursor, diagnostics, &TRANSPORTS))
         });
-        let size = match fields.own("size") {
-            Some(at) => size(&at, fields.faults).map(Some),
+        let size = match mapping.explicit("size") {
+            Some(cursor) => size(&cursor, mapping.diagnostics).map(Some),
             None => Some(None),
         };
-        let sessions_only = fields.or("sessions_only", false, boolean);
-        let bounds = match fields.own("flow") {
-            Some(at) => bounds::read(&at, fields.faults),
+        let sessions_only = mapping.optional("sessions_only", false, boolean);
+        let bounds = match mapping.explicit("flow") {
+            Some(cursor) => bounds::read(&cursor, mapping.diagnostics),
             None => Some(Vec::new()),
         };
-        let hours = match fields.own("hours") {
-            Some(at) => hours::read(&at, fields.faults).map(Some),
+        let hours = match mapping.explicit("hours") {
+            Some(cursor) => hours::read(&cursor, mapping.diagnostics).map(Some),
             None => Some(None),
         };
         let (ports, services) = ports?;
@@ -88,47 +94,52 @@ pub(crate) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) ->
     })
 }
 
-/// An item of `match.ports`: a port, or the service whose watched ports it stands for.
+/// Item of `match.ports`: a port, or a service, which stands for all of its watched ports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum RulePort {
     Number(u16),
     Service(Service),
 }
 
-/// Reads `match.ports`. A service stands for all ports that `watched_ports` has for it, so that a port that is
-/// added there is a port of the rule too. Returns the ports in ascending order, and the services.
+/// Reads `match.ports`. A service stands for all of its ports in `watched_ports`, so a port that is added
+/// there belongs to the rule too. Returns the ports in ascending order, and the services.
 fn rule_ports(
-    at: &At<'_>,
-    faults: &mut Collector,
-    watched: Option<&Watched>,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    watched: Option<&WatchedPorts>,
 ) -> Option<(Vec<u16>, Vec<Service>)> {
     let known = Service::ALL.map(|service| (service.name(), service));
-    let given = nonempty_set(at, faults, |at, faults| {
-        if at.is_number() {
-            let port = port(at, faults)?;
+    let given = nonempty_set(cursor, diagnostics, |cursor, diagnostics| {
+        if cursor.is_number() {
+            let port = port(cursor, diagnostics)?;
             if watched.is_some_and(|watched| watched.lacks(port)) {
-                return at.fault(faults, "this port is not in watched_ports, so no flow could match");
+                return cursor.reject(diagnostics, "this port is not in watched_ports, so no flow can match");
             }
             return Some(RulePort::Number(port));
         }
-        let named = at.text().and_then(|text| known.iter().find(|(name, _)| *name == text));
+        let named = cursor.text().and_then(|text| known.iter().find(|(name, _)| *name == text));
         if let Some((_, service)) = named {
             return Some(RulePort::Service(*service));
         }
         let names = known.map(|(name, _)| name);
-        let meant = at.text().and_then(|text| nearest(text, names));
+        let meant = cursor.text().and_then(|text| nearest(text, names));
         let meant = meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
         let names = names.join(", ");
-        at.fault(faults, format!("expected a whole number from 1 to 65535, or a service ({names}){meant}"))
+        cursor.reject(
+            diagnostics,
+            format!("expected a whole number from 1 to 65535, or a service ({names}){meant}"),
+        )
     })?;
     let of = |item: &RulePort| match item {
         RulePort::Number(port) => vec![*port],
         RulePort::Service(service) => watched.map_or_else(Vec::new, |watched| watched.ports_of(*service)),
     };
     let ports: BTreeSet<u16> = given.iter().flat_map(of).collect();
-    if ports.is_empty() && watched.is_some_and(Watched::is_complete) {
-        return at
-            .fault_inside(faults, "watched_ports has no port of these services, so no flow could match");
+    if ports.is_empty() && watched.is_some_and(WatchedPorts::is_complete) {
+        return cursor.reject_contents(
+            diagnostics,
+            "watched_ports has no port of these services, so no flow can match",
+        );
     }
     let service = |item: &RulePort| match item {
         RulePort::Number(_) => None,
@@ -137,13 +148,13 @@ fn rule_ports(
     Some((ports.into_iter().collect(), given.iter().filter_map(service).collect()))
 }
 
-fn size(at: &At<'_>, faults: &mut Collector) -> Option<SizeTest> {
-    mapping(at, faults, "{ test: ratio, layer: l3, up: 80, down: 80 }")?;
-    Fields::read(at, faults, |fields| {
-        let kind = fields.needed("test", |at, faults| choice(at, faults, &TESTS));
-        let layer = fields.needed("layer", |at, faults| choice(at, faults, &LAYERS));
-        let up = fields.needed("up", |at, faults| number(at, faults, 0..=MAX_SIZE));
-        let down = fields.needed("down", |at, faults| number(at, faults, 0..=MAX_SIZE));
+fn size(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<SizeTest> {
+    expect_mapping(cursor, diagnostics, "{ test: ratio, layer: l3, up: 80, down: 80 }")?;
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let kind = mapping.required("test", |cursor, diagnostics| choice(cursor, diagnostics, &TESTS));
+        let layer = mapping.required("layer", |cursor, diagnostics| choice(cursor, diagnostics, &LAYERS));
+        let up = mapping.required("up", |cursor, diagnostics| number(cursor, diagnostics, 0..=MAX_SIZE));
+        let down = mapping.required("down", |cursor, diagnostics| number(cursor, diagnostics, 0..=MAX_SIZE));
         Some(SizeTest { kind: kind?, layer: layer?, up: up?, down: down? })
     })
 }

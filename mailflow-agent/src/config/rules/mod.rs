@@ -1,145 +1,159 @@
-//! `rules`: which flows count, over which time, and what of them is too much.
+//! `rules`: the flows that count, the window, and the condition of an alert.
 
 pub(crate) mod allow;
 mod bounds;
 mod condition;
 mod hours;
-mod levels;
 pub(crate) mod limits;
+mod lint;
 mod matching;
-mod odd;
 pub(crate) mod shipped;
 mod terms;
+mod thresholds;
 mod window;
 
 use std::collections::{HashMap, HashSet};
 
-use self::window::{SPAN, interval, window};
+use self::window::{WINDOW_RANGE, interval, window};
 use super::{
-    diagnostics::Collector,
-    services::Watched,
+    diagnostics::DiagnosticSink,
+    services::WatchedPorts,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         tree::{Content, Node},
         values::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
     },
 };
-pub use allow::Expiry;
-use levels::Resolve;
+pub use allow::AllowExpiry;
 use mailflow_engine::{
     assets::Networks,
     event::Severity,
     settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
-use matching::Known;
+use matching::MatchContext;
+use thresholds::ResolveSpec;
 
-/// Most rules: each is asked about every record.
-pub(crate) const MOST_RULES: usize = 256;
+/// Maximum number of rules: each is evaluated for every record.
+pub(crate) const MAX_RULES: usize = 256;
 
-/// The rules of a configuration.
+/// Rules of a configuration.
 #[derive(Debug, Default)]
-pub(crate) struct Rules {
-    /// Those to evaluate.
-    pub(crate) on: Vec<Rule>,
-    /// Those switched off.
-    pub(crate) off: Vec<Rule>,
+pub(crate) struct RuleList {
+    /// Enabled rules.
+    pub(crate) enabled: Vec<Rule>,
+    /// Disabled rules.
+    pub(crate) disabled: Vec<Rule>,
 }
 
-/// What rules are read with.
+/// Context of reading rules.
 #[derive(Clone, Copy)]
-pub(crate) struct Around<'a> {
-    /// The watched ports, as far as they could be read: a rule's ports must be among them.
-    pub(crate) watched: Option<&'a Watched>,
-    /// The internal networks, if they could be read.
+pub(crate) struct RuleContext<'a> {
+    /// Watched ports, as far as they are valid. A rule's ports must be among them.
+    pub(crate) watched: Option<&'a WatchedPorts>,
+    /// Internal networks, if they are valid.
     pub(crate) internal: Option<&'a Networks>,
-    /// The shipped rules.
+    /// Shipped rules.
     pub(crate) shipped: Option<&'a Node>,
-    /// What is allowed for all rules.
+    /// Allow-list of all rules.
     pub(crate) allow: &'a [Allow],
 }
 
-/// Reads the rules, and adds entries of their allow-lists that end to `ending`.
+/// Reads the rules, and adds allow-list entries with an end to `expiries`.
 pub(crate) fn read<'a>(
-    at: &At<'a>,
-    faults: &mut Collector,
-    around: Around<'a>,
-    ending: &mut Vec<Expiry>,
-) -> Option<Rules> {
-    let number = match at.content() {
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    context: RuleContext<'a>,
+    expiries: &mut Vec<AllowExpiry>,
+) -> Option<RuleList> {
+    let number = match cursor.content() {
         Content::List(rules) => rules.len(),
         _ => 0,
     };
-    if number > MOST_RULES {
-        return at.fault(faults, format!("{number} rules: at most {MOST_RULES}"));
+    if number > MAX_RULES {
+        return cursor.reject(diagnostics, format!("{number} rules: at most {MAX_RULES}"));
     }
     let (mut names, mut signatures) = (HashSet::new(), HashMap::new());
-    let items = items(at, faults, |item, faults| {
-        Fields::read(item, faults, |fields| {
-            let name = fields.needed("name", |at, faults| {
-                let name = parsed(at, faults, "the name of the rule", rule_name)?;
+    let items = items(cursor, diagnostics, |item, diagnostics| {
+        MappingReader::read(item, diagnostics, |mapping| {
+            let name = mapping.required("name", |cursor, diagnostics| {
+                let name = parsed(cursor, diagnostics, "the name of the rule", rule_name)?;
                 if name == RuleLimits::FLOOD_ALERT {
-                    return at.fault(faults, "the alert about spoofed sources has this name");
+                    return cursor
+                        .reject(diagnostics, "this name is reserved for the alert about spoofed sources");
                 }
                 if !names.insert(name.clone()) {
-                    return at.fault(faults, "another rule has this name");
+                    return cursor.reject(diagnostics, "another rule has this name");
                 }
-                // Readers of EVE lines know a rule by this number.
+                // Readers of EVE lines identify a rule by this number.
                 let id = signature_id(&name);
                 match signatures.insert(id, name.clone()) {
                     None => Some(name),
                     Some(other) => {
                         let same =
                             format!("the rule {other} has the same signature_id ({id}); rename one of them");
-                        at.fault(faults, same)
+                        cursor.reject(diagnostics, same)
                     }
                 }
             });
-            let enabled = fields.or("enabled", true, boolean);
-            let rule = rule(fields, name, around, ending);
+            let enabled = mapping.optional("enabled", true, boolean);
+            let rule = rule(mapping, name, context, expiries);
             Some((enabled?, rule?))
         })
     })?;
-    let mut rules = Rules::default();
+    let mut rules = RuleList::default();
     for (enabled, rule) in items.into_iter().collect::<Option<Vec<_>>>()? {
-        if enabled { rules.on.push(rule) } else { rules.off.push(rule) }
+        if enabled { rules.enabled.push(rule) } else { rules.disabled.push(rule) }
     }
     Some(rules)
 }
 
 fn rule<'a>(
-    fields: &mut Fields<'a, '_>,
+    mapping: &mut MappingReader<'a, '_>,
     name: Option<String>,
-    around: Around<'a>,
-    ending: &mut Vec<Expiry>,
+    context: RuleContext<'a>,
+    expiries: &mut Vec<AllowExpiry>,
 ) -> Option<Rule> {
     let severities = Severity::ALL.map(|severity| (severity.name(), severity));
-    let version = fields.or("version", 1, |at, faults| number(at, faults, 1..=u32::MAX));
-    let severity = fields.or("severity", Severity::Medium, |at, faults| choice(at, faults, &severities));
-    let internal = around.internal;
-    let known = Known { watched: around.watched, internal, shipped: shipped_match(around.shipped) };
-    let matching = fields.needed("match", |at, faults| matching::read(at, faults, known));
-    let group_by = fields.or("group_by", GroupBy::Source, group_by);
-    let window = fields.needed("window", |at, faults| window(at, faults, WindowKind::Sliding));
-    let at = fields.own("condition");
-    // With a window that was refused a condition is still read, so that what is wrong with it is told.
-    let reading = window.unwrap_or(Window { length: SPAN[0], kind: WindowKind::Sliding });
-    let condition = fields.needed("condition", |at, faults| condition::read(at, faults, Some(reading)));
+    let version =
+        mapping.optional("version", 1, |cursor, diagnostics| number(cursor, diagnostics, 1..=u32::MAX));
+    let severity = mapping.optional("severity", Severity::Medium, |cursor, diagnostics| {
+        choice(cursor, diagnostics, &severities)
+    });
+    let internal = context.internal;
+    let match_context =
+        MatchContext { watched: context.watched, internal, shipped: shipped_match(context.shipped) };
+    let matching =
+        mapping.required("match", |cursor, diagnostics| matching::read(cursor, diagnostics, match_context));
+    let group_by = mapping.optional("group_by", GroupBy::Source, group_by);
+    let window =
+        mapping.required("window", |cursor, diagnostics| window(cursor, diagnostics, WindowKind::Sliding));
+    let cursor = mapping.explicit("condition");
+    // A condition is read even if the window is invalid, so that its errors are reported too.
+    let reading = window.unwrap_or(Window { length: WINDOW_RANGE[0], kind: WindowKind::Sliding });
+    let condition = mapping
+        .required("condition", |cursor, diagnostics| condition::read(cursor, diagnostics, Some(reading)));
     let terms = condition.as_ref().map(|condition| condition.terms.as_slice());
-    let resolve = match fields.own("resolve") {
-        Some(at) => levels::resolve(&at, fields.faults, terms),
-        None => Some(Resolve::DEFAULT),
+    let resolve = match mapping.explicit("resolve") {
+        Some(cursor) => thresholds::resolve(&cursor, mapping.diagnostics, terms),
+        None => Some(ResolveSpec::DEFAULT),
     };
-    let thresholds = fields
-        .or("thresholds", Vec::new(), |at, faults| levels::thresholds(at, faults, internal, terms, resolve));
-    let allow = fields.or("allow", Vec::new(), |at, faults| allow::read(at, faults, internal, ending));
-    let repeat_interval = fields.or("repeat_interval", None, |at, faults| interval(at, faults).map(Some));
-    let labels = fields.or("labels", Vec::new(), |at, faults| entries(at, faults, label));
-    let attack = fields.or("attack", Vec::new(), |at, faults| set(at, faults, technique));
+    let thresholds = mapping.optional("thresholds", Vec::new(), |cursor, diagnostics| {
+        thresholds::thresholds(cursor, diagnostics, internal, terms, resolve)
+    });
+    let allow = mapping.optional("allow", Vec::new(), |cursor, diagnostics| {
+        allow::read(cursor, diagnostics, internal, expiries)
+    });
+    let repeat_interval = mapping
+        .optional("repeat_interval", None, |cursor, diagnostics| interval(cursor, diagnostics).map(Some));
+    let labels =
+        mapping.optional("labels", Vec::new(), |cursor, diagnostics| entries(cursor, diagnostics, label));
+    let attack =
+        mapping.optional("attack", Vec::new(), |cursor, diagnostics| set(cursor, diagnostics, technique));
     let (window, resolve, condition) = (window?, resolve?, condition?);
-    let term = |term: &terms::Given<'_>| Term {
+    let term = |term: &terms::RawTerm<'_>| Term {
         measure: term.measure,
         window: term.window,
-        level: resolve.level(term.at_least),
+        level: resolve.term_thresholds(term.at_least),
     };
     let rule = Rule {
         name: name?.into(),
@@ -151,17 +165,17 @@ fn rule<'a>(
         terms: condition.terms.iter().map(term).collect(),
         condition: condition.condition,
         thresholds: thresholds?,
-        allow: [allow?, around.allow.to_vec()].concat(),
+        allow: [allow?, context.allow.to_vec()].concat(),
         resolve_after: resolve.after,
         repeat_interval: repeat_interval?.unwrap_or(window.length),
         labels: labels?.into_iter().collect(),
         attack: attack?.into_iter().map(str::to_owned).collect(),
     };
-    odd::warn(&at?, &rule, &condition.terms, fields.faults);
+    lint::warn(&cursor?, &rule, &condition.terms, mapping.diagnostics);
     Some(rule)
 }
 
-/// What a rule's match leaves out is that of the first shipped rule.
+/// Returns the match of the first shipped rule, which provides omitted settings of other matches.
 fn shipped_match(rules: Option<&Node>) -> Option<&Node> {
     match rules.map(|rules| &rules.content) {
         Some(Content::List(rules)) => Some(&rules.first()?.get("match")?.value),
@@ -170,22 +184,22 @@ fn shipped_match(rules: Option<&Node>) -> Option<&Node> {
 }
 
 fn rule_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=64).contains(&text.len()) && text.chars().all(is_valid) {
         Ok(text.to_owned())
     } else {
         Err("expected a name of at most 64 letters, digits, -, _ and .".to_owned())
     }
 }
 
-fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
+fn group_by(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<GroupBy> {
     const EXPECTED: &str = "expected [source], [source, destination], [destination] or [group]";
-    if at.text().is_some() {
-        return at.fault(faults, EXPECTED);
+    if cursor.text().is_some() {
+        return cursor.reject(diagnostics, EXPECTED);
     }
-    let mut given = nonempty_set(at, faults, |at, faults| match at.text() {
+    let mut given = nonempty_set(cursor, diagnostics, |cursor, diagnostics| match cursor.text() {
         Some(word @ ("source" | "destination" | "group")) => Some(word),
-        _ => at.fault(faults, EXPECTED),
+        _ => cursor.reject(diagnostics, EXPECTED),
     })?;
     given.sort_unstable();
     match given.as_slice() {
@@ -193,21 +207,25 @@ fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
         ["destination", "source"] => Some(GroupBy::SourceAndDestination),
         ["destination"] => Some(GroupBy::Destination),
         ["group"] => Some(GroupBy::Group),
-        _ => at.fault_inside(faults, EXPECTED),
+        _ => cursor.reject_contents(diagnostics, EXPECTED),
     }
 }
 
-fn label(key: &str, at: &At<'_>, faults: &mut Collector) -> Option<(String, String)> {
-    Some((key.to_owned(), string(at, faults)?.to_owned()))
+fn label(key: &str, cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<(String, String)> {
+    Some((key.to_owned(), string(cursor, diagnostics)?.to_owned()))
 }
 
-/// A MITRE ATT&CK technique id.
-fn technique<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str> {
-    let text = string(at, faults)?;
+/// Reads a MITRE ATT&CK technique ID.
+fn technique<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
+    let text = string(cursor, diagnostics)?;
     let digits = |part: &str, count| part.len() == count && part.bytes().all(|byte| byte.is_ascii_digit());
     let id = text.strip_prefix('T').is_some_and(|id| match id.split_once('.') {
         Some((technique, sub)) => digits(technique, 4) && digits(sub, 3),
         None => digits(id, 4),
     });
-    if id { Some(text) } else { at.fault(faults, "expected a MITRE ATT&CK technique, T1048 or T1048.003") }
+    if id {
+        Some(text)
+    } else {
+        cursor.reject(diagnostics, "expected a MITRE ATT&CK technique, T1048 or T1048.003")
+    }
 }

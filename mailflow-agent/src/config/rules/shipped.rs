@@ -5,36 +5,37 @@ use std::collections::BTreeSet;
 use serde_yaml::Value;
 
 use crate::config::{
-    diagnostics::Fault,
+    diagnostics::Diagnostic,
     yaml::{
-        get::Fields,
+        get::MappingReader,
         tree::{Content, Node},
     },
 };
 use mailflow_engine::settings::{Rule, Service, Services};
 
-/// A rule of the shipped list, as far as a warning names it.
-struct Shipped<'a> {
+/// Rule of the shipped list.
+struct ShippedRule<'a> {
     name: &'a str,
     enabled: bool,
-    /// Its `match` has a size test.
+    /// True if its `match` has a size test.
     sized: bool,
 }
 
-/// Warns of each shipped rule that the file's own list leaves out, and of a size test that it leaves out.
-pub(crate) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
-    let shipped = fields.shipped("rules").map(|entry| shipped_rules(&entry.value)).unwrap_or_default();
-    let Some(at) = fields.own("rules") else { return };
+/// Warns about each shipped rule that the file's own list omits, and about an omitted size test.
+pub(crate) fn warn_of_replaced_rules(mapping: &mut MappingReader<'_, '_>) {
+    let shipped = mapping.shipped_entry("rules").map(|entry| shipped_rules(&entry.value)).unwrap_or_default();
+    let Some(at) = mapping.explicit("rules") else { return };
     let Content::List(own) = at.content() else { return };
     let named = |name: &str| own.iter().find(|rule| text(rule, "name") == Some(name));
-    let gone: Vec<String> = shipped.iter().filter(|rule| named(rule.name).is_none()).map(shown).collect();
-    if !gone.is_empty() {
+    let replaced: Vec<String> =
+        shipped.iter().filter(|rule| named(rule.name).is_none()).map(describe).collect();
+    if !replaced.is_empty() {
         at.warn(
-            fields.faults,
+            mapping.diagnostics,
             format!(
                 "this list replaces the shipped one; not evaluated any more: {}. To keep them, copy them from \
                  `mailflow-agent print-config`",
-                gone.join(", ")
+                replaced.join(", ")
             ),
         );
     }
@@ -47,13 +48,13 @@ pub(crate) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
                 "the size test of the shipped rule of this name is gone: flows of any size count. To \
                             keep it, add `size: {}` to its match"
                     .to_owned();
-            let place = fields.faults.place(own.position);
-            fields.faults.warn(Fault { place, path, value: None, expected });
+            let location = mapping.diagnostics.location(own.position);
+            mapping.diagnostics.warn(Diagnostic { location, path, value: None, expected });
         }
     }
 }
 
-fn shown(rule: &Shipped<'_>) -> String {
+fn describe(rule: &ShippedRule<'_>) -> String {
     let mut more = Vec::new();
     if rule.sized {
         more.push("with its size test");
@@ -65,31 +66,32 @@ fn shown(rule: &Shipped<'_>) -> String {
     format!("{}{more}", rule.name)
 }
 
-fn shipped_rules(rules: &Node) -> Vec<Shipped<'_>> {
+fn shipped_rules(rules: &Node) -> Vec<ShippedRule<'_>> {
     let mut shipped = Vec::new();
     for rule in list(rules) {
         let Some(name) = text(rule, "name") else { continue };
         let enabled = rule.get("enabled").and_then(|entry| scalar(&entry.value));
         let enabled = enabled.is_none_or(|(_, value)| *value != Value::Bool(false));
         let sized = rule.get("match").is_some_and(|entry| entry.value.get("size").is_some());
-        shipped.push(Shipped { name, enabled, sized });
+        shipped.push(ShippedRule { name, enabled, sized });
     }
     shipped
 }
 
-/// Warns of watched ports that no evaluated rule uses: those that the file adds and, where it has a rule list of
-/// its own, those that the shipped rules would use. No shipped rule uses the shipped ports of POP3 and IMAP: they
-/// are watched for the metrics.
-pub(crate) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, rules: &[Rule]) {
+/// Warns about watched ports that no enabled rule uses: the ports that the file adds. If the file has its own
+/// rules, the ports of the shipped rules are checked too. The shipped ports of POP3 and IMAP are watched only
+/// for the metrics, so they cause no warning.
+pub(crate) fn warn_of_unused(mapping: &mut MappingReader<'_, '_>, services: &Services, rules: &[Rule]) {
     let used: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.matching.ports.iter().copied()).collect();
-    let own_rules = fields.own("rules");
+    let own_rules = mapping.explicit("rules");
     // An empty list has a warning of its own.
     if rules.is_empty() && own_rules.is_some() {
         return;
     }
-    let shipped_use = fields.shipped("rules").map(|entry| shipped_ports(&entry.value)).unwrap_or_default();
-    let shipped_services = fields.shipped("watched_ports").map(|entry| &entry.value);
-    let own_ports = fields.own("watched_ports");
+    let shipped_use =
+        mapping.shipped_entry("rules").map(|entry| shipped_ports(&entry.value)).unwrap_or_default();
+    let shipped_services = mapping.shipped_entry("watched_ports").map(|entry| &entry.value);
+    let own_ports = mapping.explicit("watched_ports");
     for service in Service::ALL {
         let own = own_ports.as_ref().and_then(|at| match at.content() {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == service.name()),
@@ -101,11 +103,11 @@ pub(crate) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, r
         let unused = services.iter().filter(|(port, known)| **known == service && !used.contains(port));
         let unused = unused.filter(|(port, _)| !as_shipped(**port));
         let unused: Vec<String> = unused.map(|(port, _)| port.to_string()).collect();
-        let (path, place) = match (own, &own_rules) {
+        let (path, location) = match (own, &own_rules) {
             (Some(entry), _) => {
-                (format!("watched_ports.{}", service.name()), fields.faults.place(entry.position))
+                (format!("watched_ports.{}", service.name()), mapping.diagnostics.location(entry.position))
             }
-            (None, Some(at)) if rules_use => (at.path().to_owned(), at.place(fields.faults)),
+            (None, Some(at)) if rules_use => (at.path().to_owned(), at.location(mapping.diagnostics)),
             (None, _) => continue,
         };
         if unused.is_empty() {
@@ -117,7 +119,7 @@ pub(crate) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, r
             unused.join(", "),
             service.name()
         );
-        fields.faults.warn(Fault { place, path, value: None, expected });
+        mapping.diagnostics.warn(Diagnostic { location, path, value: None, expected });
     }
 }
 

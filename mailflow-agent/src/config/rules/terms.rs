@@ -1,132 +1,136 @@
-//! The terms of a condition: what is measured, over which time, and when it is too much.
+//! Terms of a condition: measure, window and threshold.
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::window::{SPAN, interval, window};
+use super::window::{WINDOW_RANGE, interval, window};
 use crate::config::{
-    amounts::{PARTS, bytes, parts, show_bytes, show_parts},
-    diagnostics::Collector,
-    scalar::{duration_within, show_duration},
+    amounts::{FRACTION_SCALE, bytes, format_bytes, format_fraction, fraction},
+    diagnostics::DiagnosticSink,
+    scalar::{duration_within, format_duration},
     yaml::{
-        get::{At, Fields},
-        values::{choice, mapping, number, parsed},
+        get::{Cursor, MappingReader},
+        values::{choice, expect_mapping, number, parsed},
     },
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 
-/// The keys that a term is written under.
-pub(crate) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
-/// The threshold of a count; a source keeps that many times.
-const COUNT: RangeInclusive<u64> = 1..=1_000_000;
-/// The threshold of a sum.
-const SUM: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
-/// The threshold of distinct ends; a source keeps that many.
-const ENDS: RangeInclusive<u64> = 1..=1_000;
-/// What was not seen for this long is new again, where a term does not say.
-const HORIZON: Duration = SPAN[1];
+/// Keys of terms.
+pub(crate) const TERM_KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
+/// Range of the threshold of a count. A group stores that many times.
+const COUNT_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+/// Range of the threshold of a sum.
+const SUM_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
+/// Range of the threshold of distinct endpoints. A group stores that many.
+const ENDPOINTS_RANGE: RangeInclusive<u64> = 1..=1_000;
+/// Default horizon: an endpoint that was not seen for this time counts as new.
+const DEFAULT_HORIZON: Duration = WINDOW_RANGE[1];
 
-/// A term as written.
-pub(crate) struct Given<'a> {
-    /// Where.
-    pub(crate) at: At<'a>,
-    /// What is measured.
+/// Term as typed.
+pub(crate) struct RawTerm<'a> {
+    /// Cursor of the term.
+    pub(crate) cursor: Cursor<'a>,
+    /// Measure.
     pub(crate) measure: Measure,
-    /// Over which time.
+    /// Window.
     pub(crate) window: Window,
-    /// When it is too much.
+    /// Threshold.
     pub(crate) at_least: u64,
 }
 
-impl Given<'_> {
-    /// Its setting within the rule: `condition.count`.
+impl RawTerm<'_> {
+    /// Returns the path within the rule, such as `condition.count`.
     pub(crate) fn path(&self) -> &str {
-        let path = self.at.path();
+        let path = self.cursor.path();
         path.find("condition").and_then(|start| path.get(start..)).unwrap_or(path)
     }
 }
 
-/// Reads the term under `key`; without a window of its own it has `rule`'s.
+/// Reads the term of `key`. Without a window of its own it has `rule`'s.
 pub(crate) fn read<'a>(
     key: &str,
-    at: &At<'a>,
-    faults: &mut Collector,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
     rule: Option<Window>,
-) -> Option<Given<'a>> {
-    mapping(at, faults, "{ at_least: 10 }")?;
-    let (measure, at_least, window) = Fields::read(at, faults, |fields| {
+) -> Option<RawTerm<'a>> {
+    expect_mapping(cursor, diagnostics, "{ at_least: 10 }")?;
+    let (measure, at_least, window) = MappingReader::read(cursor, diagnostics, |mapping| {
         let measure = match key {
-            "sum" => fields.needed("of", quantity).map(Measure::Sum),
+            "sum" => mapping.required("of", quantity).map(Measure::Sum),
             "distinct" => {
-                let of = fields.needed("of", end);
-                let among = fields.or("among", Kind::Flows, kind);
+                let of = mapping.required("of", end);
+                let among = mapping.optional("among", Kind::Flows, kind);
                 of.zip(among).map(|(of, among)| Measure::Distinct { of, among })
             }
-            "ratio" => ratio(fields),
-            "first_seen" => first_seen(fields),
-            _ => fields.or("of", Kind::Flows, kind).map(Measure::Count),
+            "ratio" => ratio(mapping),
+            "first_seen" => first_seen(mapping),
+            _ => mapping.optional("of", Kind::Flows, kind).map(Measure::Count),
         };
-        // Without `of` a threshold is still read, so that what is wrong with it is told.
+        // The threshold is read even if `of` is invalid, so that its errors are reported too.
         let unit = measure.unwrap_or(match key {
             "sum" => Measure::Sum(Quantity::PayloadUp),
             "ratio" => Measure::Ratio { of: Kind::Failed, to: Kind::Attempts },
             "count" => Measure::Count(Kind::Flows),
             _ => Measure::Distinct { of: End::Destination, among: Kind::Flows },
         });
-        let at_least = fields.needed("at_least", |at, faults| threshold(at, faults, unit));
-        let window = match fields.own("window") {
-            Some(at) => window(&at, fields.faults, rule.map_or(WindowKind::Sliding, |rule| rule.kind)),
+        let at_least =
+            mapping.required("at_least", |cursor, diagnostics| threshold(cursor, diagnostics, unit));
+        let window = match mapping.explicit("window") {
+            Some(cursor) => {
+                window(&cursor, mapping.diagnostics, rule.map_or(WindowKind::Sliding, |rule| rule.kind))
+            }
             None => rule,
         };
         if let (Some(Measure::FirstSeen { horizon, .. }), Some(window)) = (measure, window)
             && horizon < window.length
         {
-            let least = show_duration(window.length);
-            let at = fields.own("horizon").unwrap_or_else(|| at.clone());
-            return at.fault(fields.faults, format!("expected at least the term's window, {least}"));
+            let least = format_duration(window.length);
+            let cursor = mapping.explicit("horizon").unwrap_or_else(|| cursor.clone());
+            return cursor
+                .reject(mapping.diagnostics, format!("expected at least the term's window, {least}"));
         }
         Some((measure?, at_least?, window?))
     })?;
-    Some(Given { at: at.clone(), measure, window, at_least })
+    Some(RawTerm { cursor: cursor.clone(), measure, window, at_least })
 }
 
-/// What a measure's threshold may be.
-pub(crate) fn range(measure: Measure) -> RangeInclusive<u64> {
+/// Returns the range of a measure's threshold.
+pub(crate) fn threshold_range(measure: Measure) -> RangeInclusive<u64> {
     match measure {
-        Measure::Count(_) => COUNT,
-        Measure::Sum(_) => SUM,
-        Measure::Distinct { .. } | Measure::FirstSeen { .. } => ENDS,
-        Measure::Ratio { .. } => 1..=PARTS,
+        Measure::Count(_) => COUNT_RANGE,
+        Measure::Sum(_) => SUM_RANGE,
+        Measure::Distinct { .. } | Measure::FirstSeen { .. } => ENDPOINTS_RANGE,
+        Measure::Ratio { .. } => 1..=FRACTION_SCALE,
     }
 }
 
-/// Reads a threshold in the unit of what it is for.
-pub(crate) fn threshold(at: &At<'_>, faults: &mut Collector, of: Measure) -> Option<u64> {
+/// Reads a threshold in the unit of its measure.
+pub(crate) fn threshold(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Measure) -> Option<u64> {
     match of {
-        Measure::Ratio { .. } => parts(at, faults, range(of)),
-        Measure::Sum(quantity) if is_bytes(quantity) => bytes(at, faults, range(of)),
-        _ => number(at, faults, range(of)),
+        Measure::Ratio { .. } => fraction(cursor, diagnostics, threshold_range(of)),
+        Measure::Sum(quantity) if is_bytes(quantity) => bytes(cursor, diagnostics, threshold_range(of)),
+        _ => number(cursor, diagnostics, threshold_range(of)),
     }
 }
 
-/// A threshold as it is written.
-pub(crate) fn show(of: Measure, threshold: u64) -> String {
+/// Formats a threshold.
+pub(crate) fn format_threshold(of: Measure, threshold: u64) -> String {
     match of {
-        Measure::Ratio { .. } => show_parts(threshold),
-        Measure::Sum(quantity) if is_bytes(quantity) => show_bytes(threshold),
+        Measure::Ratio { .. } => format_fraction(threshold),
+        Measure::Sum(quantity) if is_bytes(quantity) => format_bytes(threshold),
         _ => threshold.to_string(),
     }
 }
 
-/// Returns true if it is counted in bytes, which have units.
+/// Returns true if a quantity is in bytes, so that its threshold may have a unit.
 pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
     use Quantity::{BytesDown, BytesUp, PayloadDown, PayloadUp};
     matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)
 }
 
-fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
-    let of = fields.needed("of", kind);
-    let to = fields.needed("to", |at, faults| Some((kind(at, faults)?, at.clone())));
-    let (of, (to, at)) = (of?, to?);
+fn ratio(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
+    let of = mapping.required("of", kind);
+    let to = mapping.required("to", |cursor, diagnostics| Some((kind(cursor, diagnostics)?, cursor.clone())));
+    let (of, (to, cursor)) = (of?, to?);
     let wider: &[&str] = match of {
         Kind::Flows => &[],
         Kind::Attempts => &["flows"],
@@ -136,38 +140,43 @@ fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     if wider.contains(&to.name()) {
         return Some(Measure::Ratio { of, to });
     }
-    at.fault(
-        fields.faults,
+    cursor.reject(
+        mapping.diagnostics,
         match wider {
-            [] => "flows are all there are; expected another kind in `of`".to_owned(),
+            [] => "flows is the widest kind; expected another kind in `of`".to_owned(),
             _ => format!("not a wider kind than {}; expected one of {}", of.name(), wider.join(", ")),
         },
     )
 }
 
-fn first_seen(fields: &mut Fields<'_, '_>) -> Option<Measure> {
-    let of = fields.needed("of", end);
-    let horizon = fields.or("horizon", HORIZON, interval);
-    let learning = fields.or("learning", Duration::ZERO, |at, faults| {
-        parsed(at, faults, "a duration", |text| duration_within(text, [Duration::ZERO, SPAN[1]]))
+fn first_seen(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
+    let of = mapping.required("of", end);
+    let horizon = mapping.optional("horizon", DEFAULT_HORIZON, interval);
+    let learning = mapping.optional("learning", Duration::ZERO, |cursor, diagnostics| {
+        parsed(cursor, diagnostics, "a duration", |text| {
+            duration_within(text, [Duration::ZERO, WINDOW_RANGE[1]])
+        })
     });
     Some(Measure::FirstSeen { of: of?, horizon: horizon?, learning: learning? })
 }
 
-fn kind(at: &At<'_>, faults: &mut Collector) -> Option<Kind> {
-    if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| at.text() == Some(name)) {
-        return at.fault(faults, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
+fn kind(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Kind> {
+    if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| cursor.text() == Some(name))
+    {
+        return cursor
+            .reject(diagnostics, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
     }
-    choice(at, faults, &Kind::ALL.map(|kind| (kind.name(), kind)))
+    choice(cursor, diagnostics, &Kind::ALL.map(|kind| (kind.name(), kind)))
 }
 
-fn quantity(at: &At<'_>, faults: &mut Collector) -> Option<Quantity> {
-    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| at.text() == Some(name)) {
-        return at.fault(faults, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
+fn quantity(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Quantity> {
+    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| cursor.text() == Some(name)) {
+        return cursor
+            .reject(diagnostics, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
     }
-    choice(at, faults, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
+    choice(cursor, diagnostics, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
 }
 
-fn end(at: &At<'_>, faults: &mut Collector) -> Option<End> {
-    choice(at, faults, &End::ALL.map(|end| (end.name(), end)))
+fn end(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<End> {
+    choice(cursor, diagnostics, &End::ALL.map(|end| (end.name(), end)))
 }

@@ -1,41 +1,42 @@
 //! `flow_table`: capacities of the kernel's tables.
 
 use crate::config::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::number,
     },
 };
 
-/// The kernel's tables.
+/// Capacities of the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTable {
-    /// Flows that are counted at the same time.
+pub struct FlowTableConfig {
+    /// Capacity of the flow table.
     pub flows: u32,
-    /// Sources that are counted beyond that.
+    /// Capacity of the overflow table, in sources.
     pub overflow: u32,
-    /// How much of `flows` one source may hold.
+    /// Maximum share of `flows` of one source, in percent.
     pub share_percent: u32,
-    /// How much of `flows` and of `overflow` clients alone may fill.
+    /// Share of `flows` and of `overflow` from which on only packets of servers insert entries, in percent.
     pub half_open_percent: u32,
 }
 
-impl FlowTable {
-    /// Most flows of one source.
+impl FlowTableConfig {
+    /// Returns the maximum number of flows of one source.
     pub fn flows_per_source(&self) -> u32 {
         let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
         u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 }
 
-pub(crate) fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
-    Fields::read(at, faults, |fields| {
-        let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
-        let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
+pub(crate) fn flow_table(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<FlowTableConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let mut field =
+            |key, range| mapping.required(key, |cursor, diagnostics| number(cursor, diagnostics, range));
+        let (flows, overflow) = (field("flows", ENTRIES_RANGE), field("overflow_sources", ENTRIES_RANGE));
         let share = field("source_share_percent", 1..=100);
         let half_open = field("half_open_percent", 1..=100);
-        Some(FlowTable {
+        Some(FlowTableConfig {
             flows: flows?,
             overflow: overflow?,
             share_percent: share?,
@@ -44,5 +45,5 @@ pub(crate) fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTabl
     })
 }
 
-/// Capacity of the flow table; the kernel allocates all of it at start.
-pub(crate) const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
+/// Range of the capacities. The kernel allocates all entries at the start.
+pub(crate) const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 1..=16_777_216;

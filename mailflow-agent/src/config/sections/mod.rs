@@ -1,4 +1,4 @@
-//! Validated sections of a configuration that have no folder of their own.
+//! Sections of a configuration without a module of their own.
 
 pub(crate) mod flow_table;
 pub(crate) mod interfaces;

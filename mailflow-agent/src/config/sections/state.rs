@@ -1,46 +1,50 @@
-//! `control` and `state`: how a running agent is asked, and what outlives it.
+//! `control` and `state`: the control socket, and the state that is kept between two processes.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
     config::{
-        amounts::{amount, bytes},
-        diagnostics::Collector,
+        amounts::{bytes, parse_bytes},
+        diagnostics::DiagnosticSink,
         scalar::{duration_within, path},
         yaml::{
-            get::{At, Fields},
+            get::{Cursor, MappingReader},
             values::{choice, or_off, parsed},
         },
     },
-    util::disk::{Limits, Reserve},
+    util::disk::{FileLimits, Reserve},
 };
 use mailflow_kernel::options::AtStop;
 
-/// Sizes that files may be limited to: a state of few flows takes some kilobytes.
-const SIZES: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
-/// The flow table of a busy gateway is full after some minutes without a poll.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Range of size limits. The state of few flows takes some kilobytes.
+const FILE_SIZE_RANGE: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
+/// Maximum of `durability_timeout`: the flow table of a busy gateway is full after some minutes without a
+/// poll.
+const MAX_DURABILITY_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Reads how the agent is asked.
-pub(crate) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
-    Fields::read(at, faults, |fields| {
-        let socket = fields.needed("socket", place);
-        Some(Control { socket: socket? })
+/// Reads `control`.
+pub(crate) fn control(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<ControlConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let socket = mapping.required("socket", path_or_off);
+        Some(ControlConfig { socket: socket? })
     })
 }
 
-/// Reads what outlives the agent.
-pub(crate) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
-    Fields::read(at, faults, |fields| {
-        let directory = fields.needed("directory", place);
-        let pins = fields.needed("pins", place);
+/// Reads `state`.
+pub(crate) fn state(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<StateConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let directory = mapping.required("directory", path_or_off);
+        let pins = mapping.required("pins", path_or_off);
         let choices = AtStop::ALL.map(|at_stop| (at_stop.name(), at_stop));
-        let at_stop = fields.needed("at_stop", |at, faults| choice(at, faults, &choices));
-        let limits = limits(fields);
-        let durability_timeout = fields.needed("durability_timeout", |at, faults| {
-            parsed(at, faults, "a duration", |text| duration_within(text, [Duration::ZERO, LONGEST_WAIT]))
+        let at_stop =
+            mapping.required("at_stop", |cursor, diagnostics| choice(cursor, diagnostics, &choices));
+        let limits = limits(mapping);
+        let durability_timeout = mapping.required("durability_timeout", |cursor, diagnostics| {
+            parsed(cursor, diagnostics, "a duration", |text| {
+                duration_within(text, [Duration::ZERO, MAX_DURABILITY_TIMEOUT])
+            })
         });
-        Some(State {
+        Some(StateConfig {
             directory: directory?,
             pins: pins?,
             at_stop: at_stop?,
@@ -50,43 +54,44 @@ pub(crate) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
     })
 }
 
-/// Limits of files: `max_size` and `min_free`.
-pub(crate) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
-    let max_size = fields.needed("max_size", |at, faults| bytes(at, faults, SIZES));
-    let min_free = fields.needed("min_free", |at, faults| {
-        parsed(at, faults, "bytes such as 20MB, or percent such as 1%", |text| {
-            let Some(percent) = text.strip_suffix('%') else { return amount(text).map(Reserve::Bytes) };
+/// Reads the limits of files: `max_size` and `min_free`.
+pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<FileLimits> {
+    let max_size =
+        mapping.required("max_size", |cursor, diagnostics| bytes(cursor, diagnostics, FILE_SIZE_RANGE));
+    let min_free = mapping.required("min_free", |cursor, diagnostics| {
+        parsed(cursor, diagnostics, "bytes such as 20MB, or percent such as 1%", |text| {
+            let Some(percent) = text.strip_suffix('%') else { return parse_bytes(text).map(Reserve::Bytes) };
             match percent.parse() {
                 Ok(percent @ 0..=99) => Ok(Reserve::Percent(percent)),
                 _ => Err("expected a whole number of percent from 0% to 99%".to_owned()),
             }
         })
     });
-    Some(Limits { max_size: max_size?, min_free: min_free? })
+    Some(FileLimits { max_size: max_size?, min_free: min_free? })
 }
 
-fn place(at: &At<'_>, faults: &mut Collector) -> Option<Option<PathBuf>> {
-    or_off(at, faults, "an absolute path", path)
+fn path_or_off(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<PathBuf>> {
+    or_off(cursor, diagnostics, "an absolute path", path)
 }
 
-/// How the running agent is asked.
+/// Settings of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// The Unix socket; `None` for none.
+pub struct ControlConfig {
+    /// Path of the Unix socket; `None` for no socket.
     pub socket: Option<PathBuf>,
 }
 
-/// What outlives the agent.
+/// Settings of the persistent state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Where its state and its journal lie; `None`: nothing is remembered.
+pub struct StateConfig {
+    /// Directory of checkpoints and journal; `None` for no persistent state.
     pub directory: Option<PathBuf>,
-    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
+    /// Directory of a BPF file system for pinned maps and links; `None` if they end with the agent.
     pub pins: Option<PathBuf>,
-    /// What becomes of the attached programs when the agent is stopped.
+    /// Handling of the attached programs when the agent stops.
     pub at_stop: AtStop,
-    /// Limits of the files in `directory` together.
-    pub limits: Limits,
-    /// How long flows wait in the kernel's table for a directory that takes nothing.
+    /// Limits of all files in `directory` together.
+    pub limits: FileLimits,
+    /// Maximum time that flows stay in the kernel's table while `directory` is not writable.
     pub durability_timeout: Duration,
 }

@@ -1,7 +1,7 @@
-//! Prometheus' web-config file: TLS and basic auth for the metrics port.
+//! Prometheus' web-config file: TLS and basic auth of the metrics server.
 //!
-//! The format is that of Prometheus and its exporters, so that one file serves all of them. What is not
-//! supported here is a fault: a file that asks for more than it gets would deceive.
+//! The format is the one of Prometheus and its exporters, so that one file serves all of them. An unsupported
+//! setting is an error, as ignoring it would weaken the access control.
 
 mod tls;
 
@@ -11,106 +11,111 @@ use std::{
 };
 
 use super::{
-    diagnostics::{Collector, Faults},
+    diagnostics::{DiagnosticSink, Diagnostics},
     file,
-    file_stamp::Stamp,
+    file_stamp::FileStamp,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         parse,
         values::{boolean, entries, string},
     },
 };
 
-/// Who may connect, and how.
+/// Access control of the metrics server.
 #[derive(Clone, Debug, Default)]
-pub struct Web {
-    /// TLS; `None` is plain HTTP.
+pub struct WebConfig {
+    /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Users with the bcrypt hashes of their passwords; none means that nobody is asked.
+    /// Users with the bcrypt hashes of their passwords. Without users no password is required.
     pub users: Vec<(String, String)>,
-    /// The files it was made of beside the web-config file itself.
+    /// Files that the web-config file names.
     files: Vec<PathBuf>,
 }
 
-/// Reads a web-config file and what it names.
+/// Reads a web-config file and the files that it names.
 ///
 /// # Errors
-/// Everything that is wrong with it, with its places.
-pub fn load(path: &Path) -> Result<Web, Faults> {
+/// All errors of the file, with their locations.
+pub fn load(path: &Path) -> Result<WebConfig, Diagnostics> {
     let name = path.display().to_string();
-    let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
+    let text = file::read(path).map_err(|text_error| text_error.into_diagnostics(&name))?;
     parse(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
-/// Validates a web-config file called `name`, and what it names; files are relative to `directory`.
+/// Validates a web-config file called `name`, and the files that it names. Paths are relative to `directory`.
 ///
 /// # Errors
-/// Everything that is wrong with it, with its places.
-pub fn parse(name: &str, text: &str, directory: &Path) -> Result<Web, Faults> {
-    file::check(text).map_err(|no_text| no_text.faults(name))?;
-    let mut faults = Collector::new(name);
-    let web =
-        parse::read(text, &mut faults).and_then(|node| web(&At::root(&node, None), &mut faults, directory));
-    faults.finish(web).map(|(web, _)| web)
+/// All errors of the file, with their locations.
+pub fn parse(name: &str, text: &str, directory: &Path) -> Result<WebConfig, Diagnostics> {
+    file::check(text).map_err(|text_error| text_error.into_diagnostics(name))?;
+    let mut diagnostics = DiagnosticSink::new(name);
+    let web = parse::read(text, &mut diagnostics)
+        .and_then(|node| web(&Cursor::root(&node, None), &mut diagnostics, directory));
+    diagnostics.finish(web).map(|(web, _)| web)
 }
 
-fn web(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Web> {
-    Fields::read(at, faults, |fields| {
-        let tls =
-            fields.or("tls_server_config", None, |at, faults| tls::read(at, faults, directory).map(Some));
-        let users = fields.or("basic_auth_users", Vec::new(), |at, faults| {
-            entries(at, faults, |name, at, faults| Some((name.to_owned(), hash(at, faults)?)))
+fn web(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) -> Option<WebConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let tls = mapping.optional("tls_server_config", None, |cursor, diagnostics| {
+            tls::read(cursor, diagnostics, directory).map(Some)
         });
-        let http = fields.or("http_server_config", (), |at, faults| {
-            Fields::read(at, faults, |fields| {
-                // Served is HTTP/1.1, which every client of HTTP/2 falls back to.
-                fields.or("http2", true, boolean).map(drop)
+        let users = mapping.optional("basic_auth_users", Vec::new(), |cursor, diagnostics| {
+            entries(cursor, diagnostics, |name, cursor, diagnostics| {
+                Some((name.to_owned(), hash(cursor, diagnostics)?))
+            })
+        });
+        let http = mapping.optional("http_server_config", (), |cursor, diagnostics| {
+            MappingReader::read(cursor, diagnostics, |mapping| {
+                // The server supports HTTP/1.1 only. Every HTTP/2 client falls back to it.
+                mapping.optional("http2", true, boolean).map(drop)
             })
         });
         let ((), tls, users) = (http?, tls?, users?);
         let (tls, files) = tls.map_or((None, Vec::new()), |(tls, files)| (Some(tls), files));
-        Some(Web { tls, users, files })
+        Some(WebConfig { tls, users, files })
     })
 }
 
-/// A bcrypt hash, as `htpasswd -nB` makes it.
-fn hash(at: &At<'_>, faults: &mut Collector) -> Option<String> {
-    let hash = string(at, faults)?;
+/// Reads a bcrypt hash, as printed by `htpasswd -nB`.
+fn hash(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<String> {
+    let hash = string(cursor, diagnostics)?;
     match hash.parse::<bcrypt::HashParts>() {
         Ok(parts) if (4..=31).contains(&parts.get_cost()) => Some(hash.to_owned()),
-        Ok(_) | Err(_) => at.fault_inside(faults, "expected a bcrypt hash, as `htpasswd -nB USER` prints it"),
+        Ok(_) | Err(_) => {
+            cursor.reject_contents(diagnostics, "expected a bcrypt hash, as `htpasswd -nB USER` prints it")
+        }
     }
 }
 
-/// A web-config file that is read again when it changes, or a file that it names.
+/// Web-config file that is reloaded after a change of the file or of a file that it names.
 #[derive(Debug)]
-pub struct WebWatch {
+pub struct WebConfigWatcher {
     path: PathBuf,
-    web: Arc<Web>,
-    stamps: Vec<Option<Stamp>>,
+    web: Arc<WebConfig>,
+    stamps: Vec<Option<FileStamp>>,
 }
 
-impl WebWatch {
+impl WebConfigWatcher {
     /// Reads the file.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
-    pub fn open(path: &Path) -> Result<Self, Faults> {
+    /// All errors of the file.
+    pub fn open(path: &Path) -> Result<Self, Diagnostics> {
         let web = Arc::new(load(path)?);
         let stamps = stamps(path, &web);
         Ok(Self { path: path.to_owned(), web, stamps })
     }
 
-    /// What is in force.
-    pub fn web(&self) -> &Arc<Web> {
+    /// Returns the current settings.
+    pub fn web(&self) -> &Arc<WebConfig> {
         &self.web
     }
 
-    /// Reads the file again if it has changed; `None` if not.
+    /// Reloads the files if one of them has changed; `None` if none has.
     ///
     /// # Errors
-    /// Everything that is wrong with it; what was read before stays in force.
-    pub fn look(&mut self) -> Option<Result<(), Faults>> {
+    /// All errors of the file. The previous settings stay in force.
+    pub fn reload_if_changed(&mut self) -> Option<Result<(), Diagnostics>> {
         let now = stamps(&self.path, &self.web);
         if now == self.stamps {
             return None;
@@ -118,12 +123,12 @@ impl WebWatch {
         self.stamps = now;
         Some(load(&self.path).map(|web| {
             self.web = Arc::new(web);
-            // It may name other files now.
+            // The new version may name other files.
             self.stamps = stamps(&self.path, &self.web);
         }))
     }
 }
 
-fn stamps(path: &Path, web: &Web) -> Vec<Option<Stamp>> {
-    std::iter::once(path).chain(web.files.iter().map(PathBuf::as_path)).map(Stamp::of).collect()
+fn stamps(path: &Path, web: &WebConfig) -> Vec<Option<FileStamp>> {
+    std::iter::once(path).chain(web.files.iter().map(PathBuf::as_path)).map(FileStamp::of).collect()
 }

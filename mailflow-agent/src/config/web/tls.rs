@@ -1,4 +1,4 @@
-//! `tls_server_config`: certificates and whom they are shown to.
+//! `tls_server_config`: certificates and client authentication.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,67 +14,72 @@ use rustls::{
 };
 
 use crate::config::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{choice, string},
     },
 };
 
-/// Who must show a certificate, under the names that Go's TLS gives them.
+/// Client certificates, with the names of Go's TLS package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clients {
-    Anybody,
+enum ClientAuth {
+    NotRequested,
     IfGiven,
     Required,
 }
 
-const CLIENTS: [(&str, Clients); 3] = [
-    ("NoClientCert", Clients::Anybody),
-    ("VerifyClientCertIfGiven", Clients::IfGiven),
-    ("RequireAndVerifyClientCert", Clients::Required),
+const CLIENT_AUTH_TYPES: [(&str, ClientAuth); 3] = [
+    ("NoClientCert", ClientAuth::NotRequested),
+    ("VerifyClientCertIfGiven", ClientAuth::IfGiven),
+    ("RequireAndVerifyClientCert", ClientAuth::Required),
 ];
 
-/// Versions by their names; the number is the place in `SUPPORTED`.
+/// TLS versions; the number is the index in [`SUPPORTED_VERSIONS`].
 const VERSIONS: [(&str, usize); 2] = [("TLS12", 0), ("TLS13", 1)];
-const SUPPORTED: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+const SUPPORTED_VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// Reads the section, and tells the files it names; they are relative to `directory`.
+/// Reads the section, and returns the files that it names. Paths are relative to `directory`.
 pub(crate) fn read(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     directory: &Path,
 ) -> Option<(Arc<ServerConfig>, Vec<PathBuf>)> {
-    Fields::read(at, faults, |fields| {
+    MappingReader::read(cursor, diagnostics, |mapping| {
         let mut files = Vec::new();
-        let chain = fields.needed("cert_file", |at, faults| certificates(at, faults, directory, &mut files));
-        let key = fields.needed("key_file", |at, faults| {
-            let path = named(at, faults, directory, &mut files)?;
+        let chain = mapping.required("cert_file", |cursor, diagnostics| {
+            certificates(cursor, diagnostics, directory, &mut files)
+        });
+        let key = mapping.required("key_file", |cursor, diagnostics| {
+            let path = resolve_file(cursor, diagnostics, directory, &mut files)?;
             match PrivateKeyDer::from_pem_file(path) {
-                Ok(key) => Some((at.clone(), key)),
-                Err(error) => at.fault(faults, format!("no private key can be read: {error}")),
+                Ok(key) => Some((cursor.clone(), key)),
+                Err(error) => cursor.reject(diagnostics, format!("cannot read the private key: {error}")),
             }
         });
-        let roots = fields.or("client_ca_file", None, |at, faults| {
+        let roots = mapping.optional("client_ca_file", None, |cursor, diagnostics| {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(at, faults, directory, &mut files)? {
+            for certificate in certificates(cursor, diagnostics, directory, &mut files)? {
                 if let Err(error) = roots.add(certificate) {
-                    return at.fault(faults, format!("not a certificate of an authority: {error}"));
+                    return cursor.reject(diagnostics, format!("not a certificate of an authority: {error}"));
                 }
             }
             Some(Some(roots))
         });
-        let clients = fields.or("client_auth_type", (Clients::Anybody, None), |at, faults| {
-            choice(at, faults, &CLIENTS).map(|clients| (clients, Some(at.clone())))
-        });
-        let oldest = fields.or("min_version", 0, |at, faults| choice(at, faults, &VERSIONS));
-        let newest = fields.or("max_version", 1, |at, faults| choice(at, faults, &VERSIONS));
+        let clients =
+            mapping.optional("client_auth_type", (ClientAuth::NotRequested, None), |cursor, diagnostics| {
+                choice(cursor, diagnostics, &CLIENT_AUTH_TYPES).map(|clients| (clients, Some(cursor.clone())))
+            });
+        let oldest =
+            mapping.optional("min_version", 0, |cursor, diagnostics| choice(cursor, diagnostics, &VERSIONS));
+        let newest =
+            mapping.optional("max_version", 1, |cursor, diagnostics| choice(cursor, diagnostics, &VERSIONS));
         let (chain, (key_at, key), roots, (clients, clients_at)) = (chain?, key?, roots?, clients?);
-        let versions = SUPPORTED.get(oldest?..=newest?).filter(|versions| !versions.is_empty());
+        let versions = SUPPORTED_VERSIONS.get(oldest?..=newest?).filter(|versions| !versions.is_empty());
         let Some(versions) = versions else {
-            return at.fault_inside(fields.faults, "max_version is older than min_version");
+            return cursor.reject_contents(mapping.diagnostics, "max_version is older than min_version");
         };
-        let clients = verifier(clients, clients_at.as_ref().unwrap_or(at), roots, fields.faults)?;
+        let clients = verifier(clients, clients_at.as_ref().unwrap_or(cursor), roots, mapping.diagnostics)?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
             .and_then(|builder| {
@@ -89,53 +94,61 @@ pub(crate) fn read(
                 config.alpn_protocols = vec![b"http/1.1".to_vec()];
                 Some((Arc::new(config), files))
             }
-            Err(error) => key_at.fault(fields.faults, format!("certificate and key cannot be used: {error}")),
+            Err(error) => {
+                key_at.reject(mapping.diagnostics, format!("certificate and key cannot be used: {error}"))
+            }
         }
     })
 }
 
-/// Who checks clients' certificates, if anybody does.
+/// Returns the verifier of client certificates, if they are requested.
 fn verifier(
-    clients: Clients,
-    at: &At<'_>,
+    clients: ClientAuth,
+    cursor: &Cursor<'_>,
     roots: Option<RootCertStore>,
-    faults: &mut Collector,
+    diagnostics: &mut DiagnosticSink,
 ) -> Option<Option<Arc<dyn ClientCertVerifier>>> {
     let roots = match (clients, roots) {
-        (Clients::Anybody, None) => return Some(None),
-        (Clients::Anybody, Some(_)) => {
-            return at.fault_inside(faults, "client_ca_file has no effect without client_auth_type");
+        (ClientAuth::NotRequested, None) => return Some(None),
+        (ClientAuth::NotRequested, Some(_)) => {
+            return cursor
+                .reject_contents(diagnostics, "client_ca_file has no effect without client_auth_type");
         }
-        (_, None) => return at.fault(faults, "client_ca_file is missing"),
+        (_, None) => return cursor.reject(diagnostics, "client_ca_file is missing"),
         (_, Some(roots)) => roots,
     };
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
-    let builder = if clients == Clients::IfGiven { builder.allow_unauthenticated() } else { builder };
+    let builder = if clients == ClientAuth::IfGiven { builder.allow_unauthenticated() } else { builder };
     match builder.build() {
         Ok(verifier) => Some(Some(verifier)),
-        Err(error) => at.fault(faults, format!("client_ca_file cannot be used: {error}")),
+        Err(error) => cursor.reject(diagnostics, format!("client_ca_file cannot be used: {error}")),
     }
 }
 
-/// The certificates of a PEM file; at least one.
+/// Reads the certificates of a PEM file, at least one.
 fn certificates(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     directory: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<Vec<CertificateDer<'static>>> {
-    let path = named(at, faults, directory, files)?;
+    let path = resolve_file(cursor, diagnostics, directory, files)?;
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
         Ok(chain) if !chain.is_empty() => Some(chain),
-        Ok(_) => at.fault(faults, "there is no certificate in it"),
-        Err(error) => at.fault(faults, format!("no certificate can be read: {error}")),
+        Ok(_) => cursor.reject(diagnostics, "the file contains no certificate"),
+        Err(error) => cursor.reject(diagnostics, format!("cannot read the certificates: {error}")),
     }
 }
 
-fn named(at: &At<'_>, faults: &mut Collector, directory: &Path, files: &mut Vec<PathBuf>) -> Option<PathBuf> {
-    let path = directory.join(string(at, faults)?);
+fn resolve_file(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    directory: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<PathBuf> {
+    let path = directory.join(string(cursor, diagnostics)?);
     files.push(path.clone());
     Some(path)
 }

@@ -1,4 +1,4 @@
-//! YAML text as a tree in which every key and value knows its position.
+//! YAML parser that builds a tree in which every key and value has its position.
 
 pub(crate) mod get;
 pub(crate) mod parse;

@@ -1,57 +1,57 @@
-//! The tree of a YAML file, in which every key and value knows its place.
+//! YAML tree with the position of every key and value.
 
 use serde_yaml::Value;
 
-use crate::config::diagnostics::{Position, plain};
+use crate::config::diagnostics::{Position, single_line};
 
-/// A value and its place.
+/// Value with its position.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
-    /// Where it begins.
+    /// Position of its first character.
     pub(crate) position: Position,
-    /// What it is.
+    /// Content.
     pub(crate) content: Content,
 }
 
-/// What a node is.
+/// Content of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
-    /// A single value: the text as typed, and what it means.
+    /// Scalar: its text and its value.
     Scalar {
-        /// As typed, without quotes.
+        /// Text as typed, without quotes.
         text: String,
-        /// Null, a boolean, a number or a string.
+        /// Value: null, boolean, number or string.
         value: Value,
     },
-    /// A list.
+    /// List.
     List(Vec<Node>),
-    /// A mapping, keys unique, in the order of the file.
-    Map(Vec<Entry>),
-    /// Something that was reported already.
+    /// Mapping with unique keys, in the order of the file.
+    Map(Vec<MappingEntry>),
+    /// Invalid value that was reported already.
     Refused,
 }
 
-/// A key of a mapping with its value.
+/// Key of a mapping with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
-    /// The key's text.
+pub(crate) struct MappingEntry {
+    /// Text of the key.
     pub(crate) key: String,
-    /// Where the key stands.
+    /// Position of the key.
     pub(crate) position: Position,
-    /// Its value.
+    /// Value.
     pub(crate) value: Node,
 }
 
 impl Node {
-    /// The value under `key`, where this is a mapping that has it.
-    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
+    /// Returns the entry of `key`, if this is a mapping that has it.
+    pub(crate) fn get(&self, key: &str) -> Option<&MappingEntry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
             Content::Scalar { .. } | Content::List(_) | Content::Refused => None,
         }
     }
 
-    /// How many nodes it is made of.
+    /// Returns the number of nodes in this subtree.
     pub(crate) fn size(&self) -> usize {
         1 + match &self.content {
             Content::Scalar { .. } | Content::Refused => 0,
@@ -61,10 +61,10 @@ impl Node {
     }
 }
 
-/// Adds a key to a path; whatever a key holds, the path stays on one line.
+/// Appends a key to a path. Control characters of the key are escaped.
 pub(crate) fn push_key(path: &mut String, key: &str) {
     if !path.is_empty() {
         path.push('.');
     }
-    path.push_str(&plain(key));
+    path.push_str(&single_line(key));
 }

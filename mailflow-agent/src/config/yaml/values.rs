@@ -1,139 +1,159 @@
-//! Values of each type, read from the tree.
+//! Readers of typed values from the YAML tree.
 
 use std::{collections::HashSet, fmt::Display, hash::Hash, ops::RangeInclusive};
 
 use serde_yaml::Value;
 
-use super::{get::At, tree::Content};
+use super::{get::Cursor, tree::Content};
 use crate::config::{
-    diagnostics::{Collector, nearest},
+    diagnostics::{DiagnosticSink, nearest},
     scalar::Switch,
 };
 
-/// A single value of any type by its text, through one of the functions of `value`; `what` names it.
+/// Reads a scalar of any type with `parse`. `what` names the expected value.
 pub(crate) fn parsed<T>(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     what: &str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Option<T> {
-    match at.text().map(parse) {
+    match cursor.text().map(parse) {
         Some(Ok(value)) => Some(value),
-        Some(Err(expected)) => at.fault(faults, expected),
-        None => at.fault(faults, format!("expected {what}")),
+        Some(Err(expected)) => cursor.reject(diagnostics, expected),
+        None => cursor.reject(diagnostics, format!("expected {what}")),
     }
 }
 
-/// A text.
-pub(crate) fn string<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str> {
-    match at.content() {
+/// Reads a string.
+pub(crate) fn string<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
+    match cursor.content() {
         Content::Scalar { text, value: Value::String(_) } => Some(text),
         Content::Scalar { value: Value::Bool(_) | Value::Number(_), .. } => {
-            at.fault(faults, "expected a text; put it in quotes")
+            cursor.reject(diagnostics, "expected a text; put it in quotes")
         }
-        _ => at.fault(faults, "expected a text"),
+        _ => cursor.reject(diagnostics, "expected a text"),
     }
 }
 
-/// A whole number within `range`.
-pub(crate) fn number<T>(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<T>) -> Option<T>
+/// Reads a whole number within `range`.
+pub(crate) fn number<T>(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    range: RangeInclusive<T>,
+) -> Option<T>
 where
     T: TryFrom<u64> + PartialOrd + Display,
 {
-    let number = match at.content() {
+    let number = match cursor.content() {
         Content::Scalar { value, .. } => value.as_u64().and_then(|number| T::try_from(number).ok()),
         _ => None,
     };
     match number.filter(|number| range.contains(number)) {
         Some(number) => Some(number),
-        None => {
-            at.fault(faults, format!("expected a whole number from {} to {}", range.start(), range.end()))
-        }
+        None => cursor.reject(
+            diagnostics,
+            format!("expected a whole number from {} to {}", range.start(), range.end()),
+        ),
     }
 }
 
-/// Refuses what is no mapping, and shows one.
-pub(crate) fn mapping(at: &At<'_>, faults: &mut Collector, example: &str) -> Option<()> {
-    match at.content() {
+/// Checks that the value is a mapping. The error shows `example`.
+pub(crate) fn expect_mapping(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    example: &str,
+) -> Option<()> {
+    match cursor.content() {
         Content::Map(_) => Some(()),
-        _ => at.fault(faults, format!("expected a mapping such as {example}")),
+        _ => cursor.reject(diagnostics, format!("expected a mapping such as {example}")),
     }
 }
 
-/// `true` or `false`.
-pub(crate) fn boolean(at: &At<'_>, faults: &mut Collector) -> Option<bool> {
-    match at.content() {
+/// Reads `true` or `false`.
+pub(crate) fn boolean(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<bool> {
+    match cursor.content() {
         Content::Scalar { value: Value::Bool(value), .. } => Some(*value),
-        _ => at.fault(faults, "expected true or false"),
+        _ => cursor.reject(diagnostics, "expected true or false"),
     }
 }
 
-/// One of the named choices.
-pub(crate) fn choice<T: Copy>(at: &At<'_>, faults: &mut Collector, choices: &[(&str, T)]) -> Option<T> {
-    if let Some((_, choice)) = choices.iter().find(|(name, _)| at.text() == Some(name)) {
+/// Reads one of the named choices.
+pub(crate) fn choice<T: Copy>(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    choices: &[(&str, T)],
+) -> Option<T> {
+    if let Some((_, choice)) = choices.iter().find(|(name, _)| cursor.text() == Some(name)) {
         return Some(*choice);
     }
     let names = || choices.iter().map(|(name, _)| *name);
     let all = names().collect::<Vec<_>>().join(", ");
-    match at.text().and_then(|text| nearest(text, names())) {
-        Some(name) => at.fault(faults, format!("expected one of {all}; did you mean {name}?")),
-        None => at.fault(faults, format!("expected one of {all}")),
+    match cursor.text().and_then(|text| nearest(text, names())) {
+        Some(name) => cursor.reject(diagnostics, format!("expected one of {all}; did you mean {name}?")),
+        None => cursor.reject(diagnostics, format!("expected one of {all}")),
     }
 }
 
-/// Each item of a list, `None` for one that `read` refused; all are read.
+/// Reads each item of a list with `read`; `None` for each invalid item.
 pub(crate) fn items<'a, T>(
-    at: &At<'a>,
-    faults: &mut Collector,
-    mut read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    mut read: impl FnMut(&Cursor<'a>, &mut DiagnosticSink) -> Option<T>,
 ) -> Option<Vec<Option<T>>> {
-    Some(at.items(faults)?.map(|item| read(&item, faults)).collect())
+    Some(cursor.items(diagnostics)?.map(|item| read(&item, diagnostics)).collect())
 }
 
-/// A list of different values.
+/// Reads a list without duplicates.
 pub(crate) fn set<'a, T: Copy + Eq + Hash>(
-    at: &At<'a>,
-    faults: &mut Collector,
-    mut read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    mut read: impl FnMut(&Cursor<'a>, &mut DiagnosticSink) -> Option<T>,
 ) -> Option<Vec<T>> {
     let mut seen = HashSet::new();
-    let items = items(at, faults, |item, faults| {
-        let value = read(item, faults)?;
-        if seen.insert(value) { Some(value) } else { item.fault(faults, "given twice in this list") }
+    let items = items(cursor, diagnostics, |item, diagnostics| {
+        let value = read(item, diagnostics)?;
+        if seen.insert(value) { Some(value) } else { item.reject(diagnostics, "given twice in this list") }
     })?;
     items.into_iter().collect()
 }
 
-/// The same, with something in it.
+/// Reads a list without duplicates that must not be empty.
 pub(crate) fn nonempty_set<'a, T: Copy + Eq + Hash>(
-    at: &At<'a>,
-    faults: &mut Collector,
-    read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    read: impl FnMut(&Cursor<'a>, &mut DiagnosticSink) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let set = set(at, faults, read)?;
-    if set.is_empty() { at.fault_inside(faults, "an empty list matches nothing") } else { Some(set) }
+    let set = set(cursor, diagnostics, read)?;
+    if set.is_empty() {
+        cursor.reject_contents(diagnostics, "an empty list matches nothing")
+    } else {
+        Some(set)
+    }
 }
 
-/// Each entry of a mapping whose keys are the file's own choice.
+/// Reads each entry of a mapping with arbitrary keys.
 pub(crate) fn entries<'a, T>(
-    at: &At<'a>,
-    faults: &mut Collector,
-    mut read: impl FnMut(&str, &At<'a>, &mut Collector) -> Option<T>,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
+    mut read: impl FnMut(&str, &Cursor<'a>, &mut DiagnosticSink) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let all: Vec<_> = at.entries(faults)?.map(|(entry, value)| read(&entry.key, &value, faults)).collect();
+    let all: Vec<_> =
+        cursor.entries(diagnostics)?.map(|(entry, value)| read(&entry.key, &value, diagnostics)).collect();
     all.into_iter().collect()
 }
 
-/// A value, or none for `off`, `false` and nothing at all.
+/// Reads a value; `None` for `off`, `false` and null.
 pub(crate) fn or_off<T>(
-    at: &At<'_>,
-    faults: &mut Collector,
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
     what: &str,
     parse: impl FnOnce(&str) -> Result<Switch<T>, String>,
 ) -> Option<Option<T>> {
-    match at.content() {
+    match cursor.content() {
         Content::Scalar { value: Value::Null | Value::Bool(false), .. } => Some(None),
-        Content::Scalar { value: Value::String(_), .. } => parsed(at, faults, what, parse).map(Into::into),
-        _ => at.fault(faults, format!("expected {what}, or off")),
+        Content::Scalar { value: Value::String(_), .. } => {
+            parsed(cursor, diagnostics, what, parse).map(Into::into)
+        }
+        _ => cursor.reject(diagnostics, format!("expected {what}, or off")),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::frame::MAX_RECORD_BYTES;
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 
 /// Size of the read buffer.
 const READ_AHEAD_BYTES: usize = 1 << 20;
@@ -27,12 +27,12 @@ pub(crate) enum CaptureReadError {
 
 /// Contents of a file, read record by record.
 pub(crate) struct CaptureInput {
-    contents: BufReader<Packed>,
+    contents: BufReader<MaybeGzip>,
     record: Vec<u8>,
 }
 
 impl CaptureInput {
-    pub(crate) fn new(file: Packed) -> Self {
+    pub(crate) fn new(file: MaybeGzip) -> Self {
         Self { contents: BufReader::with_capacity(READ_AHEAD_BYTES, file), record: Vec::new() }
     }
 

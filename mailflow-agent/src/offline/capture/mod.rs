@@ -27,7 +27,7 @@ use self::{
     pcap::Pcap,
     pcapng::PcapNg,
 };
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 
 /// Reason why a capture cannot be read further.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ impl Capture {
     /// # Errors
     /// Fails if the file cannot be read, or is no capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        match Packed::open(path) {
+        match MaybeGzip::open(path) {
             Ok(contents) => Self::from_contents(path, contents),
             Err(source) => Err(CaptureError::File { path: path.to_owned(), source }),
         }
@@ -92,7 +92,7 @@ impl Capture {
     ///
     /// # Errors
     /// Fails if the file cannot be read, or is no capture.
-    pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
+    pub fn from_contents(path: &Path, file: MaybeGzip) -> Result<Self, CaptureError> {
         let path = path.to_owned();
         let position = file.position();
         let mut input = CaptureInput::new(file);

@@ -7,7 +7,7 @@ use super::{
     eve,
     zeek::{columns::ZeekColumns, conn, names::RenamedColumn},
 };
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 use std::{
     io::{self, BufRead, BufReader, Cursor, Read},
     path::{Path, PathBuf},
@@ -125,7 +125,7 @@ impl LogFormat {
             ));
         }
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-            return Err("UTF-16; it must be UTF-8".to_owned());
+            return Err("the file is UTF-16; expected UTF-8".to_owned());
         }
         let mut first = None;
         for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
@@ -252,7 +252,7 @@ impl<'a> FlowLog<'a> {
     /// Fails if the file cannot be read, or its format is not supported.
     pub fn open(path: &Path, context: ReadContext<'a>) -> Result<Self, LogError> {
         let contents =
-            Packed::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
+            MaybeGzip::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
         Self::from_contents(path, contents, context)
     }
 
@@ -260,7 +260,11 @@ impl<'a> FlowLog<'a> {
     ///
     /// # Errors
     /// Fails if the file cannot be read, or its format is not supported.
-    pub fn from_contents(path: &Path, mut file: Packed, context: ReadContext<'a>) -> Result<Self, LogError> {
+    pub fn from_contents(
+        path: &Path,
+        mut file: MaybeGzip,
+        context: ReadContext<'a>,
+    ) -> Result<Self, LogError> {
         let failed = |source| LogError::File { path: path.to_owned(), source };
         let position = file.position();
         let mut head = Vec::new();

@@ -7,12 +7,12 @@ use serde_yaml::Value;
 
 use super::offset::{test_offset, unknown_rule};
 use crate::config::{
-    amounts::{bytes, parts},
-    diagnostics::{Collector, Place},
+    amounts::{bytes, fraction},
+    diagnostics::{DiagnosticSink, SourceLocation},
     networks::lists::prefix,
-    scalar::show_duration,
+    scalar::format_duration,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         tree::Content,
         values::{boolean, choice, parsed, string},
     },
@@ -23,11 +23,11 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Expected alert. Fields with `None` match any value.
+/// Expected alert. MappingReader with `None` match any value.
 #[derive(Clone, Debug)]
 pub struct ExpectedAlert {
     /// Location in the file.
-    pub place: Place,
+    pub place: SourceLocation,
     /// Name of the rule.
     pub rule: String,
     /// State of the alert.
@@ -47,11 +47,15 @@ pub struct ExpectedAlert {
 }
 
 /// Reads an expected alert of one of `rules`.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<ExpectedAlert> {
+pub(crate) fn read(
+    at: &Cursor<'_>,
+    faults: &mut DiagnosticSink,
+    rules: Option<&[Rule]>,
+) -> Option<ExpectedAlert> {
     const STATES: [(&str, AlertState); 2] =
         [("firing", AlertState::Firing), ("resolved", AlertState::Resolved)];
-    Fields::read(at, faults, |fields| {
-        let rule = fields.needed("rule", |at, faults| {
+    MappingReader::read(at, faults, |fields| {
+        let rule = fields.required("rule", |at, faults| {
             let name = string(at, faults)?;
             match rules {
                 Some(rules) if rules.iter().all(|rule| rule.name.as_ref() != name) => {
@@ -60,20 +64,20 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
                 Some(_) | None => Some(name.to_owned()),
             }
         });
-        let state = fields.or("state", AlertState::Firing, |at, faults| choice(at, faults, &STATES));
-        let offset = fields.or("at", None, |at, faults| test_offset(at, faults).map(Some));
+        let state = fields.optional("state", AlertState::Firing, |at, faults| choice(at, faults, &STATES));
+        let offset = fields.optional("at", None, |at, faults| test_offset(at, faults).map(Some));
         let source =
-            fields.or("source", None, |at, faults| parsed(at, faults, "an address", prefix).map(Some));
-        let destination = fields.or("destination", None, |at, faults| {
+            fields.optional("source", None, |at, faults| parsed(at, faults, "an address", prefix).map(Some));
+        let destination = fields.optional("destination", None, |at, faults| {
             let address = |text: &str| text.parse().map_err(|_| "expected an address".to_owned());
             parsed(at, faults, "an address", address).map(Some)
         });
         let group =
-            fields.or("group", None, |at, faults| string(at, faults).map(|name| Some(name.to_owned())));
-        let value = fields.or("value", None, |at, faults| value(at, faults).map(Some));
-        let suppressed = fields.or("suppressed", false, boolean);
+            fields.optional("group", None, |at, faults| string(at, faults).map(|name| Some(name.to_owned())));
+        let value = fields.optional("value", None, |at, faults| value(at, faults).map(Some));
+        let suppressed = fields.optional("suppressed", false, boolean);
         Some(ExpectedAlert {
-            place: at.place(fields.faults),
+            place: at.location(fields.diagnostics),
             rule: rule?,
             state: state?,
             at: offset?,
@@ -87,11 +91,11 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
 }
 
 /// Reads a number, or bytes with a unit, in millionths.
-fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
+fn value(at: &Cursor<'_>, faults: &mut DiagnosticSink) -> Option<u128> {
     const MAX_VALUE: u64 = 1_000_000_000_000;
     match at.content() {
         Content::Scalar { value: Value::Number(_), .. } => {
-            parts(at, faults, 0..=1_000_000 * MAX_VALUE).map(u128::from)
+            fraction(at, faults, 0..=1_000_000 * MAX_VALUE).map(u128::from)
         }
         _ => bytes(at, faults, 0..=1_000 * MAX_VALUE).map(|bytes| u128::from(bytes) * 1_000_000),
     }
@@ -134,7 +138,7 @@ pub fn format_alert(alert: &Alert, start: Time) -> String {
         add("group", &format!("{group:?}"));
     }
     add("state", &alert.state.name());
-    add("at", &show_duration(alert.time.since(start)));
+    add("at", &format_duration(alert.time.since(start)));
     add("value", &format_millionths(value));
     if alert.suppressed.is_some() {
         add("suppressed", &true);
@@ -164,7 +168,7 @@ impl fmt::Display for ExpectedAlert {
         }
         write!(f, ", state: {}", self.state.name())?;
         if let Some(at) = self.at {
-            write!(f, ", at: {}", show_duration(at))?;
+            write!(f, ", at: {}", format_duration(at))?;
         }
         if let Some(value) = self.value {
             write!(f, ", value: {}", format_millionths(value))?;

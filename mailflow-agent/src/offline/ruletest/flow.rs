@@ -11,11 +11,11 @@ use super::{
 };
 use crate::config::{
     amounts::bytes,
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     networks::lists::prefix,
     services::port,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::{boolean, choice, items, number, parsed},
     },
 };
@@ -32,8 +32,8 @@ const MAX_COUNTER: u64 = 1 << 40;
 
 /// Reads the flows of a test that begins at `start`, and creates their records.
 pub(crate) fn read(
-    at: &At<'_>,
-    faults: &mut Collector,
+    at: &Cursor<'_>,
+    faults: &mut DiagnosticSink,
     start: Time,
     settings: Option<&Settings>,
 ) -> Option<Vec<FlowRecord>> {
@@ -44,7 +44,7 @@ pub(crate) fn read(
         if raw_flow.repeats.saturating_mul(raw_flow.record_count(active).into())
             > (MAX_RECORDS - records.len()) as u64
         {
-            return item.fault_inside(faults, format!("more than {MAX_RECORDS} records in one test"));
+            return item.reject_contents(faults, format!("more than {MAX_RECORDS} records in one test"));
         }
         for number in 0..raw_flow.repeats {
             records.extend(raw_flow.records(number, start, records.len(), active));
@@ -71,35 +71,36 @@ pub(crate) struct RawFlow {
     pub(crate) interval: Duration,
 }
 
-fn parse_flow(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<RawFlow> {
-    Fields::read(at, faults, |fields| {
-        let at = fields.or("at", Duration::ZERO, test_offset);
-        let source = fields.needed("source", network);
-        let destination = fields.needed("destination", network);
-        let server_port = fields.or("port", 25, |at, faults| watched_port(at, faults, settings));
-        let client_port = fields.or("client_port", None, |at, faults| port(at, faults).map(Some));
-        let kind = fields.or("kind", FlowKind::Mail, |at, faults| choice(at, faults, &FlowKind::NAMES));
+fn parse_flow(at: &Cursor<'_>, faults: &mut DiagnosticSink, settings: Option<&Settings>) -> Option<RawFlow> {
+    MappingReader::read(at, faults, |fields| {
+        let at = fields.optional("at", Duration::ZERO, test_offset);
+        let source = fields.required("source", network);
+        let destination = fields.required("destination", network);
+        let server_port = fields.optional("port", 25, |at, faults| watched_port(at, faults, settings));
+        let client_port = fields.optional("client_port", None, |at, faults| port(at, faults).map(Some));
+        let kind = fields.optional("kind", FlowKind::Mail, |at, faults| choice(at, faults, &FlowKind::NAMES));
         let services = settings.map(|settings| &settings.services);
         let service = services.zip(server_port).and_then(|(services, port)| services.get(&port).copied());
         let default = kind.map(|kind| kind.app(service.unwrap_or(Service::Smtp)));
         let apps = App::ALL.map(|app| (app.name(), app));
-        let app = match fields.own("app") {
-            Some(at) => choice(&at, fields.faults, &apps),
+        let app = match fields.explicit("app") {
+            Some(at) => choice(&at, fields.diagnostics, &apps),
             None => default,
         };
         let template = kind.zip(app).map(|(kind, app)| kind.template(app));
         let default = template.unwrap_or_else(|| FlowKind::Mail.template(App::Smtp));
-        let up = fields.or("up", default.up, |at, faults| direction(at, faults, default.up));
-        let down = fields.or("down", default.down, |at, faults| direction(at, faults, default.down));
-        let messages = fields.or("messages", default.messages, |at, faults| number(at, faults, 0..=u32::MAX));
-        let syn = fields.or("syn", true, boolean);
-        let answer = match fields.own("synack") {
-            Some(at) => boolean(&at, fields.faults)
+        let up = fields.optional("up", default.up, |at, faults| direction(at, faults, default.up));
+        let down = fields.optional("down", default.down, |at, faults| direction(at, faults, default.down));
+        let messages =
+            fields.optional("messages", default.messages, |at, faults| number(at, faults, 0..=u32::MAX));
+        let syn = fields.optional("syn", true, boolean);
+        let answer = match fields.explicit("synack") {
+            Some(at) => boolean(&at, fields.diagnostics)
                 .map(|yes| if yes { SynAnswer::SynAck } else { SynAnswer::Nothing }),
             None => Some(default.answer),
         };
-        let duration = fields.or("duration", Duration::ZERO, test_offset);
-        let repeat = fields.or("repeat", (1, Duration::ZERO), repeat);
+        let duration = fields.optional("duration", Duration::ZERO, test_offset);
+        let repeat = fields.optional("repeat", (1, Duration::ZERO), repeat);
         let (repeats, interval) = repeat?;
         Some(RawFlow {
             at: at?,
@@ -120,26 +121,26 @@ fn parse_flow(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) 
     })
 }
 
-fn network(at: &At<'_>, faults: &mut Collector) -> Option<IpNet> {
+fn network(at: &Cursor<'_>, faults: &mut DiagnosticSink) -> Option<IpNet> {
     parsed(at, faults, "an address, or a network whose addresses follow each other", prefix)
 }
 
-fn watched_port(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<u16> {
+fn watched_port(at: &Cursor<'_>, faults: &mut DiagnosticSink, settings: Option<&Settings>) -> Option<u16> {
     let port = port(at, faults)?;
     if settings.is_some_and(|settings| !settings.services.contains_key(&port)) {
-        return at.fault(faults, "this port is not in watched_ports, so there would be no record");
+        return at.reject(faults, "this port is not in watched_ports, so there would be no record");
     }
     Some(port)
 }
 
-fn direction(at: &At<'_>, faults: &mut Collector, default: Direction) -> Option<Direction> {
-    Fields::read(at, faults, |fields| {
+fn direction(at: &Cursor<'_>, faults: &mut DiagnosticSink, default: Direction) -> Option<Direction> {
+    MappingReader::read(at, faults, |fields| {
         let mut count =
-            |key, default| fields.or(key, default, |at, faults| number(at, faults, 0..=MAX_COUNTER));
+            |key, default| fields.optional(key, default, |at, faults| number(at, faults, 0..=MAX_COUNTER));
         let (packets, data_packets) =
             (count("packets", default.packets), count("data_packets", default.data_packets));
         let mut size =
-            |key, default| fields.or(key, default, |at, faults| bytes(at, faults, 0..=MAX_COUNTER));
+            |key, default| fields.optional(key, default, |at, faults| bytes(at, faults, 0..=MAX_COUNTER));
         let all = size("bytes", default.bytes);
         let (payload, data_bytes) =
             (size("payload", default.payload), size("data_bytes", default.data_bytes));
@@ -154,10 +155,10 @@ fn direction(at: &At<'_>, faults: &mut Collector, default: Direction) -> Option<
     })
 }
 
-fn repeat(at: &At<'_>, faults: &mut Collector) -> Option<(u64, Duration)> {
-    Fields::read(at, faults, |fields| {
-        let repeats = fields.needed("times", |at, faults| number(at, faults, 1..=MAX_RECORDS as u64));
-        let interval = fields.needed("every", test_offset);
+fn repeat(at: &Cursor<'_>, faults: &mut DiagnosticSink) -> Option<(u64, Duration)> {
+    MappingReader::read(at, faults, |fields| {
+        let repeats = fields.required("times", |at, faults| number(at, faults, 1..=MAX_RECORDS as u64));
+        let interval = fields.required("every", test_offset);
         Some((repeats?, interval?))
     })
 }

@@ -199,7 +199,7 @@ async fn encrypt(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::outputs::url::Form;
+    use crate::config::outputs::url::UrlForm;
 
     #[test]
     fn tries_the_next_address() {
@@ -236,7 +236,7 @@ mod tests {
             ("http://us%40er:p%3Ass%2@p:1", Some("us@er:p:ss%2")),
             ("http://user@p:1", Some("user:")),
         ] {
-            let value = authorization(&Url::parse(url, Form::Proxy).unwrap());
+            let value = authorization(&Url::parse(url, UrlForm::Proxy).unwrap());
             let expected = expected.map(|text| format!("Basic {}", STANDARD.encode(text)));
             assert_eq!(value.as_ref().map(|value| value.to_str().unwrap()), expected.as_deref(), "{url}");
         }

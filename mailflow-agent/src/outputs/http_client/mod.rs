@@ -29,10 +29,10 @@ use tokio::{
 use self::connect::{ByteStream, HttpEndpoint, ReceiverTls, connect};
 pub use self::response::ReceiverResponse;
 use crate::config::{
-    Address, Credentials, Receiver,
+    Credentials, Receiver, WebhookAddress,
     outputs::{
         files,
-        url::{Form, Url, origin},
+        url::{Url, UrlForm, origin},
     },
 };
 use mailflow_engine::time::Time;
@@ -67,7 +67,7 @@ impl RequestError {
 
 /// Client that posts to one URL.
 pub(crate) struct HttpClient {
-    to: Address,
+    to: WebhookAddress,
     /// Suffix of the URL.
     path: &'static str,
     receiver: Receiver,
@@ -85,15 +85,15 @@ struct IdleConnection {
 
 impl HttpClient {
     /// Creates a client that posts to `to` with the suffix `path`.
-    pub(crate) fn new(to: Address, path: &'static str, receiver: Receiver) -> Self {
+    pub(crate) fn new(to: WebhookAddress, path: &'static str, receiver: Receiver) -> Self {
         Self { to, path, receiver, runtime: None, idle: None }
     }
 
     /// Returns the receiver without secrets.
     pub(crate) fn display_name(&self) -> String {
         match &self.to {
-            Address::Here(url) => url.to_string(),
-            Address::File(path) => files::url(path, Form::Webhook)
+            WebhookAddress::Inline(url) => url.to_string(),
+            WebhookAddress::File(path) => files::url(path, UrlForm::Webhook)
                 .map_or_else(|_| path.display().to_string(), |url| url.to_string()),
         }
     }
@@ -114,9 +114,9 @@ impl HttpClient {
     /// Returns the URL, which may be read from a file.
     fn address(&self) -> anyhow::Result<Url> {
         match &self.to {
-            Address::Here(url) => Ok(url.clone()),
-            Address::File(path) => {
-                files::url(path, Form::Webhook).map_err(|error| anyhow!("{}: {error}", path.display()))
+            WebhookAddress::Inline(url) => Ok(url.clone()),
+            WebhookAddress::File(path) => {
+                files::url(path, UrlForm::Webhook).map_err(|error| anyhow!("{}: {error}", path.display()))
             }
         }
     }
@@ -239,7 +239,7 @@ pub async fn post_over(
     receiver: Receiver,
     body: &str,
 ) -> anyhow::Result<ReceiverResponse> {
-    let mut post = HttpClient::new(Address::Here(to.clone()), "", receiver);
+    let mut post = HttpClient::new(WebhookAddress::Inline(to.clone()), "", receiver);
     let prepared = PreparedRequest::new(&post, to, &[])?;
     post.send_first(stream, &prepared, body, (clock::unix_nanos(), &Cell::new(false))).await
 }
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn redacts_secrets_in_responses() {
-        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", Form::Webhook).unwrap();
+        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", UrlForm::Webhook).unwrap();
         let headers = vec![("x-token".to_owned(), "PLANTED3".to_owned())];
         let receiver = Receiver { headers, proxy: crate::config::Proxy::Off, ..Receiver::default() };
         let shown = |response: &'static str| {

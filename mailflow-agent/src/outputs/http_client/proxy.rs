@@ -9,7 +9,7 @@ use crate::config::{
     self,
     outputs::{
         files,
-        url::{Form, Url},
+        url::{Url, UrlForm},
     },
 };
 
@@ -26,7 +26,7 @@ pub(crate) fn choose(
     match setting {
         config::Proxy::Off => Ok(None),
         config::Proxy::To(url) => Ok(Some(url.clone())),
-        config::Proxy::File(path) => match files::url(path, Form::Proxy) {
+        config::Proxy::File(path) => match files::url(path, UrlForm::Proxy) {
             Ok(url) => Ok(Some(url)),
             Err(error) => Err(anyhow::anyhow!("{}: {error}", path.display())),
         },
@@ -51,7 +51,7 @@ fn proxy_from_environment(
     }
     // `proxy.example:3128` is valid too.
     let text = if text.contains("://") { text } else { format!("http://{text}") };
-    match Url::parse(&text, Form::Proxy) {
+    match Url::parse(&text, UrlForm::Proxy) {
         Ok(url) => Ok(Some(url)),
         Err(expected) => Err(anyhow::anyhow!("the variable {name}: {expected}")),
     }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn uses_a_configured_proxy_for_every_host() {
-        let url = Url::parse("http://p:1", Form::Proxy).unwrap();
+        let url = Url::parse("http://p:1", UrlForm::Proxy).unwrap();
         let to = config::Proxy::To(url.clone());
         let chosen = choose(&to, ("http", "localhost", 80), |_| Some("http://other:1".into())).unwrap();
         assert_eq!(chosen, Some(url));

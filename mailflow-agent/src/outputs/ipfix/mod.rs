@@ -18,7 +18,7 @@ use super::{
     remote_sender::{Encode, RemoteSender},
     worker::{Acceptance, SinkCounters, Transport},
 };
-use crate::config::{Ipfix, IpfixTo};
+use crate::config::{Ipfix, IpfixDestination};
 use mailflow_engine::{flow::FlowRecord, time::Time};
 use mailflow_kernel::clock;
 
@@ -52,8 +52,8 @@ impl IpfixExporter {
     /// Creates an exporter to the configured collector.
     pub(crate) fn new(settings: &Ipfix, gateway: &Gateway) -> Self {
         let (protocol, address) = match &settings.to {
-            IpfixTo::Udp(address) => (Protocol::Udp, address),
-            IpfixTo::Tcp(address) => (Protocol::Tcp, address),
+            IpfixDestination::Udp(address) => (Protocol::Udp, address),
+            IpfixDestination::Tcp(address) => (Protocol::Tcp, address),
         };
         let session = IpfixSession {
             domain: settings.domain,

@@ -49,7 +49,7 @@ use std::{
 };
 
 pub use crate::outputs::pending_delivery::{AlertDelivery, PendingDelivery};
-use crate::util::disk::{Limits, takes_nothing};
+use crate::util::disk::{FileLimits, is_disk_failure};
 
 /// Name of the setting, for errors.
 const MIN_FREE_SETTING: &str = "state.min_free";
@@ -64,7 +64,7 @@ const MAX_BACKLOG_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    limits: Limits,
+    limits: FileLimits,
     boot: String,
     machine: MachineId,
     /// Open files; `None` if the directory could not be opened.
@@ -101,7 +101,7 @@ impl StateDir {
     /// reason that does not pass.
     pub fn open(
         path: &Path,
-        limits: Limits,
+        limits: FileLimits,
         unix_seconds: u64,
     ) -> Result<(Self, RecoveredState), StateError> {
         let io_error = |source| StateError::Io { path: path.to_owned(), source };
@@ -121,7 +121,7 @@ impl StateDir {
         };
         let directory = match LockedDirectory::open(path) {
             Ok(directory) => directory,
-            Err(StateError::Io { source, .. }) if takes_nothing(&source) => {
+            Err(StateError::Io { source, .. }) if is_disk_failure(&source) => {
                 store.suspended = true;
                 let write_error = Some(io_error(source).to_string());
                 return Ok((store, RecoveredState { write_error, ..RecoveredState::default() }));
@@ -277,7 +277,7 @@ impl StateDir {
     }
 
     /// Sets other limits.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: FileLimits) {
         self.limits = limits;
     }
 
@@ -409,7 +409,7 @@ impl StateFiles {
 
     /// Returns an error if the added journal records would exceed a limit. `state` is the size of the
     /// checkpoint.
-    fn check_limits(&self, limits: &Limits, state: u64) -> io::Result<()> {
+    fn check_limits(&self, limits: &FileLimits, state: u64) -> io::Result<()> {
         let more = self.journal.as_ref().map_or(0, Appender::pending_bytes);
         let size = state + self.journal_bytes() + self.input_log.bytes() + more;
         if size > limits.max_size {

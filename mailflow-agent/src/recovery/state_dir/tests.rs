@@ -29,7 +29,7 @@ impl TempStateDir {
     }
 
     fn open(&self) -> (StateDir, RecoveredState) {
-        StateDir::open(&self.0, Limits::NONE, 1_000).unwrap()
+        StateDir::open(&self.0, FileLimits::NONE, 1_000).unwrap()
     }
 
     /// Reads the directory as another process does after a kill at this point.
@@ -88,8 +88,8 @@ fn logged_input(port: u16) -> InputLogRecord {
     })
 }
 
-/// Limits that allow no write.
-const FULL: Limits = Limits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::MAX) };
+/// FileLimits that allow no write.
+const FULL: FileLimits = FileLimits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::MAX) };
 
 /// Returns the ports of the flows that are redone: those of the journal after the checkpoint.
 fn replayed(found: &RecoveredState) -> Vec<u16> {
@@ -130,7 +130,7 @@ fn durability_returns_with_a_new_checkpoint_and_nothing_is_redone_twice() {
     assert_eq!(found.inputs, [logged_input(1)]);
 
     // The disk has space again: first a new checkpoint, then the journal.
-    state_dir.set_limits(Limits::NONE);
+    state_dir.set_limits(FileLimits::NONE);
     state_dir.append(poll(15, 5), WriteFailurePolicy::Fail).unwrap();
     assert_eq!(replayed(&temp.found()), [1], "no entry before the state");
     state_dir.write_checkpoint(&checkpoint(16)).unwrap();
@@ -187,7 +187,7 @@ fn sizes_are_bounded() {
         size,
         temp.names().iter().map(|name| fs::metadata(temp.file(name)).unwrap().len()).sum::<u64>()
     );
-    state_dir.set_limits(Limits { max_size: size + 10, ..Limits::NONE });
+    state_dir.set_limits(FileLimits { max_size: size + 10, ..FileLimits::NONE });
     let error = state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap_err().to_string();
     assert!(error.starts_with(&format!("state.max_size is {}, and ", size + 10)), "{error}");
     let error = state_dir.write_checkpoint(&checkpoint(12)).unwrap_err().to_string();
@@ -388,7 +388,8 @@ fn only_the_owner_may_write_there_and_only_the_owner_reads() {
     set(0o777);
     drop(temp.open());
     assert_eq!(mode(temp.0.clone()), 0o755, "ours is made narrower");
-    let io_error = |temp: &TempStateDir| StateDir::open(&temp.0, Limits::NONE, 0).unwrap_err().to_string();
+    let io_error =
+        |temp: &TempStateDir| StateDir::open(&temp.0, FileLimits::NONE, 0).unwrap_err().to_string();
     set(0o1777);
     assert!(io_error(&temp).contains("may be written to by others (mode 1777)"), "{}", io_error(&temp));
     set(0o750);
@@ -420,7 +421,7 @@ fn a_removed_directory_is_created_again_with_the_current_state() {
         let found = temp.found();
         assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (now, vec![2]));
         assert!(
-            matches!(StateDir::open(&temp.0, Limits::NONE, 0), Err(StateError::InUse { .. })),
+            matches!(StateDir::open(&temp.0, FileLimits::NONE, 0), Err(StateError::InUse { .. })),
             "and locked"
         );
     }
