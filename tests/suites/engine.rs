@@ -20,8 +20,8 @@ use std::{ops::Range, time::Duration};
 
 use mailflow_engine::{
     event::{AlertState, Value},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
     settings::Settings,
 };
 use proptest::prelude::*;
@@ -169,7 +169,7 @@ fn lines(records: &[FlowRecord]) -> Vec<String> {
 fn expected_lines(expected: &[Expected]) -> Vec<String> {
     let record = |expected: &Expected| {
         let Expected { flow, app, reason, complete, .. } = expected.clone();
-        FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
+        FlowRecord { flow, app, reason, complete, inputs: RecordFields::all() }
     };
     lines(&expected.iter().map(record).collect::<Vec<_>>())
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use mailflow_common::{Reason, Totals};
 use mailflow_engine::{
-    event::Gain,
-    flow::{Direction, Fate},
+    event::CounterDelta,
+    flow::{DirectionStats, EvictOutcome},
     time::Time,
 };
 use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
@@ -34,7 +34,7 @@ fn send(kernel: &Kernel, frame: &FrameBuilder) {
 
 /// What was sent by and to each source.
 #[derive(Default)]
-struct Sent(BTreeMap<String, [Gain; 2]>);
+struct Sent(BTreeMap<String, [CounterDelta; 2]>);
 
 impl Sent {
     fn send(&mut self, kernel: &Kernel, source: &str, down: bool, frame: &FrameBuilder) {
@@ -48,14 +48,14 @@ impl Sent {
 /// What the tables hold of each source, and where.
 #[derive(Default)]
 struct Seen {
-    sources: BTreeMap<String, [Gain; 2]>,
+    sources: BTreeMap<String, [CounterDelta; 2]>,
     flows: BTreeMap<String, u64>,
     spilled: BTreeMap<String, u64>,
 }
 
 fn seen(kernel: &mut Kernel, now: Time) -> Seen {
     let mut seen = Seen::default();
-    let mut add = |source: &str, up: &Direction, down: &Direction| {
+    let mut add = |source: &str, up: &DirectionStats, down: &DirectionStats| {
         let sums = seen.sources.entry(source.to_owned()).or_default();
         for (sum, direction) in sums.iter_mut().zip([up, down]) {
             sum.packets += direction.packets;
@@ -215,7 +215,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
         // Those that ended make room for others.
         let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
-        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         kernel.snapshot(at(1)).unwrap();
         flood(&kernel, numbers.next().unwrap());
         assert_eq!(kernel.snapshot(at(1)).unwrap().flows.len() as u32, flows * 3 / 4);
@@ -312,7 +312,11 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
     let fates = kernel.remove(&flows).unwrap();
     let lives = |index: usize| (20..23).contains(&index);
     for (index, fate) in fates.iter().enumerate() {
-        assert_eq!(*fate, if lives(index) { Fate::Lives } else { Fate::Removed }, "{index}");
+        assert_eq!(
+            *fate,
+            if lives(index) { EvictOutcome::Changed } else { EvictOutcome::Evicted },
+            "{index}"
+        );
     }
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.iter().map(|flow| flow.up.packets).collect::<Vec<_>>(), [2, 2, 2]);
@@ -324,8 +328,8 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.len(), 200);
     conserved(&kernel);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [Fate::Removed; 70]);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [Fate::Absent; 70]);
+    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Evicted; 70]);
+    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Missing; 70]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod under_test;
 
 use mailflow_common::{Reason, Totals, first_payload, upgrade};
 use mailflow_engine::{
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
     time::Time,
 };
 use mailflow_kernel::{Kernel, LoadOptions, Programs};
@@ -523,7 +523,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         let late = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", ACK);
         kernel.run("tc_mirror", &late.build(), None).unwrap();
@@ -539,7 +539,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = self::flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
         assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
@@ -601,7 +601,7 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
         // Taken out, the tuple begins anew.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
-        assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
+        assert_eq!(kernel.remove(&flows).unwrap(), [EvictOutcome::Evicted]);
         kernel.run(program, &up(ACK).build(), None).unwrap();
         assert_eq!(kernel.snapshot(at(5000)).unwrap().flows[0].up.packets, 1);
     }

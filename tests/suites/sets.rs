@@ -11,7 +11,7 @@ use std::{
 
 use mailflow_common::HashKeys;
 use mailflow_engine::{
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
     time::Time,
 };
 use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
@@ -74,9 +74,9 @@ fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
         assert_eq!(seen.len(), FLOWS as usize);
         assert!(seen.iter().all(|flow| (flow.up.packets, flow.facts.syn) == (2, 1)));
         let (first, rest) = seen.split_at(5_000);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel).len(), rest.len());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }
@@ -104,10 +104,10 @@ fn flows_that_share_a_hash_have_a_record_each() {
         assert_eq!(other, None);
         // Also where the flow with the way in the set goes first, and comes back.
         let (first, rest) = seen.split_at(COLLIDING as usize / 2);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         let left: Vec<_> = flows(&mut kernel).into_iter().map(|flow| flow.key).collect();
         assert_eq!(left, rest.iter().map(|flow| flow.key).collect::<Vec<_>>());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }

@@ -6,7 +6,7 @@ use mailflow_common::FlowKey;
 
 use crate::{
     alert::event::Alert,
-    eval::group_key::Subject,
+    eval::group_key::GroupKey,
     flow::{FlowRecord, delta::Delta},
 };
 
@@ -56,7 +56,7 @@ pub struct Grouped {
     /// Its fingerprint.
     pub fingerprint: String,
     /// Whom it is about.
-    pub subject: Subject,
+    pub subject: GroupKey,
 }
 
 impl Grouped {

@@ -6,16 +6,16 @@ use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vl
 
 use crate::{
     flow::{
-        Direction, Flow, FlowRecord, RecordReason, class::Kind, fields::Inputs, service::Service,
-        timeout::Timeouts,
+        DirectionStats, Flow, FlowRecord, RecordReason, class::FlowClass, fields::RecordFields,
+        service::Service, timeout::Timeouts,
     },
     network::{Member, Network, Networks},
     rule::{
-        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest,
-        Term, Transport, Window, WindowKind,
+        Condition, GroupBy, Layer, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest, Term,
+        Thresholds, Transport, Window, WindowKind,
     },
     settings::Settings,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// A moment, in seconds.
@@ -35,7 +35,7 @@ pub(crate) fn udp(client: &str, server: &str) -> Flow {
 
 fn build(client: &str, server: &str, protocol: u8) -> Flow {
     let [client, server]: [SocketAddr; 2] = [client, server].map(|end| end.parse().unwrap());
-    let way = Direction {
+    let way = DirectionStats {
         packets: 10,
         bytes: 2_000,
         payload: 1_400,
@@ -51,8 +51,8 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
             server_port: server.port(),
             scope: Scope::new(Vlans::default(), protocol, client.is_ipv6()),
         },
-        up: Direction { last: Some(at(101)), ..way },
-        down: Direction { last: Some(at(101)), ..way },
+        up: DirectionStats { last: Some(at(101)), ..way },
+        down: DirectionStats { last: Some(at(101)), ..way },
         first: at(100),
         messages: 1,
         rejected: 0,
@@ -73,7 +73,7 @@ pub(crate) fn ending(mut flow: Flow, last: Time) -> Flow {
 pub(crate) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
     let (app, reason) = (App::Smtp, RecordReason::Closed);
-    Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() })
+    Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() })
 }
 
 /// R1.
@@ -99,9 +99,9 @@ pub(crate) fn rule() -> Rule {
         group_by: GroupBy::Source,
         window,
         terms: vec![Term {
-            measure: Measure::Count(Kind::Flows),
+            measure: Measure::Count(FlowClass::Flows),
             window,
-            level: Level { at_least: 10, resolve_below: 8 },
+            level: Thresholds { at_least: 10, resolve_below: 8 },
         }],
         condition: Condition::Term(0),
         thresholds: Vec::new(),
@@ -133,7 +133,7 @@ pub(crate) fn settings() -> Settings {
         ]),
         internal: internal(),
         v6_source_prefix: 64,
-        epoch: Epoch::default(),
+        epoch: WallClockOffset::default(),
         rules: vec![rule()],
         limits: RuleLimits::default(),
     }

@@ -46,52 +46,39 @@ pub mod time;
 
 use std::sync::Arc;
 
-// Aliases that other crates use.
-pub use self::{
-    alert::relay_hint as relay,
-    checkpoint::rules as state,
-    eval::group_key as subject,
-    flow::{fields as inputs, overflow as spill},
-    network::{self as assets, role as asset_role, special_use as special},
-    query::{explain, window_values as overview},
-    rule::size_test as size,
-};
-pub use self::{
-    checkpoint::Known,
-    eval::stats::{RuleCounts, RuleStats},
-};
+pub use self::eval::stats::{RuleCounts, RuleStats};
 use self::{
     effects::Effects,
     eval::{
         evaluator::Evaluator,
-        pending::{Arrival, Arrivals, Judged},
+        pending::{PendingRecord, PendingRecords, RuleInput},
         window::value::WindowValue,
     },
     flow::{
-        Fate, Finished, Flow, FlowRecord, RecordReason,
-        fingerprint::Name,
-        overflow::{Overflowed, Spill, Spills},
-        phase::Stage,
-        recent_records::Recent,
-        table::{self, Table},
-        timeout::{self, End, Limits},
+        EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow,
+        fingerprint::FlowFingerprint,
+        overflow::{OverflowDelta, SourceOverflow, SourceOverflowTable},
+        phase::RecordPhase,
+        recent_records::RecentRecords,
+        table::{self, LiveFlowTable},
+        timeout::{self, FlowEnd, TimeoutNanos},
     },
     network::Networks,
     settings::Settings,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Deltas, values, alerts and effects.
 pub mod event {
     pub use crate::{
-        alert::event::{Alert, AlertState, Relay, Sums},
+        alert::event::{Alert, AlertState, FlowTotals, RelayHint},
         effects::{Effects, Grouped, Qualified},
         eval::{
             group_key::Source,
-            pending::Judged,
+            pending::RuleInput,
             window::value::{TermValue, Value, WindowValue},
         },
-        flow::delta::{Delta, Gain},
+        flow::delta::{CounterDelta, Delta},
         rule::Severity,
     };
 }
@@ -106,20 +93,20 @@ const KEPT: usize = 4_096;
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
-    limits: Limits,
-    table: Table,
-    spills: Spills,
+    limits: TimeoutNanos,
+    table: LiveFlowTable,
+    spills: SourceOverflowTable,
     evaluator: Evaluator,
     /// The moment of the reading that is on.
     now: Time,
     /// Flows it found ended, with their gains booked. The table has forgotten them.
     ending: Vec<Flow>,
     /// Records the rules have not seen yet, or saw last.
-    arrivals: Arrivals,
+    arrivals: PendingRecords,
     /// What sources gained beyond the flow table, and the rules have not seen yet.
-    overflowed: Vec<Overflowed>,
+    overflowed: Vec<OverflowDelta>,
     /// The newest records, to be explained.
-    recent: Recent,
+    recent: RecentRecords,
 }
 
 /// How much the engine holds.
@@ -136,7 +123,7 @@ pub struct Stats {
 
 /// What came of other settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reconfigured {
+pub struct ReconfigureOutcome {
     /// The rules whose windows begin anew.
     pub restarted: Vec<Arc<str>>,
     /// What time had brought by then, and the ends of the incidents of rules that are gone.
@@ -146,7 +133,7 @@ pub struct Reconfigured {
 impl Engine {
     /// An engine that has seen nothing yet.
     pub fn new(mut settings: Settings) -> Self {
-        let limits = Limits::new(&settings.timeouts);
+        let limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
         let evaluator = Evaluator::new(
             (rules, settings.limits),
@@ -154,8 +141,8 @@ impl Engine {
             limits.lateness(),
             settings.epoch,
         );
-        let (table, spills) = (Table::default(), Spills::default());
-        let (ending, arrivals, overflowed) = (Vec::new(), Arrivals::default(), Vec::new());
+        let (table, spills) = (LiveFlowTable::default(), SourceOverflowTable::default());
+        let (ending, arrivals, overflowed) = (Vec::new(), PendingRecords::default(), Vec::new());
         Self {
             settings,
             limits,
@@ -166,7 +153,7 @@ impl Engine {
             ending,
             arrivals,
             overflowed,
-            recent: Recent::new(),
+            recent: RecentRecords::new(),
         }
     }
 
@@ -185,9 +172,9 @@ impl Engine {
     /// what they were keep what they hold, under the thresholds that are new. The others are named: their
     /// windows begin anew, and their incidents go on, if they speak about the same subjects. Incidents of
     /// rules that are gone end. The grouping of sources stays what it was.
-    pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> Reconfigured {
+    pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> ReconfigureOutcome {
         let mut effects = self.tick(now);
-        self.limits = Limits::new(&settings.timeouts);
+        self.limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
         (settings.v6_source_prefix, settings.epoch) = (self.settings.v6_source_prefix, self.settings.epoch);
         let lateness = self.limits.lateness();
@@ -195,11 +182,11 @@ impl Engine {
             self.evaluator.reconfigure((rules, settings.limits), lateness, &settings.internal, &mut effects);
         self.table.renumber(|rule| changed.numbers.get(rule).copied().flatten());
         self.settings = settings;
-        Reconfigured { restarted: changed.restarted, effects }
+        ReconfigureOutcome { restarted: changed.restarted, effects }
     }
 
     /// Where the packet clock lies on the wall clock from now on. Live, the wall clock may be set.
-    pub fn set_epoch(&mut self, epoch: Epoch) {
+    pub fn set_epoch(&mut self, epoch: WallClockOffset) {
         self.settings.epoch = epoch;
         self.evaluator.epoch = epoch;
     }
@@ -213,14 +200,17 @@ impl Engine {
 
     /// The flows that others on the same tuple have followed: their last gains and their records. Comes
     /// before the parts of the same reading.
-    pub fn finish(&mut self, finished: &[Finished]) -> Effects {
+    pub fn finish(&mut self, finished: &[SupersededFlow]) -> Effects {
         self.remain();
         let mut effects = Effects::default();
-        for Finished { flow, replaced } in finished {
-            let end = End::of(flow, &self.limits);
+        for SupersededFlow { flow, replaced } in finished {
+            let end = FlowEnd::of(flow, &self.limits);
             // A SYN may follow a flow sooner than silence would have ended it.
-            let end =
-                if end.at <= *replaced { end } else { End { at: *replaced, reason: RecordReason::Closed } };
+            let end = if end.at <= *replaced {
+                end
+            } else {
+                FlowEnd { at: *replaced, reason: RecordReason::Closed }
+            };
             self.conclude(flow, end, &mut effects);
         }
         effects
@@ -236,7 +226,8 @@ impl Engine {
         effects.deltas.reserve(flows.len());
         for flows in flows.chunks(BATCH) {
             // One that is new and over already has never been in the table.
-            let short = |flow: &Flow| self.table.is_new(flow) && End::of(flow, &self.limits).at <= self.now;
+            let short =
+                |flow: &Flow| self.table.is_new(flow) && FlowEnd::of(flow, &self.limits).at <= self.now;
             let names = self.table.names::<BATCH>(flows, short);
             for (name, flow) in names.into_iter().zip(flows) {
                 self.see(name, flow, &mut effects);
@@ -255,17 +246,17 @@ impl Engine {
     /// What became of [`Engine::ending`], in its order: those that are out of the kernel's table have
     /// their records. The others live, also those of which nothing is said; a later reading judges them
     /// again.
-    pub fn end(&mut self, fates: &[Fate]) -> Effects {
+    pub fn end(&mut self, fates: &[EvictOutcome]) -> Effects {
         let mut effects = Effects::default();
         effects.records.reserve(fates.len());
         let mut ending = std::mem::take(&mut self.ending);
         for (flow, fate) in ending.drain(..fates.len().min(ending.len())).zip(fates) {
             match fate {
-                Fate::Removed | Fate::Absent => {
-                    let end = End::of(&flow, &self.limits);
+                EvictOutcome::Evicted | EvictOutcome::Missing => {
+                    let end = FlowEnd::of(&flow, &self.limits);
                     self.make(flow, end, &mut effects);
                 }
-                Fate::Lives => self.table.put(&flow),
+                EvictOutcome::Changed => self.table.put(&flow),
             }
         }
         self.ending = ending;
@@ -274,7 +265,7 @@ impl Engine {
     }
 
     /// What sources have beyond the flow table: their gains. There are no records of them.
-    pub fn overflow(&mut self, spilled: &[Spill]) -> Effects {
+    pub fn overflow(&mut self, spilled: &[SourceOverflow]) -> Effects {
         let mut effects = Effects::default();
         for (delta, gain) in spilled.iter().filter_map(|spill| self.spills.look(spill)) {
             effects.deltas.push(delta);
@@ -305,8 +296,8 @@ impl Engine {
         self.remain();
         let mut effects = Effects::default();
         for flow in flows {
-            let end = End::of(flow, &self.limits);
-            let end = if end.at <= now { end } else { End { at: now, reason: RecordReason::Shutdown } };
+            let end = FlowEnd::of(flow, &self.limits);
+            let end = if end.at <= now { end } else { FlowEnd { at: now, reason: RecordReason::Shutdown } };
             self.conclude(flow, end, &mut effects);
         }
         effects
@@ -329,7 +320,7 @@ impl Engine {
     /// Does so, and adds to `effects`: of millions of records few have any.
     pub fn record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
         self.recent.push(record);
-        self.present(now, record, Stage::of(record.reason), effects);
+        self.present(now, record, RecordPhase::of(record.reason), effects);
     }
 
     /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::AHEAD`]
@@ -343,7 +334,7 @@ impl Engine {
 
     /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
     /// again by an engine without any, they leave the same windows and alerts.
-    pub fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+    pub fn judged(&self) -> impl Iterator<Item = RuleInput<'_>> {
         self.arrivals.judged()
     }
 
@@ -367,13 +358,13 @@ impl Engine {
         self.evaluator.counts()
     }
 
-    fn see(&mut self, name: Option<Name>, flow: &Flow, effects: &mut Effects) {
+    fn see(&mut self, name: Option<FlowFingerprint>, flow: &Flow, effects: &mut Effects) {
         let Some(name) = name else {
             effects.deltas.push(table::all(flow));
             self.ending.push(flow.clone());
             return;
         };
-        if End::of(flow, &self.limits).at <= self.now {
+        if FlowEnd::of(flow, &self.limits).at <= self.now {
             effects.deltas.extend(self.table.take(name, flow));
             self.ending.push(flow.clone());
             return;
@@ -382,7 +373,7 @@ impl Engine {
         let gained = seen.delta.is_some();
         effects.deltas.extend(seen.delta);
         if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
-            self.make(flow.clone(), End { at, reason: RecordReason::Active }, effects);
+            self.make(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, effects);
         } else if gained && self.evaluator.is_live() {
             self.show(flow);
         }
@@ -394,9 +385,9 @@ impl Engine {
             return;
         }
         let record = timeout::record(flow.clone(), &self.settings.services, RecordReason::Active);
-        let fit = self.evaluator.fit(&record, Stage::Live, &self.settings.internal);
+        let fit = self.evaluator.fit(&record, RecordPhase::Live, &self.settings.internal);
         if !fit.is_empty() {
-            self.arrivals.push(self.now, Stage::Live, fit, record);
+            self.arrivals.push(self.now, RecordPhase::Live, fit, record);
         }
     }
 
@@ -406,31 +397,31 @@ impl Engine {
         self.ending.shrink_to(KEPT);
     }
 
-    fn conclude(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
+    fn conclude(&mut self, flow: &Flow, end: FlowEnd, effects: &mut Effects) {
         effects.deltas.extend(self.table.take(self.table.name(flow), flow));
         self.make(flow.clone(), end, effects);
     }
 
-    fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
+    fn make(&mut self, flow: Flow, end: FlowEnd, effects: &mut Effects) {
         let record = timeout::record(flow, &self.settings.services, end.reason);
-        let stage = Stage::of(end.reason);
+        let stage = RecordPhase::of(end.reason);
         let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.
-        if stage == Stage::Ended {
+        if stage == RecordPhase::Final {
             self.recent.push(&record);
         }
         if !fit.is_empty() {
             self.arrivals.push(end.at, stage, fit, record.clone());
-        } else if stage == Stage::Ended {
+        } else if stage == RecordPhase::Final {
             self.table.unmark(&record.flow);
         }
         effects.records.push(record);
     }
 
     /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
-    fn present(&mut self, at: Time, record: &FlowRecord, stage: Stage, effects: &mut Effects) {
+    fn present(&mut self, at: Time, record: &FlowRecord, stage: RecordPhase, effects: &mut Effects) {
         let fit = self.evaluator.fit(record, stage, &self.settings.internal);
-        self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, effects);
+        self.deliver(PendingRecord { at: at.max(record.time()), stage, fit, record }, effects);
         self.pass(at, effects);
     }
 
@@ -442,7 +433,7 @@ impl Engine {
     }
 
     /// Gives a record to the rules; a flow counts once for each.
-    fn deliver(&mut self, arrival: Arrival<'_>, effects: &mut Effects) {
+    fn deliver(&mut self, arrival: PendingRecord<'_>, effects: &mut Effects) {
         let flow = &arrival.record.flow;
         let mut tally = self.table.tally(flow);
         let told = effects.alerts.len();

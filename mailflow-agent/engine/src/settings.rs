@@ -2,17 +2,18 @@
 
 pub use crate::{
     flow::{
-        class::Kind,
+        class::FlowClass,
         quantity::Quantity,
         service::{Service, Services},
         timeout::Timeouts,
     },
     rule::{
-        Allow, Bound, Condition, Counter, End, GroupBy, Hours, Layer, Level, Match, Measure, Rule,
-        RuleLimits, SizeKind, SizeTest, Term, Thresholds, Transport, Window, WindowKind, signature_id, unit,
+        AllowEntry, Bound, Condition, Counter, Endpoint, GroupBy, Hours, Layer, Match, Measure, Rule,
+        RuleLimits, SizeKind, SizeTest, Term, ThresholdOverride, Thresholds, Transport, Window, WindowKind,
+        signature_id, unit,
     },
 };
-use crate::{network::Networks, time::Epoch};
+use crate::{network::Networks, time::WallClockOffset};
 
 /// Everything the engine needs to know.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub struct Settings {
     /// Prefix length by which IPv6 clients are grouped into sources.
     pub v6_source_prefix: u8,
     /// Where the packet clock lies on the wall clock: rules may name hours, and allow-lists expire.
-    pub epoch: Epoch,
+    pub epoch: WallClockOffset,
     /// The rules, enabled ones only.
     pub rules: Vec<Rule>,
     /// What they may hold and tell.

@@ -12,8 +12,8 @@ use crate::{
     alert::event::{Alert, AlertState},
     eval::window::value::Value,
     fixture::{self, at},
-    flow::{Direction, class::Kind, delta::Gain, fields::Inputs, quantity::Quantity},
-    rule::{Condition, Level, Measure, Rule, Term, Window, WindowKind},
+    flow::{DirectionStats, class::FlowClass, delta::CounterDelta, fields::RecordFields, quantity::Quantity},
+    rule::{Condition, Measure, Rule, Term, Thresholds, Window, WindowKind},
     *,
 };
 
@@ -42,7 +42,7 @@ fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
 fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
     let mut effects = read(engine, now, table);
     table.retain(|flow| !engine.ending().contains(flow));
-    let fates = vec![Fate::Removed; engine.ending().len()];
+    let fates = vec![EvictOutcome::Evicted; engine.ending().len()];
     add(&mut effects, engine.end(&fates));
     add(&mut effects, engine.tick(now));
     effects
@@ -106,12 +106,12 @@ fn a_flow_that_gained_something_before_its_removal_lives() {
     let [gone, mut late] = [closed(4_000, 100), closed(4_001, 100)];
     let effects = read(&mut engine, at(105), &[gone.clone(), late.clone()]);
     assert_eq!((booked(&effects), engine.ending().len(), effects.records.len()), ((20, 20), 2, 0));
-    let effects = engine.end(&[Fate::Absent, Fate::Lives]);
+    let effects = engine.end(&[EvictOutcome::Missing, EvictOutcome::Changed]);
     assert_eq!((effects.deltas.len(), effects.records.len()), (0, 1));
     assert_eq!((&effects.records[0].flow, engine.stats().open_flows), (&gone, 1));
     (late.down.packets, late.down.bytes, late.down.last) = (11, 2_052, Some(at(105)));
     let effects = cycle(&mut engine, at(110), &mut vec![late]);
-    assert_eq!(effects.deltas[0].down, Gain { packets: 1, bytes: 52 });
+    assert_eq!(effects.deltas[0].down, CounterDelta { packets: 1, bytes: 52 });
     assert_eq!((effects.records[0].flow.down.packets, effects.records[0].reason), (11, RecordReason::Closed));
     assert_eq!(engine.stats().open_flows, 0);
 }
@@ -121,7 +121,7 @@ fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
     let mut engine = engine();
     let table = [closed(4_000, 100), closed(4_001, 100)];
     read(&mut engine, at(105), &table);
-    assert_eq!(engine.end(&[Fate::Removed]).records.len(), 1);
+    assert_eq!(engine.end(&[EvictOutcome::Evicted]).records.len(), 1);
     let effects = read(&mut engine, at(106), &table[1..]);
     assert_eq!((effects, engine.ending()), (Effects::default(), &table[1..]));
     let effects = read(&mut engine, at(107), &table[1..]);
@@ -167,7 +167,7 @@ fn a_new_flow_under_an_old_key_is_another_flow() {
     read(&mut engine, at(101), std::slice::from_ref(&old));
     let new = Flow { first: at(103), ..closed(4_000, 104) };
     assert_eq!(booked(&read(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
-    let effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(103) }]);
+    let effects = engine.finish(&[SupersededFlow { flow: old.clone(), replaced: at(103) }]);
     assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &old));
     let effects = cycle(&mut engine, at(109), &mut vec![new.clone()]);
     assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &new));
@@ -221,7 +221,7 @@ fn records_from_elsewhere_count_once_too() {
     let mut engine = engine();
     let flow = closed(4_000, 100);
     let record = |reason| {
-        let (flow, app, inputs) = (flow.clone(), App::Smtp, Inputs::all());
+        let (flow, app, inputs) = (flow.clone(), App::Smtp, RecordFields::all());
         Arc::new(FlowRecord { flow, app, reason, complete: true, inputs })
     };
     let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
@@ -241,7 +241,7 @@ fn a_flow_that_another_followed_ends_when_it_did() {
     let mut new = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     new.first = at(102);
     engine.begin(at(103));
-    let mut effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(102) }]);
+    let mut effects = engine.finish(&[SupersededFlow { flow: old.clone(), replaced: at(102) }]);
     assert_eq!(booked(&effects), (3, 0), "what it gained since the last look");
     assert_eq!(effects.records.len(), 1);
     assert_eq!((&effects.records[0].flow, effects.records[0].reason), (&old, RecordReason::Closed));
@@ -252,7 +252,7 @@ fn a_flow_that_another_followed_ends_when_it_did() {
     assert_eq!(engine.tick(at(103)).qualified.len(), 1, "the rules looked at the finished one");
     // One that silence ended did so at its own time, however late its successor came.
     let idle = fixture::ending(fixture::flow("10.0.0.2:1", "9.9.9.9:25"), at(100));
-    effects = engine.finish(&[Finished { flow: idle, replaced: at(900) }]);
+    effects = engine.finish(&[SupersededFlow { flow: idle, replaced: at(900) }]);
     assert_eq!(effects.records[0].reason, RecordReason::Idle);
 }
 
@@ -297,7 +297,7 @@ fn other_settings_keep_windows_and_incidents() {
         let flows: Vec<Flow> = (from..to).map(closed).collect();
         engine.begin(at(now));
         engine.look(&flows);
-        engine.end(&vec![Fate::Removed; flows.len()]);
+        engine.end(&vec![EvictOutcome::Evicted; flows.len()]);
         engine.tick(at(now)).alerts
     };
     assert_eq!(count(&mut engine, 0, 9, 200), []);
@@ -306,7 +306,7 @@ fn other_settings_keep_windows_and_incidents() {
     settings.rules[0].terms[0].level.at_least = 9;
     settings.rules[0].version += 1;
     let done = engine.reconfigure(at(201), settings.clone());
-    assert_eq!(done, Reconfigured::default());
+    assert_eq!(done, ReconfigureOutcome::default());
     let alerts = count(&mut engine, 9, 10, 202);
     assert_eq!((alerts.len(), alerts[0].decided.threshold, alerts[0].decided.value.number()), (1, 9, 10));
     // Another window: it begins anew, and the incident goes on.
@@ -374,8 +374,8 @@ fn a_rule_that_means_something_else_begins_anew() {
 /// A count of `at_least` within `seconds`.
 fn count(at_least: u64, seconds: u64) -> Term {
     let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
-    let level = Level { at_least, resolve_below: at_least };
-    Term { measure: Measure::Count(Kind::Flows), window, level }
+    let level = Thresholds { at_least, resolve_below: at_least };
+    Term { measure: Measure::Count(FlowClass::Flows), window, level }
 }
 
 #[test]
@@ -429,12 +429,16 @@ fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
 fn either_or_both() -> Rule {
     let term = |kind, at_least, seconds| {
         let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
-        let level = Level { at_least, resolve_below: at_least };
+        let level = Thresholds { at_least, resolve_below: at_least };
         Term { measure: Measure::Count(kind), window, level }
     };
     let both = Condition::All(vec![Condition::Term(1), Condition::Term(2)]);
     Rule {
-        terms: vec![term(Kind::Delivering, 3, 60), term(Kind::Delivering, 2, 60), term(Kind::Failed, 2, 600)],
+        terms: vec![
+            term(FlowClass::Delivering, 3, 60),
+            term(FlowClass::Delivering, 2, 60),
+            term(FlowClass::Failed, 2, 600),
+        ],
         condition: Condition::Any(vec![Condition::Term(0), both]),
         ..fixture::rule()
     }
@@ -470,7 +474,7 @@ fn a_late_record_makes_terms_hold_together_in_the_past() {
 #[test]
 fn a_restart_does_not_change_which_flows_an_alert_shows() {
     let mut rule = fixture::rule();
-    rule.terms[0].level = Level { at_least: 21, resolve_below: 21 };
+    rule.terms[0].level = Thresholds { at_least: 21, resolve_below: 21 };
     let settings = Settings { rules: vec![rule], ..fixture::settings() };
     let late = closed(4_000, 1_000);
     let shown = |restarts: bool| {
@@ -497,7 +501,7 @@ fn a_restart_does_not_change_which_flows_an_alert_shows() {
 #[test]
 fn a_rule_that_is_new_at_a_restart_learns_first() {
     let measure = Measure::FirstSeen {
-        of: settings::End::Destination,
+        of: settings::Endpoint::Destination,
         horizon: Duration::from_secs(86_400),
         learning: Duration::from_secs(3_600),
     };
@@ -579,10 +583,10 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
 
 #[test]
 fn a_source_that_overflowed_before_a_restart_is_not_complete_after_it() {
-    let overflowed = Spill {
+    let overflowed = SourceOverflow {
         key: SourceOverflowKey { source: IpAddr::from([10, 0, 0, 1]).into(), server_port: 25, protocol: 6 },
-        up: Direction { packets: 5, bytes: 300, last: Some(at(90)), ..Direction::default() },
-        down: Direction::default(),
+        up: DirectionStats { packets: 5, bytes: 300, last: Some(at(90)), ..DirectionStats::default() },
+        down: DirectionStats::default(),
         attempts: 1,
         sessions: 1,
         over: false,

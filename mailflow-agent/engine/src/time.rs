@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A moment on the packet clock, in nanoseconds.
 ///
 /// Live, that is the kernel's monotonic clock; in replay and backtest it is the capture's or the
-/// log's own. Only [`Epoch`] turns it into wall time.
+/// log's own. Only [`WallClockOffset`] turns it into wall time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(u64);
 
@@ -60,9 +60,9 @@ impl Sub<Duration> for Time {
 
 /// Where the packet clock's beginning lies on the wall clock, in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Epoch(i128);
+pub struct WallClockOffset(i128);
 
-impl Epoch {
+impl WallClockOffset {
     /// The epoch of a clock that began `nanos` nanoseconds after 1970.
     pub const fn from_unix_nanos(nanos: i128) -> Self {
         Self(nanos)

@@ -8,9 +8,9 @@ use crate::recovery::{checkpointer::Keeper, poll_records, store::Entry};
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, Reader, Taking};
@@ -21,7 +21,7 @@ pub(crate) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Keeper,
-    (now, epoch): (Time, Epoch),
+    (now, epoch): (Time, WallClockOffset),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
@@ -40,7 +40,7 @@ pub(crate) fn last_look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Keeper,
-    (now, epoch): (Time, Epoch),
+    (now, epoch): (Time, WallClockOffset),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<()> {
     keeper.begin(now, epoch);
@@ -60,7 +60,7 @@ struct Look<'a> {
 }
 
 impl Reader for Look<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
+    fn finished(&mut self, finished: &[SupersededFlow]) {
         (self.hand_on)(&self.engine.finish(finished));
     }
 
@@ -72,15 +72,16 @@ impl Reader for Look<'_> {
         if noted.is_ok() { self.engine.ending() } else { &[] }
     }
 
-    fn removed(&mut self, fates: &[Fate]) {
-        let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
+    fn removed(&mut self, fates: &[EvictOutcome]) {
+        let lives =
+            self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == EvictOutcome::Changed);
         let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
         // Without that note it would be looked up at the next start, and found alive as well.
         let _ = self.keeper.note(lives);
         (self.hand_on)(&self.engine.end(fates));
     }
 
-    fn spilled(&mut self, spilled: &[Spill]) {
+    fn spilled(&mut self, spilled: &[SourceOverflow]) {
         (self.hand_on)(&self.engine.overflow(spilled));
     }
 
@@ -98,7 +99,7 @@ struct LastLook<'a> {
 }
 
 impl Reader for LastLook<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
+    fn finished(&mut self, finished: &[SupersededFlow]) {
         (self.hand_on)(&self.engine.finish(finished));
     }
 
@@ -107,9 +108,9 @@ impl Reader for LastLook<'_> {
         &[]
     }
 
-    fn removed(&mut self, _: &[Fate]) {}
+    fn removed(&mut self, _: &[EvictOutcome]) {}
 
-    fn spilled(&mut self, spilled: &[Spill]) {
+    fn spilled(&mut self, spilled: &[SourceOverflow]) {
         (self.hand_on)(&self.engine.overflow(spilled));
     }
 

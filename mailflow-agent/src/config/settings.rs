@@ -15,7 +15,7 @@ use super::{
 };
 use mailflow_engine::{
     settings::{Rule, Settings, Timeouts},
-    time::Epoch,
+    time::WallClockOffset,
 };
 
 /// Shortest and longest timeout.
@@ -63,7 +63,7 @@ pub(crate) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Ju
         services: watched?.services()?,
         internal,
         v6_source_prefix: v6_source_prefix?,
-        epoch: Epoch::default(),
+        epoch: WallClockOffset::default(),
         rules: on,
         limits: limits?,
     };

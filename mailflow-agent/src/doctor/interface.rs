@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Interface, Role},
     control::{Watched, WatchedInterface},
 };
-use mailflow_engine::assets::{Networks, Place};
+use mailflow_engine::network::{AddressScope, Networks};
 use mailflow_kernel::{self, Examined};
 
 /// Returns the findings about the interfaces that an entry of the configuration names.
@@ -88,7 +88,7 @@ fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Fin
     let what = format!("{name} role");
     let reason = &examined.reason;
     let inside = "watch the interface on the inside; role: host counts the machine's own mail";
-    let public = |address: &&IpAddr| internal.locate(**address).place == Place::Internet;
+    let public = |address: &&IpAddr| internal.locate(**address).place == AddressScope::Internet;
     match role {
         Role::Lan if examined.default_route => Finding::warn(
             what,

@@ -1,7 +1,7 @@
 //! What the engine remembers, and what it could not take.
 
 use super::text::Family;
-use mailflow_engine::{RuleCounts, Stats, overview::Threshold};
+use mailflow_engine::{RuleCounts, Stats, query::window_scan::TermThreshold};
 
 const OPEN: Family = Family::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
 const VANISHED: Family = Family::counter(
@@ -66,7 +66,7 @@ pub struct Memory {
     /// By rule.
     pub rules: Vec<RuleCounts>,
     /// The thresholds in force.
-    pub thresholds: Vec<Threshold>,
+    pub thresholds: Vec<TermThreshold>,
 }
 
 impl Memory {
@@ -85,7 +85,7 @@ impl Memory {
         HALF_OPEN.single(out, stats.rules.half_open_sources);
         FLOOD.single(out, u64::from(stats.rules.flood));
         THRESHOLD.head(out);
-        for Threshold { rule, term, at_least, scale } in &self.thresholds {
+        for TermThreshold { rule, term, at_least, scale } in &self.thresholds {
             THRESHOLD.sample(out, &[("rule", rule), ("condition", term)], *at_least as f64 / *scale as f64);
         }
         EVIDENCE.single(out, stats.rules.evidence);

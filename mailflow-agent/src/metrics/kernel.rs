@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_common::{Reason, Totals};
 
 use super::text::Family;
-use mailflow_engine::event::Gain;
+use mailflow_engine::event::CounterDelta;
 
 const PACKETS: Family =
     Family::counter("mailflow_kernel_packets_total", "Packets the program counted, by direction.");
@@ -144,9 +144,9 @@ pub struct Holding {
     /// `live`, `retired`, `overflow` or `unattributed`.
     pub name: &'static str,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
 }
 
 /// What the kernel's side looked like at the last poll.
@@ -244,9 +244,10 @@ impl KernelView {
     }
 
     fn render_held(&self, out: &mut String) {
-        for (family, value) in
-            [(HELD_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (HELD_BYTES, |gain| gain.bytes)]
-        {
+        for (family, value) in [
+            (HELD_PACKETS, (|gain| gain.packets) as fn(CounterDelta) -> u64),
+            (HELD_BYTES, |gain| gain.bytes),
+        ] {
             family.head(out);
             for place in &self.held {
                 for (direction, gain) in [("up", place.up), ("down", place.down)] {

@@ -1,7 +1,7 @@
 //! The metrics page as a whole.
 
 use super::{agent::Agent, engine_stats::Memory, kernel::KernelView, traffic_counters::Ledger};
-use mailflow_engine::overview::Overview;
+use mailflow_engine::query::window_scan::WindowReport;
 
 /// All that the page shows.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub struct Page<'a> {
     /// What the effects add up to.
     pub ledger: &'a Ledger,
     /// What the rules' windows hold now.
-    pub windows: &'a Overview,
+    pub windows: &'a WindowReport,
     /// What the engine holds; `None` before the first poll.
     pub memory: Option<&'a Memory>,
     /// The kernel's side; `None` before the first poll.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::text::Family;
-use mailflow_engine::event::{Delta, Gain};
+use mailflow_engine::event::{CounterDelta, Delta};
 
 /// What a service or a source has had since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
-    pub(crate) up: Gain,
-    pub(crate) down: Gain,
+    pub(crate) up: CounterDelta,
+    pub(crate) down: CounterDelta,
     pub(crate) flows: u64,
     pub(crate) messages: u64,
     /// Qualifying flows by index of the rule; shorter than the list of rules while they are zero.
@@ -123,7 +123,7 @@ impl Families {
         }
     }
 
-    fn directions<'a, R>(&self, out: &mut String, family: &Family, rows: R, value: fn(Gain) -> u64)
+    fn directions<'a, R>(&self, out: &mut String, family: &Family, rows: R, value: fn(CounterDelta) -> u64)
     where
         R: Iterator<Item = (&'a str, &'a Row)>,
     {

@@ -12,9 +12,9 @@ use super::{
     windows,
 };
 use mailflow_engine::{
-    event::{Effects, Gain, Source},
+    event::{CounterDelta, Effects, Source},
     flow::{Flow, RecordReason},
-    overview::Overview,
+    query::window_scan::WindowReport,
     settings::{Service, Services},
     time::Time,
 };
@@ -144,7 +144,7 @@ impl Ledger {
     }
 
     /// What was booked since the process started: client to server, server to client.
-    pub fn booked(&self) -> (Gain, Gain) {
+    pub fn booked(&self) -> (CounterDelta, CounterDelta) {
         let mut sum = Row::default();
         self.services.iter().for_each(|row| sum.merge(row));
         (sum.up, sum.down)
@@ -172,7 +172,7 @@ impl Ledger {
     }
 
     /// Writes the families. `windows` is what the rules' windows hold now.
-    pub fn render(&self, windows: &Overview, out: &mut String) {
+    pub fn render(&self, windows: &WindowReport, out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([NO_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
         SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
@@ -209,9 +209,9 @@ pub struct SourceSums<'a> {
     /// The source as the page names it.
     pub source: &'a str,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
     /// Flows begun.
     pub flows: u64,
     /// Messages estimated.

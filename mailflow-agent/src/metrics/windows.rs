@@ -1,7 +1,7 @@
 //! The window gauge: what each rule's window holds for each source.
 
 use super::text::Family;
-use mailflow_engine::overview::Overview;
+use mailflow_engine::query::window_scan::WindowReport;
 
 const VALUE: Family = Family::gauge(
     "mailflow_window_value",
@@ -15,7 +15,7 @@ const OMITTED: Family = Family::gauge(
 );
 
 /// Writes them, which none is zero of, and how many are left out.
-pub(crate) fn render(out: &mut String, windows: &Overview) {
+pub(crate) fn render(out: &mut String, windows: &WindowReport) {
     VALUE.head(out);
     for value in &windows.values {
         let source = value.subject.source().map(|source| source.to_string());
@@ -34,8 +34,8 @@ pub(crate) fn render(out: &mut String, windows: &Overview) {
 mod tests {
     use super::*;
     use mailflow_engine::{
+        eval::GroupKey,
         event::{Source, Value, WindowValue},
-        subject::Subject,
     };
 
     #[test]
@@ -43,11 +43,11 @@ mod tests {
         let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
         let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
         let values = vec![
-            value(Subject::Source(source(3)), Value::AtLeast(10)),
-            value(Subject::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
+            value(GroupKey::Source(source(3)), Value::AtLeast(10)),
+            value(GroupKey::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
         ];
         let mut out = String::new();
-        render(&mut out, &Overview { values, omitted: 1, ..Overview::default() });
+        render(&mut out, &WindowReport { values, omitted: 1, ..WindowReport::default() });
         let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,

@@ -24,13 +24,13 @@ use crate::{
     metrics::Agent,
     outputs::{gateway::Gateway, set::Outputs},
 };
-use mailflow_engine::time::Epoch;
+use mailflow_engine::time::WallClockOffset;
 use mailflow_kernel::clock;
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
 /// Logs tell the wall clock's time.
-pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+pub(crate) const EPOCH: WallClockOffset = WallClockOffset::from_unix_nanos(0);
 
 /// How a backtest went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

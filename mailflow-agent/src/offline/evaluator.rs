@@ -7,8 +7,8 @@ use mailflow_engine::{
     Engine,
     event::Effects,
     flow::FlowRecord,
-    inputs::Inputs,
-    rule::Ends,
+    flow::RecordFields,
+    network::Endpoints,
     settings::{Match, RuleLimits, Settings, Term},
     time::Time,
 };
@@ -20,7 +20,7 @@ pub(crate) struct Unjudged {
     /// The term, where the rule's other terms could.
     pub(crate) term: Option<String>,
     /// What they lack.
-    pub(crate) lacking: Inputs,
+    pub(crate) lacking: RecordFields,
     pub(crate) records: u64,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Judges {
     engine: Engine,
     settings: Settings,
     rules: Vec<Judge>,
-    unjudged: BTreeMap<(usize, Option<usize>, Inputs), u64>,
+    unjudged: BTreeMap<(usize, Option<usize>, RecordFields), u64>,
 }
 
 /// What a rule must be told.
@@ -37,8 +37,8 @@ struct Judge {
     /// Of a flow's ends and kind: what every record tells.
     ends: Match,
     sessions_only: bool,
-    needs: Inputs,
-    terms: Vec<Inputs>,
+    needs: RecordFields,
+    terms: Vec<RecordFields>,
 }
 
 impl Judges {
@@ -64,7 +64,7 @@ impl Judges {
         for some in arrivals.chunks(Engine::AHEAD) {
             self.engine.prefetch(some.iter().map(|arrival| &arrival.record));
             for Arrival { at, record } in some {
-                if record.inputs != Inputs::all() {
+                if record.inputs != RecordFields::all() {
                     self.note(record);
                 }
                 self.engine.record_into(*at, record, &mut effects);
@@ -81,7 +81,7 @@ impl Judges {
 
     /// What could not be judged, in the order of the rules and their terms.
     pub(crate) fn unjudged(&self) -> Vec<Unjudged> {
-        let named = |((rule, term, lacking), records): (&(usize, Option<usize>, Inputs), &u64)| {
+        let named = |((rule, term, lacking), records): (&(usize, Option<usize>, RecordFields), &u64)| {
             let rule = self.settings.rules.get(*rule)?;
             let term = term.and_then(|term| rule.terms.get(term)).map(|term| term.measure.name());
             Some(Unjudged { rule: Arc::clone(&rule.name), term, lacking: *lacking, records: *records })
@@ -91,7 +91,7 @@ impl Judges {
 
     /// Counts a record for the rules, or terms, that it would matter to but does not tell what they need.
     fn note(&mut self, record: &FlowRecord) {
-        let ends = Ends::of(&record.flow, &self.settings.internal);
+        let ends = Endpoints::of(&record.flow, &self.settings.internal);
         for (rule, judge) in self.rules.iter().enumerate() {
             let lacking = judge.needs - record.inputs;
             let terms = judge.terms.iter().enumerate();
@@ -120,5 +120,6 @@ impl Judges {
 
 /// Returns true if the record tells that there was no session.
 fn no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
-    inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
+    inputs.contains(RecordFields::SYN | RecordFields::SYN_ACK)
+        && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

@@ -27,7 +27,7 @@ use crate::{
 use mailflow_engine::{
     Engine,
     settings::{RuleLimits, Settings},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, Programs};
@@ -35,7 +35,7 @@ use mailflow_kernel::{self, Kernel, Programs};
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
 /// A capture's time is the wall clock's.
-const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+const EPOCH: WallClockOffset = WallClockOffset::from_unix_nanos(0);
 /// Enough of a frame for its headers and the payload that is looked into.
 const HEAD: usize = 2_048;
 /// The program tells times apart by words of ticks, which suffices for 24 days. Before the clock leaps by more

@@ -25,9 +25,9 @@ use super::{
 use crate::metrics::ReceiverCounters;
 use mailflow_engine::{
     event::{Alert, AlertState},
-    inputs::Inputs,
+    flow::RecordFields,
     settings::unit,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 
@@ -374,7 +374,7 @@ fn annotations(alert: &Alert) -> Value {
         "network": alert.matched_network.clone().unwrap_or_default(),
         "ports": list(alert.ports.iter().map(u16::to_string).collect()),
         "destinations": list(alert.destinations.iter().map(|(ip, flows)| format!("{ip} ({flows})")).collect()),
-        "bytes_up": if alert.tells(Inputs::BYTES) { alert.sums.up.bytes.to_string() } else { "not recorded".to_owned() },
+        "bytes_up": if alert.tells(RecordFields::BYTES) { alert.sums.up.bytes.to_string() } else { "not recorded".to_owned() },
         "attack": list(alert.attack.clone()),
         "complete": alert.complete.to_string(),
         "like_a_relay": alert.relay.map(|relay| relay.to_string()).unwrap_or_default(),
@@ -383,7 +383,7 @@ fn annotations(alert: &Alert) -> Value {
 
 /// A moment in nanoseconds since 1970, as it is posted.
 fn moment(nanos: i128) -> String {
-    Moment::of(Time::ZERO, Epoch::from_unix_nanos(nanos)).rfc3339()
+    Moment::of(Time::ZERO, WallClockOffset::from_unix_nanos(nanos)).rfc3339()
 }
 
 #[cfg(test)]

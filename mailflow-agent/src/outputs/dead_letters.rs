@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::eve::common::Moment;
 use crate::metrics::ReceiverCounters;
-use mailflow_engine::time::{Epoch, Time};
+use mailflow_engine::time::{Time, WallClockOffset};
 use mailflow_kernel::clock;
 
 /// Largest file.
@@ -122,7 +122,7 @@ pub fn held(path: &Path) -> u64 {
 }
 
 fn line(letter: &Letter<'_>) -> String {
-    let now = Moment::of(Time::ZERO, Epoch::from_unix_nanos(clock::unix_nanos())).rfc3339();
+    let now = Moment::of(Time::ZERO, WallClockOffset::from_unix_nanos(clock::unix_nanos())).rfc3339();
     let event: Value = serde_json::from_str(letter.event).unwrap_or_else(|_| letter.event.into());
     let line = json!({
         "time": now, "sink": letter.sink, "receiver": letter.receiver, "status": letter.status,

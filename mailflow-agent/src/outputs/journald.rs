@@ -17,7 +17,7 @@ use super::{
     single::{Deliver, Failure},
     summary::{priority, summary, threshold, value},
 };
-use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
+use mailflow_engine::{event::Alert, settings::unit, time::WallClockOffset};
 
 /// Names these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
 const MESSAGE_ID: &str = "6d61696c666c6f77a1e57b1c3d4f4c0e";
@@ -72,7 +72,7 @@ fn connect(path: &PathBuf) -> io::Result<UnixDatagram> {
 }
 
 /// The datagram: `NAME=value` a line; a value of several lines has its length before it.
-fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
+fn fields(alert: &Alert, epoch: WallClockOffset, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
     let mut datagram = Vec::new();
     let mut field = |name: &str, value: &str| {
         datagram.extend_from_slice(name.as_bytes());

@@ -12,9 +12,9 @@ use super::{
 };
 use mailflow_engine::{
     event::{Alert, AlertState, Severity},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// The first that has a name for Community IDs.
@@ -25,7 +25,11 @@ const NETWORK: u32 = 4_001;
 const FINDING: u32 = 2_004;
 
 /// A flow record.
-pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
+pub(crate) fn flow(
+    record: &FlowRecord,
+    epoch: WallClockOffset,
+    gateway: &Gateway,
+) -> serde_json::Result<Value> {
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     // Close, or traffic of what goes on.
@@ -41,8 +45,8 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     // A field that is not known is left out: null is of no type.
     let mut traffic = json!({});
     for (input, [out, back, both], up, down) in [
-        (Inputs::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
-        (Inputs::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
+        (RecordFields::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
+        (RecordFields::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
     ] {
         if record.inputs.contains(input) {
             traffic[out] = up.into();
@@ -74,7 +78,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
 /// An alert event.
 pub(crate) fn alert(
     alert: &Alert,
-    epoch: Epoch,
+    epoch: WallClockOffset,
     gateway: &Gateway,
     flows: usize,
 ) -> serde_json::Result<Value> {
@@ -90,7 +94,7 @@ pub(crate) fn alert(
         .iter()
         .map(|id| json!({ "technique": { "uid": id.split('.').next() }, "sub_technique": { "uid": id }, "version": "16" }))
         .collect();
-    let start = millis(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix));
+    let start = millis(Time::ZERO, WallClockOffset::from_unix_nanos(alert.starts_at_unix));
     let address = line["src_ip"].take();
     let mut event = json!({
         "class_uid": FINDING, "category_uid": FINDING / 1_000, "activity_id": activity,
@@ -139,7 +143,7 @@ fn device(gateway: &Gateway, interface: Value) -> Value {
     device
 }
 
-fn millis(time: Time, epoch: Epoch) -> i64 {
+fn millis(time: Time, epoch: WallClockOffset) -> i64 {
     i64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
@@ -158,7 +162,7 @@ mod tests {
 
     #[test]
     fn times_are_milliseconds() {
-        let epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
+        let epoch = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
         assert_eq!(millis(Time::from_nanos(1_999_999), epoch), 1_795_231_860_001);
     }
 }

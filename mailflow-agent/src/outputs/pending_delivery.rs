@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use mailflow_engine::{
     event::Alert,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// An alert event on its way out.
@@ -29,12 +29,12 @@ pub struct Untold {
 
 impl Event {
     /// An alert event, and where its times lie on the wall clock.
-    pub fn new(alert: Arc<Alert>, epoch: Epoch, told: bool) -> Self {
+    pub fn new(alert: Arc<Alert>, epoch: WallClockOffset, told: bool) -> Self {
         Self { alert, epoch: epoch.unix_nanos(Time::ZERO), told }
     }
 
     /// The alert event, and where its times lie on the wall clock.
-    pub fn event(&self) -> (Arc<Alert>, Epoch) {
-        (Arc::clone(&self.alert), Epoch::from_unix_nanos(self.epoch))
+    pub fn event(&self) -> (Arc<Alert>, WallClockOffset) {
+        (Arc::clone(&self.alert), WallClockOffset::from_unix_nanos(self.epoch))
     }
 }

@@ -7,7 +7,7 @@ use super::{
     ocsf,
 };
 use crate::config::Profile;
-use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
+use mailflow_engine::{event::Alert, flow::FlowRecord, time::WallClockOffset};
 
 /// The dialect of events, and the gateway that they name.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Format {
     ///
     /// # Errors
     /// None that these types can bring about; it is serde's to say so.
-    pub fn flow_line(&self, record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
+    pub fn flow_line(&self, record: &FlowRecord, epoch: WallClockOffset) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => flow::line(record, epoch, &self.gateway),
             Profile::Ecs => serde_json::to_string(&ecs::flow(record, epoch, &self.gateway)?),
@@ -42,7 +42,7 @@ impl Format {
     ///
     /// # Errors
     /// None that these types can bring about; it is serde's to say so.
-    pub fn alert_line(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+    pub fn alert_line(&self, alert: &Alert, epoch: WallClockOffset) -> serde_json::Result<String> {
         self.line(alert, epoch, usize::MAX)
     }
 
@@ -54,7 +54,7 @@ impl Format {
     pub fn alert_line_within(
         &self,
         alert: &Alert,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         most: usize,
     ) -> serde_json::Result<Option<String>> {
         let whole = self.alert_line(alert, epoch)?;
@@ -79,7 +79,7 @@ impl Format {
     ///
     /// # Errors
     /// As [`Format::alert_line`].
-    pub fn line(&self, alert: &Alert, epoch: Epoch, flows: usize) -> serde_json::Result<String> {
+    pub fn line(&self, alert: &Alert, epoch: WallClockOffset, flows: usize) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => alert::line(alert, epoch, &self.gateway, flows),
             Profile::Ecs => serde_json::to_string(&ecs::alert(alert, epoch, &self.gateway, flows)?),
@@ -92,7 +92,11 @@ impl Format {
 ///
 /// # Errors
 /// As [`Format::flow_line`].
-pub fn flow_line(format: impl Into<Format>, record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
+pub fn flow_line(
+    format: impl Into<Format>,
+    record: &FlowRecord,
+    epoch: WallClockOffset,
+) -> serde_json::Result<String> {
     format.into().flow_line(record, epoch)
 }
 
@@ -100,6 +104,10 @@ pub fn flow_line(format: impl Into<Format>, record: &FlowRecord, epoch: Epoch) -
 ///
 /// # Errors
 /// As [`Format::alert_line`].
-pub fn alert_line(format: impl Into<Format>, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+pub fn alert_line(
+    format: impl Into<Format>,
+    alert: &Alert,
+    epoch: WallClockOffset,
+) -> serde_json::Result<String> {
     format.into().alert_line(alert, epoch)
 }

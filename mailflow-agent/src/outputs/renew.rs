@@ -171,9 +171,9 @@ mod tests {
     use crate::outputs::set::tests::{alert, told};
     use mailflow_engine::{
         event::Effects,
-        flow::{Direction, Flow, FlowRecord, RecordReason},
-        inputs::Inputs,
-        time::{Epoch, Time},
+        flow::RecordFields,
+        flow::{DirectionStats, Flow, FlowRecord, RecordReason},
+        time::{Time, WallClockOffset},
     };
 
     fn record() -> FlowRecord {
@@ -187,8 +187,8 @@ mod tests {
         };
         let flow = Flow {
             key,
-            up: Direction::default(),
-            down: Direction::default(),
+            up: DirectionStats::default(),
+            down: DirectionStats::default(),
             first: Time::ZERO,
             messages: 0,
             rejected: 0,
@@ -197,7 +197,7 @@ mod tests {
             facts: Facts::default(),
         };
         let (app, reason) = (App::Smtp, RecordReason::Closed);
-        FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() }
+        FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() }
     }
 
     /// Reads a configuration of outputs.
@@ -231,7 +231,7 @@ mod tests {
     fn outputs_that_are_configured_as_before_stay_open_with_what_waits() {
         let (agent, path) = (Agent::new("0", 0.0).unwrap(), file("stay"));
         let mut outputs = Outputs::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
-        outputs.write(&told(&alert()), Epoch::default());
+        outputs.write(&told(&alert()), WallClockOffset::default());
         // A sink is known by what its thread shares with it.
         let same = |outputs: &Outputs| -> HashMap<String, *const _> {
             let sinks = outputs.alerts.iter().map(|out| &out.sink);
@@ -266,7 +266,7 @@ mod tests {
         let (agent, path) = (Agent::new("0", 0.0).unwrap(), file("change"));
         let mut outputs = Outputs::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
         let record = Effects { records: vec![record()], ..told(&alert()) };
-        outputs.write(&record, Epoch::default());
+        outputs.write(&record, WallClockOffset::default());
         let (syslog, collector) =
             [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).into();
         let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();

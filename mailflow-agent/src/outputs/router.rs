@@ -13,7 +13,7 @@ use crate::{
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},
     settings::Services,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 
@@ -70,7 +70,7 @@ impl Sinks {
     }
 
     /// Books effects and writes their lines.
-    pub(crate) fn take(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
+    pub(crate) fn take(&self, (now, epoch): (Time, WallClockOffset), effects: &Effects) {
         let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut numbers = self.view.numbers();
         numbers.ledger.observe(effects, places, now);

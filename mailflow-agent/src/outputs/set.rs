@@ -21,7 +21,7 @@ use crate::{
 };
 use mailflow_engine::{
     event::{AlertState, Effects},
-    time::Epoch,
+    time::WallClockOffset,
 };
 use mailflow_kernel::Bound;
 use mailflow_kernel::clock;
@@ -166,20 +166,20 @@ impl Outputs {
     }
 
     /// Hands over what one call of the engine produced. Never waits.
-    pub(crate) fn write(&self, effects: &Effects, epoch: Epoch) {
+    pub(crate) fn write(&self, effects: &Effects, epoch: WallClockOffset) {
         self.hand_over(effects, epoch, Sink::push, Sink::push);
     }
 
     /// Hands over what one call of the engine produced, and waits where there is no room for it: for
     /// those whose input waits too.
-    pub(crate) fn write_all(&self, effects: &Effects, epoch: Epoch) {
+    pub(crate) fn write_all(&self, effects: &Effects, epoch: WallClockOffset) {
         self.hand_over(effects, epoch, Sink::push_waiting, Sink::push_waiting);
     }
 
     fn hand_over(
         &self,
         effects: &Effects,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         push_flow: fn(&Sink<FlowEvent>, FlowEvent),
         push_alert: fn(&Sink<AlertEvent>, AlertEvent),
     ) {
@@ -200,7 +200,7 @@ impl Outputs {
     pub(crate) fn write_missing(
         &self,
         effects: &Effects,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         written: &mut Written,
         behind: &dyn Fn(&str) -> bool,
     ) {
@@ -333,8 +333,8 @@ pub(super) mod tests {
     use super::*;
     use crate::config;
     use mailflow_engine::{
-        event::{Alert, Severity, Source, Sums, TermValue, Value},
-        subject::Subject,
+        eval::GroupKey,
+        event::{Alert, FlowTotals, Severity, Source, TermValue, Value},
         time::Time,
     };
 
@@ -352,7 +352,7 @@ pub(super) mod tests {
             starts_at: Time::ZERO,
             starts_at_unix: 0,
             ends_at: None,
-            subject: Subject::Source(source),
+            subject: GroupKey::Source(source),
             source: Some(source),
             matched_network: None,
             group: None,
@@ -367,7 +367,7 @@ pub(super) mod tests {
             ports: Vec::new(),
             apps: Vec::new(),
             destinations: Vec::new(),
-            sums: Sums::default(),
+            sums: FlowTotals::default(),
             flows: Vec::new(),
             complete: true,
             cut: false,
@@ -402,12 +402,12 @@ pub(super) mod tests {
         let firing = alert();
         let suppressed = Alert { suppressed: Some("relay".into()), ..firing.clone() };
         let numbers = || (handed(&agent, "alerts"), handed(&agent, "alerts_alertmanager"));
-        outputs.write(&told(&suppressed), Epoch::default());
+        outputs.write(&told(&suppressed), WallClockOffset::default());
         assert_eq!(numbers(), (1, 0));
-        outputs.write(&told(&firing), Epoch::default());
+        outputs.write(&told(&firing), WallClockOffset::default());
         assert_eq!(numbers(), (2, 1));
         let end = Alert { state: AlertState::Resolved, ..suppressed };
-        outputs.write(&told(&end), Epoch::default());
+        outputs.write(&told(&end), WallClockOffset::default());
         assert_eq!(numbers(), (3, 2));
         drop(outputs);
         fs::remove_file(path).unwrap();

@@ -23,7 +23,7 @@ use super::{
     worker::{Counters, Taken, Transport},
 };
 use crate::config::{Syslog as Settings, SyslogMessage, SyslogTo};
-use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
+use mailflow_engine::{event::Alert, settings::unit, time::WallClockOffset};
 
 /// Names our structured data; the number is the one for documentation (RFC 5612).
 const DATA: &str = "mailflow@32473";
@@ -57,7 +57,7 @@ impl Syslog {
     }
 
     /// The message, of at most `max_size` bytes.
-    fn message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+    fn message(&self, alert: &Alert, epoch: WallClockOffset) -> serde_json::Result<String> {
         let most = self.settings.max_size;
         let (header, data) = header(&self.settings, &self.gateway, alert, epoch);
         // The data that is structured says what the sentence says.
@@ -189,7 +189,7 @@ impl Local {
 }
 
 /// Everything before the message: the header, and the structured data.
-fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -> (String, String) {
+fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: WallClockOffset) -> (String, String) {
     let hostname = gateway.name();
     let pri = u16::from(settings.facility) * 8 + u16::from(priority(alert));
     let time = Moment::of(alert.time, epoch).rfc3339();

@@ -35,7 +35,7 @@ pub struct State {
     /// The living flows as they were last seen, by name.
     pub flows: Vec<[u64; 5]>,
     /// What the rules know.
-    pub rules: mailflow_engine::state::State,
+    pub rules: mailflow_engine::checkpoint::RulesCheckpoint,
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
     /// Alert events that were not delivered everywhere, oldest first.

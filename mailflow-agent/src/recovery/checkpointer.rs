@@ -22,7 +22,7 @@ use crate::{
 use mailflow_engine::{
     Engine,
     event::Effects,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Ahead, Kernel};
@@ -118,7 +118,7 @@ impl Keeper {
     }
 
     /// A poll begins, whose lines are written by this epoch.
-    pub(crate) fn begin(&mut self, now: Time, epoch: Epoch) {
+    pub(crate) fn begin(&mut self, now: Time, epoch: WallClockOffset) {
         self.entries_failed = false;
         self.poll = Some(Entry::Poll { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
@@ -161,7 +161,7 @@ impl Keeper {
     }
 
     /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
-    pub(crate) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
+    pub(crate) fn take(&mut self, moment: (Time, WallClockOffset), engine: &Engine, effects: &Effects) {
         let Some(store) = &mut self.store else { return };
         store.handed_over(effects.alerts.iter().map(Told::of));
         let result = store.passed(poll_records::passed(moment, engine));

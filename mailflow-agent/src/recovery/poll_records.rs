@@ -5,7 +5,7 @@ use mailflow_engine::{
     Engine,
     event::{self, Effects},
     flow::{Flow, RecordReason},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::Taking;
 
@@ -27,8 +27,8 @@ pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
 }
 
 /// What the rules were shown last, by which clock, and until when time has passed since.
-pub fn passed((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = Past> {
-    let judged = engine.judged().map(|event::Judged { at, record, open }| {
+pub fn passed((now, epoch): (Time, WallClockOffset), engine: &Engine) -> impl Iterator<Item = Past> {
+    let judged = engine.judged().map(|event::RuleInput { at, record, open }| {
         Past::Judged(Judged { at, flow: record.flow.clone(), reason: record.reason, open })
     });
     let epoch = Past::Epoch(epoch.unix_nanos(Time::ZERO));

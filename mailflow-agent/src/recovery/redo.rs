@@ -11,9 +11,9 @@ use super::store::{Entry, Past, Told};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},
-    flow::{Finished, Flow, FlowRecord, RecordReason},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{Flow, FlowRecord, RecordReason, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 
 /// The tables, where they are those of the agent before.
@@ -36,9 +36,9 @@ pub trait Tables {
     /// A flow was taken out, and is in no number yet.
     fn book_removed(&mut self, flow: &Flow);
     /// The same of one that another followed, with its entry's sums.
-    fn book_finished(&mut self, finished: &Finished, sums: &[u8]);
+    fn book_finished(&mut self, finished: &SupersededFlow, sums: &[u8]);
     /// The same of a source's overflow.
-    fn book_spilled(&mut self, spill: &Spill);
+    fn book_spilled(&mut self, spill: &SourceOverflow);
 }
 
 /// Who hears of what comes of it.
@@ -48,7 +48,7 @@ pub trait Hearers {
     /// What flows gained, in a poll at `now`.
     fn book(&mut self, now: Time, effects: &Effects);
     /// Records and alerts that may not have been written or told.
-    fn tell(&mut self, effects: Effects, epoch: Epoch);
+    fn tell(&mut self, effects: Effects, epoch: WallClockOffset);
 }
 
 /// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
@@ -80,11 +80,11 @@ pub fn judge_again(engine: &mut Engine, history: &[Past], hearers: &mut impl Hea
                     again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
                 }
                 let record = engine.record_for(&judged.flow, judged.reason);
-                engine.judge_again(event::Judged { at: judged.at, record: &record, open: judged.open })
+                engine.judge_again(event::RuleInput { at: judged.at, record: &record, open: judged.open })
             }
             Past::Passed(now) => engine.tick(*now),
             Past::Epoch(epoch) => {
-                engine.set_epoch(Epoch::from_unix_nanos(*epoch));
+                engine.set_epoch(WallClockOffset::from_unix_nanos(*epoch));
                 continue;
             }
             Past::Told(_) | Past::Kept(_) => continue,
@@ -114,7 +114,7 @@ pub fn finish(
     mut tables: Option<&mut impl Tables>,
     (journal, kept): (Vec<Entry>, Time),
     judged: JudgedAgain,
-    (hearers, epoch): (&mut impl Hearers, Epoch),
+    (hearers, epoch): (&mut impl Hearers, WallClockOffset),
 ) -> io::Result<usize> {
     let polls = polls(journal, kept);
     let JudgedAgain { records, mut missed, .. } = judged;
@@ -134,10 +134,10 @@ pub fn finish(
         }
         if poll.unwritten {
             let alerts = std::mem::take(&mut missed);
-            hearers.tell(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
+            hearers.tell(Effects { alerts, ..lines }, WallClockOffset::from_unix_nanos(poll.epoch));
         }
     }
-    let epoch = polls.last().map_or(epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
+    let epoch = polls.last().map_or(epoch, |poll| WallClockOffset::from_unix_nanos(poll.epoch));
     hearers.tell(Effects { alerts: missed, ..Effects::default() }, epoch);
     Ok(booked)
 }
@@ -210,7 +210,7 @@ impl<T: Tables> Again<'_, T> {
                 )))
             }
             Entry::Finished(finished, sums) => {
-                let Finished { flow, .. } = finished;
+                let SupersededFlow { flow, .. } = finished;
                 if !self.poll.over && self.asks(|tables| tables.holds_finished(flow))? {
                     return Ok(None);
                 }

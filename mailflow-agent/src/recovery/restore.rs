@@ -13,11 +13,12 @@ use super::{
 };
 use crate::outputs::router::Sinks;
 use mailflow_engine::{
-    Engine, Known,
+    Engine,
+    checkpoint::FlowTableCheckpoint,
     event::{Alert, Effects},
-    flow::{Finished, Flow},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{Flow, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Begun, Kernel};
@@ -86,8 +87,12 @@ pub(crate) fn resume(
     Ok(resumed)
 }
 
-fn known(state: &mut State) -> Known {
-    Known { now: Time::from_nanos(state.seen), seeds: state.seeds, flows: std::mem::take(&mut state.flows) }
+fn known(state: &mut State) -> FlowTableCheckpoint {
+    FlowTableCheckpoint {
+        now: Time::from_nanos(state.seen),
+        seeds: state.seeds,
+        flows: std::mem::take(&mut state.flows),
+    }
 }
 
 impl Tables for Kernel {
@@ -107,11 +112,11 @@ impl Tables for Kernel {
         self.book_removed(flow);
     }
 
-    fn book_finished(&mut self, finished: &Finished, sums: &[u8]) {
+    fn book_finished(&mut self, finished: &SupersededFlow, sums: &[u8]) {
         self.book_finished(finished, sums);
     }
 
-    fn book_spilled(&mut self, spill: &Spill) {
+    fn book_spilled(&mut self, spill: &SourceOverflow) {
         self.book_spilled(spill);
     }
 }
@@ -137,7 +142,7 @@ impl Hearers for Teller<'_> {
         self.sinks.book(now, effects);
     }
 
-    fn tell(&mut self, effects: Effects, epoch: Epoch) {
+    fn tell(&mut self, effects: Effects, epoch: WallClockOffset) {
         self.keeper.tell(effects.alerts.iter().map(Told::of));
         let behind = |name: &str| self.behind.contains(name);
         self.sinks.outputs().write_missing(&effects, epoch, &mut self.written, &behind);

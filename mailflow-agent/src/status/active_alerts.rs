@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::control::{Firing, FiringAlert, Number};
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
-    overview::Reached,
+    query::window_scan::TermProgress,
     settings::unit,
     time::Time,
 };
@@ -51,8 +51,8 @@ impl FiringAlerts {
 
     /// Returns them, the oldest first, each with what its window held when the windows were last gone over; before
     /// that with the numbers of its last event.
-    pub(crate) fn shown(&self, windows: &[Reached]) -> Vec<FiringAlert> {
-        let now: HashMap<(&str, String), &Reached> =
+    pub(crate) fn shown(&self, windows: &[TermProgress]) -> Vec<FiringAlert> {
+        let now: HashMap<(&str, String), &TermProgress> =
             windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));

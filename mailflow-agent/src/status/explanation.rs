@@ -4,15 +4,15 @@ use crate::control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested};
 use mailflow_engine::{
     Engine,
     event::{TermValue, Value},
-    explain::{Explanation, Held, Judged},
-    flow::Direction,
-    inputs::Inputs,
+    flow::DirectionStats,
+    flow::RecordFields,
+    query::explain::{ExplainedFlow, Explanation, RuleSnapshot},
     settings::unit,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) fn explained(told: &Explanation, epoch: Epoch) -> Explained {
+pub(crate) fn explained(told: &Explanation, epoch: WallClockOffset) -> Explained {
     Explained {
         matched_network: told.matched_network.clone(),
         group: told.group.clone(),
@@ -31,7 +31,7 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
     suggested.collect()
 }
 
-pub(crate) fn rule(held: &Held, epoch: Epoch) -> HeldRule {
+pub(crate) fn rule(held: &RuleSnapshot, epoch: WallClockOffset) -> HeldRule {
     HeldRule {
         rule: held.rule.to_string(),
         subject: held.subject.to_string(),
@@ -52,12 +52,12 @@ pub(crate) fn term(term: &TermValue) -> HeldTerm {
     }
 }
 
-pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
+pub(crate) fn flow(judged: &ExplainedFlow, epoch: WallClockOffset) -> JudgedFlow {
     let flow = &judged.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
     let known = |input| judged.record.inputs.contains(input);
-    let way = |way: &Direction| {
-        let (packets, bytes) = (known(Inputs::PACKETS), known(Inputs::BYTES));
+    let way = |way: &DirectionStats| {
+        let (packets, bytes) = (known(RecordFields::PACKETS), known(RecordFields::BYTES));
         (packets.then_some(way.packets), bytes.then_some(way.bytes))
     };
     JudgedFlow {
@@ -68,11 +68,11 @@ pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
         reason: judged.record.reason.name().to_owned(),
         up: way(&flow.up),
         down: way(&flow.down),
-        messages: known(Inputs::MESSAGES).then_some(flow.messages),
+        messages: known(RecordFields::MESSAGES).then_some(flow.messages),
         verdicts: judged.verdicts.iter().map(|(rule, why)| (rule.to_string(), why.clone())).collect(),
     }
 }
 
-pub(crate) fn seconds(time: Time, epoch: Epoch) -> f64 {
+pub(crate) fn seconds(time: Time, epoch: WallClockOffset) -> f64 {
     epoch.unix_nanos(time) as f64 / 1e9
 }

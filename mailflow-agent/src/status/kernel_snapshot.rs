@@ -10,7 +10,7 @@ use crate::{
     config::FlowTable,
     metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
 };
-use mailflow_engine::event::Gain;
+use mailflow_engine::event::CounterDelta;
 use mailflow_kernel::clock;
 use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
 
@@ -54,7 +54,7 @@ pub(crate) fn kernel_view(
     let totals = kernel.totals()?;
     let held = kernel.held();
     let missing = held.difference(before, &totals);
-    let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
+    let unattributed = |total: &DirectionTotals| CounterDelta { packets: total.packets, bytes: total.bytes };
     let holding = |name, sum: &Sum| Holding { name, up: sum.up, down: sum.down };
     Ok(KernelView {
         held: vec![

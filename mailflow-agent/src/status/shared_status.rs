@@ -22,7 +22,7 @@ use crate::{
     metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
 };
 use mailflow_engine::{
-    overview::{Overview, Reached},
+    query::window_scan::{TermProgress, WindowReport},
     settings::unit,
 };
 use mailflow_kernel::InsidePrefix;
@@ -46,7 +46,7 @@ pub(crate) struct View {
 /// What changes with each poll.
 pub(crate) struct Numbers {
     pub(crate) ledger: Ledger,
-    pub(crate) windows: Overview,
+    pub(crate) windows: WindowReport,
     pub(crate) memory: Option<Memory>,
     pub(crate) kernel: Option<KernelView>,
     pub(crate) firing: FiringAlerts,
@@ -98,7 +98,7 @@ impl View {
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
         let numbers = Numbers {
             ledger: Ledger::new(limits, rules),
-            windows: Overview::default(),
+            windows: WindowReport::default(),
             memory: None,
             kernel: None,
             firing: FiringAlerts::default(),
@@ -215,7 +215,7 @@ impl control::State for View {
         for standing in &numbers.windows.rules {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
             rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
-            if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
+            if let Some(TermProgress { subject, term, value, threshold, scale, .. }) = &standing.highest {
                 rule.highest = Number::of(value.number(), *scale);
                 rule.highest_source = Some(subject.to_string());
                 rule.highest_condition = Some(term.to_string());

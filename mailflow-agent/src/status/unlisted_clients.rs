@@ -2,8 +2,8 @@
 
 use mailflow_common::FlowKey;
 use mailflow_engine::{
-    assets::{Networks, Place},
     event::{Effects, Source},
+    network::{AddressScope, Networks},
 };
 use std::{
     collections::{BTreeSet, HashSet},
@@ -68,7 +68,7 @@ impl UnlistedClients {
     /// Returns true for a flow to the Internet whose client is neither internal, nor excluded, nor this machine.
     fn is_unlisted(&self, key: &FlowKey) -> bool {
         let (client, server) = (key.client.ip(), key.server.ip());
-        let outside = |ip: IpAddr| self.internal.locate(ip).place == Place::Internet;
+        let outside = |ip: IpAddr| self.internal.locate(ip).place == AddressScope::Internet;
         self.internal.find(client).is_none()
             && outside(server)
             && self.excluded.find(client).is_none()
@@ -82,8 +82,8 @@ mod tests {
 
     use super::*;
     use mailflow_engine::{
-        assets::Network,
-        event::{Delta, Gain},
+        event::{CounterDelta, Delta},
+        network::Network,
     };
 
     fn networks(lines: &[&str]) -> Networks {
@@ -117,7 +117,7 @@ mod tests {
                 server_port: 25,
                 scope: Scope::new(Vlans::default(), 6, client.is_ipv6()),
             };
-            let (up, down) = (Gain::default(), Gain::default());
+            let (up, down) = (CounterDelta::default(), CounterDelta::default());
             deltas.push(Delta { key, up, down, messages: 0, new_flow });
         }
         let effects = Effects { deltas, ..Effects::default() };

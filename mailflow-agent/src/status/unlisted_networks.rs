@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::shared_status::View;
 use crate::config::Role;
-use mailflow_engine::{assets::Networks, time::Time};
+use mailflow_engine::{network::Networks, time::Time};
 use mailflow_kernel::{Addresses, InsidePrefix, Kernel};
 
 /// Interval between two reads of the addresses, where no event reports a change.

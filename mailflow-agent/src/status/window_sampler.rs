@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailflow_engine::{
     Engine,
-    overview::{Overview, Survey},
+    query::window_scan::{WindowReport, WindowScan},
     time::Time,
 };
 use mailflow_kernel::clock;
@@ -16,7 +16,7 @@ const SHARE: u32 = 500;
 /// How far the windows have been gone over.
 #[derive(Debug)]
 pub(crate) struct Windows {
-    survey: Survey,
+    survey: WindowScan,
     /// How long it may take at a poll.
     budget: Duration,
 }
@@ -24,11 +24,11 @@ pub(crate) struct Windows {
 impl Windows {
     /// Tells at most `most` values, of polls that are so far apart.
     pub(crate) fn new(most: usize, poll_interval: Duration) -> Self {
-        Self { survey: Survey::new(most), budget: poll_interval / SHARE }
+        Self { survey: WindowScan::new(most), budget: poll_interval / SHARE }
     }
 
     /// Goes on as long as there is time; what the windows hold, once all have been gone over.
-    pub(crate) fn show(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
+    pub(crate) fn show(&mut self, engine: &Engine, now: Time) -> Option<WindowReport> {
         let begin = clock::now();
         loop {
             let overview = engine.survey(&mut self.survey, now);

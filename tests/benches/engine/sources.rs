@@ -8,9 +8,9 @@ use mailflow_common::{Address, App};
 use mailflow_engine::{
     Engine,
     event::Effects,
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    overview::{Overview, Survey},
+    query::window_scan::{WindowReport, WindowScan},
     settings::RuleLimits,
     time::Time,
 };
@@ -44,7 +44,7 @@ impl Sources {
         settings.rules.retain(|rule| names.is_empty() || names.contains(&&*rule.name));
         let flow = flows::flow(0, Kind::Counts, 1);
         let (app, reason) = (App::Smtp, RecordReason::Closed);
-        let record = FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() };
+        let record = FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() };
         Ok(Self { engine: Engine::new(settings), now: flows::at(1_000), record })
     }
 
@@ -83,7 +83,7 @@ impl Sources {
     }
 
     /// A step over the windows.
-    pub(crate) fn step(&self, survey: &mut Survey) -> Option<Overview> {
+    pub(crate) fn step(&self, survey: &mut WindowScan) -> Option<WindowReport> {
         self.engine.survey(survey, self.now)
     }
 }

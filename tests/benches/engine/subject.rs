@@ -10,7 +10,7 @@ use mailflow_agent::{
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
 };
 
 use super::flows::{PART, at};
@@ -20,7 +20,7 @@ pub(crate) struct Subject {
     engine: Engine,
     books: Books,
     part: Vec<Flow>,
-    fates: Vec<Fate>,
+    fates: Vec<EvictOutcome>,
 }
 
 struct Books {
@@ -46,7 +46,7 @@ impl Subject {
         let ledger = Ledger::new(limits, rules);
         let books = Books { ledger, services: config.engine.services.clone(), now: 0 };
         let part = Vec::with_capacity(PART);
-        Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![Fate::Removed; PART] })
+        Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![EvictOutcome::Evicted; PART] })
     }
 
     /// A whole reading; the nanoseconds it took.

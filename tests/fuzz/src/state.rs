@@ -13,7 +13,7 @@ use mailflow_agent::{
     recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
     util::disk::Limits,
 };
-use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
+use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::WallClockOffset};
 
 use crate::logs;
 
@@ -80,7 +80,7 @@ fn template() -> State {
     alerts.extend(engine.tick(now).alerts);
     assert!(!alerts.is_empty() && !engine.firing().is_empty(), "the template has no alert");
     let untold = alerts.into_iter().map(|alert| Untold {
-        event: Event::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
+        event: Event::new(Arc::new(alert), WallClockOffset::from_unix_nanos(0), true),
         sinks: vec!["alerts".to_owned()],
     });
     State {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mailflow_engine::{
     event::AlertState,
     flow::Flow,
-    settings::{Condition, Kind, Level, Measure, Rule, Term},
+    settings::{Condition, FlowClass, Measure, Rule, Term, Thresholds},
 };
 
 use super::{
@@ -107,7 +107,7 @@ impl Subject {
     }
 
     /// After news at `time`.
-    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Nanos) -> Option<Said> {
+    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Thresholds], time: Nanos) -> Option<Said> {
         let until = self.until(&around.rule.condition, levels);
         if let Some(firing) = &mut self.firing {
             firing.holds_until = firing.holds_until.max(until.unwrap_or(0));
@@ -168,8 +168,8 @@ impl Subject {
     fn decides_now(&self, around: Around<'_>) -> Option<usize> {
         let thresholds = thresholds(around.rule, self.firing.as_ref()?);
         let thresholds: Vec<u64> = thresholds.into_iter().map(|(_, threshold)| threshold).collect();
-        let levels: Vec<Level> =
-            thresholds.iter().map(|at| Level { at_least: *at, resolve_below: *at }).collect();
+        let levels: Vec<Thresholds> =
+            thresholds.iter().map(|at| Thresholds { at_least: *at, resolve_below: *at }).collect();
         let leading = self.leading(&around.rule.condition, &levels, around.clock);
         leading.or_else(|| {
             let part =
@@ -239,7 +239,7 @@ impl Subject {
         flows
     }
 
-    fn holds(&self, condition: &Condition, levels: &[Level], at: Nanos) -> bool {
+    fn holds(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> bool {
         match condition {
             Condition::Term(term) => self.held[*term].value(at) >= levels[*term].at_least,
             Condition::Any(parts) => parts.iter().any(|part| self.holds(part, levels, at)),
@@ -247,7 +247,7 @@ impl Subject {
         }
     }
 
-    fn leading(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<usize> {
+    fn leading(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> Option<usize> {
         match condition {
             Condition::Term(term) => self.holds(condition, levels, at).then_some(*term),
             Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, levels, at)),
@@ -262,7 +262,7 @@ impl Subject {
 
     /// Until when the condition last held, or will have held, at the thresholds for its end, in which ratios have
     /// no part unless there is nothing else. Whatever changes does so when something leaves a window.
-    fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
+    fn until(&self, condition: &Condition, levels: &[Thresholds]) -> Option<Nanos> {
         if self.lasts(condition, levels, 0).is_none() {
             return self.held.iter().filter_map(Held::empties).max();
         }
@@ -272,7 +272,7 @@ impl Subject {
     }
 
     /// Whether it holds then at those thresholds; none where there are only ratios.
-    fn lasts(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<bool> {
+    fn lasts(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> Option<bool> {
         let speaking = |parts: &[Condition]| -> Vec<bool> {
             parts.iter().filter_map(|part| self.lasts(part, levels, at)).collect()
         };
@@ -308,7 +308,7 @@ fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
 }
 
 /// What a look shows its flow to be.
-pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
+pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<FlowClass> {
     let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
     let delivering = answered && flow.messages > 0;
     // A path of another connection, if its SYN asked for that and the SYN-ACK agreed.
@@ -316,12 +316,12 @@ pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
     if flow.facts.seen & joined == joined {
         return Vec::new();
     }
-    let is = |kind: &Kind| match kind {
-        Kind::Flows => !live,
-        Kind::Attempts => !live && attempt,
-        Kind::Sessions => !live && answered,
-        Kind::Failed => ended && attempt && !delivering,
-        Kind::Delivering => delivering,
+    let is = |kind: &FlowClass| match kind {
+        FlowClass::Flows => !live,
+        FlowClass::Attempts => !live && attempt,
+        FlowClass::Sessions => !live && answered,
+        FlowClass::Failed => ended && attempt && !delivering,
+        FlowClass::Delivering => delivering,
     };
-    Kind::ALL.into_iter().filter(is).collect()
+    FlowClass::ALL.into_iter().filter(is).collect()
 }

@@ -9,7 +9,7 @@ use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::Source,
     flow::Flow,
-    settings::{GroupBy, Kind, Measure, Rule, Settings, Term},
+    settings::{FlowClass, GroupBy, Measure, Rule, Settings, Term},
 };
 
 use super::{
@@ -46,7 +46,7 @@ struct Watch {
     rule: Rule,
     learnt: Vec<Nanos>,
     /// What was taken of each flow.
-    taken: HashMap<Which, (Vec<Kind>, Flow)>,
+    taken: HashMap<Which, (Vec<FlowClass>, Flow)>,
     /// By whether they are on an allow-list, and by name.
     subjects: BTreeMap<(bool, String), Subject>,
 }
@@ -178,11 +178,11 @@ impl World {
             let taken = &mut self.watches[place].taken;
             let before = taken.insert((flow.key, flow.first.as_nanos()), (shows.clone(), flow.clone()));
             let (before, had) = before.map_or((Vec::new(), None), |(kinds, flow)| (kinds, Some(flow)));
-            let new: Vec<Kind> = shows.iter().copied().filter(|kind| !before.contains(kind)).collect();
+            let new: Vec<FlowClass> = shows.iter().copied().filter(|kind| !before.contains(kind)).collect();
             if let Some((kinds, _)) = taken.get_mut(&(flow.key, flow.first.as_nanos())) {
                 kinds.extend(before);
             }
-            if new.contains(&Kind::Flows) {
+            if new.contains(&FlowClass::Flows) {
                 self.counted.push((Arc::clone(&rule.name), flow.key, known));
             }
             let more =
@@ -311,8 +311,8 @@ fn learnt(rule: &Rule, since: Nanos) -> Vec<Nanos> {
 /// Whether the rule says anything about flows that are open.
 fn is_live(rule: &Rule) -> bool {
     let live = |term: &Term| match term.measure {
-        Measure::Sum(_) | Measure::Count(Kind::Delivering) => true,
-        Measure::Distinct { among, .. } => among == Kind::Delivering,
+        Measure::Sum(_) | Measure::Count(FlowClass::Delivering) => true,
+        Measure::Distinct { among, .. } => among == FlowClass::Delivering,
         _ => false,
     };
     rule.terms.iter().any(live)

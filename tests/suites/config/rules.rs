@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use mailflow_engine::{
-    assets::{Member, Set},
+    network::{AddressSet, Member},
     settings::{
-        Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Match, Measure, Quantity, Rule, Term,
-        Window, WindowKind,
+        Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Hours, Match, Measure, Quantity, Rule, Term,
+        Thresholds, Window, WindowKind,
     },
 };
 
@@ -76,24 +76,24 @@ fn a_rule_is_what_is_written() {
     let window = |length, kind| Window { length, kind };
     let sliding = |length| window(length, WindowKind::Sliding);
     let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.level)).collect();
-    let level = |at_least, resolve_below| Level { at_least, resolve_below };
+    let level = |at_least, resolve_below| Thresholds { at_least, resolve_below };
     assert_eq!(
         terms,
         [
             (Measure::Sum(Quantity::PayloadUp), sliding(24 * HOUR), level(20_000_000, 10_000_000)),
-            (Measure::Count(Kind::Delivering), sliding(HOUR), level(20, 10)),
+            (Measure::Count(FlowClass::Delivering), sliding(HOUR), level(20, 10)),
             (
-                Measure::Ratio { of: Kind::Sessions, to: Kind::Attempts },
+                Measure::Ratio { of: FlowClass::Sessions, to: FlowClass::Attempts },
                 sliding(HOUR),
                 level(500_000, 250_000)
             ),
             (
-                Measure::Distinct { of: End::Port, among: Kind::Sessions },
+                Measure::Distinct { of: Endpoint::Port, among: FlowClass::Sessions },
                 window(2 * HOUR, WindowKind::Tumbling),
                 level(2, 1)
             ),
             (
-                Measure::FirstSeen { of: End::Port, horizon: 168 * HOUR, learning: 12 * HOUR },
+                Measure::FirstSeen { of: Endpoint::Port, horizon: 168 * HOUR, learning: 12 * HOUR },
                 sliding(HOUR),
                 level(1, 1)
             ),
@@ -103,7 +103,7 @@ fn a_rule_is_what_is_written() {
     assert_eq!(rule.condition, Condition::Any(vec![Condition::Term(0), all, Condition::Term(4)]));
     assert_eq!(rule.resolve_after, Duration::from_secs(60));
     let [office] = rule.thresholds.as_slice() else { panic!("one") };
-    assert_eq!(office.of, Set::from(Member::Group("office".into())));
+    assert_eq!(office.of, AddressSet::from(Member::Group("office".into())));
     assert_eq!(
         office.levels,
         [level(50_000_000, 25_000_000), level(50, 25), level(500_000, 250_000), level(5, 3), level(3, 2)],

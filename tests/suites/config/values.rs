@@ -17,11 +17,11 @@ use mailflow_agent::{
 };
 use mailflow_common::App;
 use mailflow_engine::{
-    assets::{Member, Set},
     event::Severity,
+    network::{AddressSet, Member},
     settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
-        Timeouts, Transport, Window, WindowKind,
+        Condition, FlowClass, GroupBy, Layer, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
+        Thresholds, Timeouts, Transport, Window, WindowKind,
     },
 };
 
@@ -41,7 +41,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const WINDOW: Window = Window { length: HOUR, kind: WindowKind::Sliding };
 
 fn count(at_least: u64, resolve_below: u64, window: Window) -> Term {
-    Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
+    Term { measure: Measure::Count(FlowClass::Flows), window, level: Thresholds { at_least, resolve_below } }
 }
 
 fn smtp_burst() -> Rule {
@@ -50,8 +50,8 @@ fn smtp_burst() -> Rule {
         version: 1,
         severity: Severity::High,
         matching: Match {
-            source: Set::from(Member::Internal),
-            destination: Set::from(Member::External),
+            source: AddressSet::from(Member::Internal),
+            destination: AddressSet::from(Member::External),
             ports: vec![25, 465, 587, 994],
             services: vec![Service::Smtp, Service::Submission, Service::Smtps],
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],

@@ -7,7 +7,7 @@ use std::{
 
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
-    settings::{Hours, Level, Match, Rule, Settings, Term},
+    settings::{Hours, Match, Rule, Settings, Term, Thresholds},
     time::Time,
 };
 use proptest::{
@@ -333,7 +333,7 @@ fn note(alerts: &[Alert], world: &World, seen: Vec<(String, u64)>, tally: &mut T
 fn early() -> Settings {
     let hours = Hours { days: 127, from: 0, to: 10, utc_offset: 0 };
     let rule = rules::r1();
-    let level = Level { at_least: 2, resolve_below: 2 };
+    let level = Thresholds { at_least: 2, resolve_below: 2 };
     let terms = vec![Term { level, ..rule.terms[0].clone() }];
     let matching = Match { hours: Some(hours), size: None, ..rule.matching };
     Settings { rules: vec![Rule { matching, terms, ..rule }], ..histories::defaults() }

@@ -13,13 +13,14 @@ use mailflow_agent::recovery::{
 };
 use mailflow_common::SourceOverflowKey;
 use mailflow_engine::{
-    Engine, Known,
+    Engine,
+    checkpoint::FlowTableCheckpoint,
+    checkpoint::RulesCheckpoint,
     event::{Alert, AlertState, Effects, Qualified},
-    flow::{Fate, Finished, Flow},
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
     settings::Settings,
-    spill::Spill,
-    state::State,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 use super::run::Chance;
@@ -49,14 +50,20 @@ struct Left {
     /// When the state was kept, and the state.
     now: Nanos,
     state: Vec<u8>,
-    known: Known,
+    known: FlowTableCheckpoint,
     journal: Vec<Entry>,
     history: Vec<Past>,
 }
 
 impl Left {
     fn nothing() -> Self {
-        Self { now: 0, state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() }
+        Self {
+            now: 0,
+            state: Vec::new(),
+            known: FlowTableCheckpoint::default(),
+            journal: Vec::new(),
+            history: Vec::new(),
+        }
     }
 }
 
@@ -78,9 +85,9 @@ impl Tables for Table<'_> {
 
     fn book_removed(&mut self, _: &Flow) {}
 
-    fn book_finished(&mut self, _: &Finished, _: &[u8]) {}
+    fn book_finished(&mut self, _: &SupersededFlow, _: &[u8]) {}
 
-    fn book_spilled(&mut self, _: &Spill) {}
+    fn book_spilled(&mut self, _: &SourceOverflow) {}
 }
 
 /// The file of alerts.
@@ -106,7 +113,7 @@ impl Hearers for Lines {
 
     fn book(&mut self, _: Time, _: &Effects) {}
 
-    fn tell(&mut self, effects: Effects, _: Epoch) {
+    fn tell(&mut self, effects: Effects, _: WallClockOffset) {
         for alert in effects.alerts {
             // What nobody noted is looked for in the file.
             if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
@@ -207,7 +214,7 @@ impl<'a> Process<'a> {
             return false;
         }
         self.doings.push(Doing::Tick(now));
-        let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
+        let moment = (Time::from_nanos(now), WallClockOffset::from_unix_nanos(self.epoch));
         self.left.history.extend(poll_records::passed(moment, &self.engine));
         self.counted.extend(effects.qualified.iter().cloned());
         let alerts = match until {
@@ -240,18 +247,18 @@ impl<'a> Process<'a> {
         }
         let gaps = self.gaps;
         let chance = &mut self.chance;
-        let fates: Vec<Fate> = ending
+        let fates: Vec<EvictOutcome> = ending
             .iter()
-            .map(|_| if gaps && chance.one_in(6) { Fate::Lives } else { Fate::Removed })
+            .map(|_| if gaps && chance.one_in(6) { EvictOutcome::Changed } else { EvictOutcome::Evicted })
             .collect();
         for (flow, fate) in ending.iter().zip(&fates) {
-            if *fate == Fate::Lives {
+            if *fate == EvictOutcome::Changed {
                 missed.insert(which(flow));
             } else {
                 self.table.0.retain(|connection| connection.which() != which(flow));
             }
         }
-        let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Lives);
+        let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == EvictOutcome::Changed);
         self.note(lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect());
         if until == Some(Point::Removed) {
             return false;
@@ -293,7 +300,7 @@ impl<'a> Process<'a> {
     /// The wall clock is set.
     pub(crate) fn set(&mut self, epoch: i128) {
         self.epoch = epoch;
-        self.engine.set_epoch(Epoch::from_unix_nanos(epoch));
+        self.engine.set_epoch(WallClockOffset::from_unix_nanos(epoch));
         self.doings.push(Doing::Set(epoch));
     }
 
@@ -315,12 +322,12 @@ impl<'a> Process<'a> {
         let Left { now: kept, state, known, journal, history } =
             std::mem::replace(&mut self.left, Left::nothing());
         self.begins = None;
-        let epoch = Epoch::from_unix_nanos(self.epoch);
+        let epoch = WallClockOffset::from_unix_nanos(self.epoch);
         self.engine = Engine::new(self.settings.clone());
         if tables {
             self.engine.know(&known);
         }
-        let state: State = postcard::from_bytes(&state).unwrap();
+        let state: RulesCheckpoint = postcard::from_bytes(&state).unwrap();
         assert!(state.is_readable());
         self.engine.set_epoch(epoch);
         let restored = self.engine.restore(state);

@@ -9,8 +9,8 @@ use crate::reference::{Connection, Nanos, Told};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     Engine,
-    event::{Alert, Effects, Gain, Qualified, WindowValue},
-    flow::{Fate, Flow, FlowRecord},
+    event::{Alert, CounterDelta, Effects, Qualified, WindowValue},
+    flow::{EvictOutcome, Flow, FlowRecord},
     settings::Settings,
     time::Time,
 };
@@ -95,12 +95,12 @@ fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance
     let ending = engine.ending();
     let tried = ending.len() - if gappy { chance.below(ending.len() as u64 / 4 + 1) as usize } else { 0 };
     let fate = |_: &Flow| match chance.below(6) {
-        0 | 1 if gappy => Fate::Lives,
-        2 => Fate::Absent,
-        _ => Fate::Removed,
+        0 | 1 if gappy => EvictOutcome::Changed,
+        2 => EvictOutcome::Missing,
+        _ => EvictOutcome::Evicted,
     };
-    let fates: Vec<Fate> = ending[..tried].iter().map(fate).collect();
-    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != Fate::Lives);
+    let fates: Vec<EvictOutcome> = ending[..tried].iter().map(fate).collect();
+    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != EvictOutcome::Changed);
     let gone: HashSet<FlowKey> = gone.map(|(flow, _)| flow.key).collect();
     live.retain(|connection| !gone.contains(&connection.key));
     book.enter(engine.end(&fates));
@@ -159,7 +159,7 @@ impl Chance {
 #[derive(Default)]
 struct Book {
     effects: Effects,
-    sums: HashMap<FlowKey, (Gain, Gain, u64)>,
+    sums: HashMap<FlowKey, (CounterDelta, CounterDelta, u64)>,
 }
 
 impl Book {
@@ -182,7 +182,7 @@ impl Book {
     fn balance(&self, table: &[Flow]) {
         for flow in table {
             let [up, down] =
-                [&flow.up, &flow.down].map(|way| Gain { packets: way.packets, bytes: way.bytes });
+                [&flow.up, &flow.down].map(|way| CounterDelta { packets: way.packets, bytes: way.bytes });
             assert_eq!(self.sums.get(&flow.key), Some(&(up, down, u64::from(flow.messages))), "{flow:?}");
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mailflow_common::{Address, DirectionTotals, FlowKey, Reason, Scope, Vlans};
-use mailflow_engine::flow::{Direction, Flow};
+use mailflow_engine::flow::{DirectionStats, Flow};
 use mailflow_kernel::Kernel;
 use mailflow_tests::slow::{self, Model};
 
@@ -64,7 +64,7 @@ fn totals(text: &mut String, kernel: &Kernel, model: &Model) {
 
 /// The model's flow as the agent would say it.
 fn expected(flow: &slow::Flow) -> Flow {
-    let side = |side: &slow::Side| Direction {
+    let side = |side: &slow::Side| DirectionStats {
         packets: side.packets,
         bytes: side.bytes,
         payload: side.payload,

@@ -24,7 +24,7 @@ use mailflow_agent::{
 };
 use mailflow_engine::{
     event::{Alert, AlertState},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_tests::lab::{self, Ns, With};
 use serde_json::Value;
@@ -95,7 +95,7 @@ fn began(number: u64, ago: i64) -> Alert {
 
 /// Its end `after` seconds after its start, by our clock.
 fn ended(alert: &Alert, after: i64) -> AlertEvent {
-    let epoch = Epoch::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
+    let epoch = WallClockOffset::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
     let alert = Alert { state: AlertState::Resolved, ends_at: Some(Time::ZERO), ..alert.clone() };
     (Arc::new(alert), epoch)
 }
@@ -141,7 +141,7 @@ fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
     sink.push(event(&alert));
     until("it fires", || firing.lock().unwrap().get(&alert.fingerprint) == Some(&true));
     // A repeat, and the end, an hour before the start by the clock of then.
-    let back = Epoch::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
+    let back = WallClockOffset::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
     sink.push((Arc::new(alert.clone()), back));
     until("the repeat", || numbers(&sink) == (2, 0, 0));
     assert_eq!(firing.lock().unwrap().get(&alert.fingerprint), Some(&true));

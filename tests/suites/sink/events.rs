@@ -12,11 +12,11 @@ use mailflow_agent::{
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use mailflow_engine::{
+    eval::GroupKey,
     event::{Alert, AlertState, Severity, Source, Value as Held},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    subject::Subject,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use serde_json::{Value, json};
 
@@ -221,7 +221,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
         state: AlertState::Resolved,
         ends_at: Some(at(9_000)),
         decided: term("count", Held::Exactly(3), 10, 1),
-        subject: Subject::Source(Source::of(newest.client.ip(), 64)),
+        subject: GroupKey::Source(Source::of(newest.client.ip(), 64)),
         source: Some(Source::of(newest.client.ip(), 64)),
         group: None,
         matched_network: None,
@@ -250,7 +250,7 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
     let server = "9.9.9.9".parse().unwrap();
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
-    let alert = Alert { subject: Subject::Destination(server), source: newest, suppressed, ..alert() };
+    let alert = Alert { subject: GroupKey::Destination(server), source: newest, suppressed, ..alert() };
     let line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
     assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
@@ -301,17 +301,17 @@ fn refused_messages_are_told_only_of_sessions_in_the_clear() {
         (record.app, record.inputs) = (app, inputs);
         parse(flow::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
     };
-    assert_eq!(refused(App::Smtp, Inputs::all()), json!(1));
+    assert_eq!(refused(App::Smtp, RecordFields::all()), json!(1));
     for app in [App::SmtpStartTls, App::Smtps, App::Unseen, App::Imap] {
-        assert_eq!(refused(app, Inputs::all()), Value::Null, "{app:?}");
+        assert_eq!(refused(app, RecordFields::all()), Value::Null, "{app:?}");
     }
-    assert_eq!(refused(App::Smtp, Inputs::all() - Inputs::MESSAGES), Value::Null);
+    assert_eq!(refused(App::Smtp, RecordFields::all() - RecordFields::MESSAGES), Value::Null);
 }
 
 /// An alert with every field there can be.
 fn everything() -> Alert {
     let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
-    Alert { subject: Subject::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
+    Alert { subject: GroupKey::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn an_alert_keeps_its_start_when_the_clock_is_set() {
     let hour = 3_600_000_000_000;
     let firing = alert();
     for step in [-hour, hour] {
-        let later = Epoch::from_unix_nanos(EPOCH.unix_nanos(Time::ZERO) + step);
+        let later = WallClockOffset::from_unix_nanos(EPOCH.unix_nanos(Time::ZERO) + step);
         let repeat = Alert { time: at(6_000), ..firing.clone() };
         let end = Alert { state: AlertState::Resolved, ends_at: Some(at(9_000)), ..repeat.clone() };
         for alert in [&repeat, &end] {

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use mailflow_agent::metrics::{Ledger, Limits, Places};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
-    event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
+    eval::GroupKey,
+    event::{AlertState, CounterDelta, Delta, Effects, Qualified, Source, Value, WindowValue},
     flow::RecordReason,
-    overview::Overview,
-    subject::Subject,
+    query::window_scan::WindowReport,
 };
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// A new flow's gain of so many packets of 100 bytes, with one message.
 pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
-    let gain = |packets| Gain { packets, bytes: packets * 100 };
+    let gain = |packets| CounterDelta { packets, bytes: packets * 100 };
     Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
 }
 
@@ -29,7 +29,7 @@ fn observe(ledger: &mut Ledger, effects: &Effects, millis: u64) {
 
 fn render(ledger: &Ledger, values: &[WindowValue]) -> String {
     let mut out = String::new();
-    let windows = Overview { values: values.to_vec(), ..Overview::default() };
+    let windows = WindowReport { values: values.to_vec(), ..WindowReport::default() };
     ledger.render(&windows, &mut out);
     out
 }
@@ -71,7 +71,8 @@ fn keys() -> impl Strategy<Value = FlowKey> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let gain = || (0_u64..1_000, 0_u64..1_000_000).prop_map(|(packets, bytes)| Gain { packets, bytes });
+    let gain =
+        || (0_u64..1_000, 0_u64..1_000_000).prop_map(|(packets, bytes)| CounterDelta { packets, bytes });
     let delta = (keys(), gain(), gain(), 0_u64..3, any::<bool>())
         .prop_map(|(key, up, down, messages, new_flow)| Delta { key, up, down, messages, new_flow });
     let step =
@@ -198,7 +199,7 @@ fn label_values_that_read_the_same_when_joined_stay_apart() {
         ];
         observe(&mut ledger, &Effects { qualified, ..Effects::default() }, 0);
         let source = Source::of(flow.client.ip(), 64);
-        let (rule, term, subject) = (rule.into(), "count".into(), Subject::Source(source));
+        let (rule, term, subject) = (rule.into(), "count".into(), GroupKey::Source(source));
         windows.push(WindowValue { rule, term, subject, value: Value::Exactly(number) });
     }
     let page = render(&ledger, &windows);
@@ -265,5 +266,5 @@ fn a_port_that_is_no_longer_watched_is_still_counted() {
     observe(&mut ledger, &effects, 0);
     let page = render(&ledger, &[]);
     assert_eq!(samples(&page)["mailflow_packets_total{service=\"other\",direction=\"up\"}"], 3.0);
-    assert_eq!(ledger.booked().1, Gain { packets: 4, bytes: 400 });
+    assert_eq!(ledger.booked().1, CounterDelta { packets: 4, bytes: 400 });
 }

@@ -14,9 +14,9 @@ use mailflow_agent::metrics::{
 use mailflow_common::{DirectionTotals, HandshakeCounters, Reason, Totals};
 use mailflow_engine::{
     RuleCounts, RuleStats, Stats,
-    event::{Effects, Gain, Qualified, Source, Value, WindowValue},
-    overview::{Overview, Threshold},
-    subject::Subject,
+    eval::GroupKey,
+    event::{CounterDelta, Effects, Qualified, Source, Value, WindowValue},
+    query::window_scan::{TermThreshold, WindowReport},
 };
 
 use crate::fixture::{alert, at, doc, documented, key, record, services};
@@ -69,11 +69,11 @@ fn page() -> String {
     let value = WindowValue {
         rule: "smtp-burst".into(),
         term: "count".into(),
-        subject: Subject::Source(Source::of(flow.client.ip(), 64)),
+        subject: GroupKey::Source(Source::of(flow.client.ip(), 64)),
         value: Value::AtLeast(10),
     };
-    let windows = Overview { values: vec![value], ..Overview::default() };
-    let threshold = |term: &str, at_least, scale| Threshold {
+    let windows = WindowReport { values: vec![value], ..WindowReport::default() };
+    let threshold = |term: &str, at_least, scale| TermThreshold {
         rule: "smtp-burst".into(),
         term: term.into(),
         at_least,
@@ -97,8 +97,8 @@ fn page() -> String {
         totals: totals(),
         held: vec![Holding {
             name: "live",
-            up: Gain { packets: 10, bytes: 1_000 },
-            down: Gain { packets: 20, bytes: 2_000 },
+            up: CounterDelta { packets: 10, bytes: 1_000 },
+            down: CounterDelta { packets: 20, bytes: 2_000 },
         }],
         missing: [[2, 0], [300, 0]],
         twice: true,
@@ -271,8 +271,8 @@ fn the_kernels_families_wait_for_the_first_poll() {
     let agent = Agent::new("1", 0.0).unwrap();
     let ledger = Ledger::new(Limits::default(), []);
     let mut out = String::new();
-    let windows = &Overview::default();
+    let windows = &WindowReport::default();
     Page { agent: &agent, ledger: &ledger, windows, memory: None, kernel: None }.render(&mut out).unwrap();
     assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));
-    assert_eq!(ledger.booked(), (Gain::default(), Gain::default()));
+    assert_eq!(ledger.booked(), (CounterDelta::default(), CounterDelta::default()));
 }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     eval::{
-        group_key::{Source, Subject},
+        group_key::{GroupKey, Source},
         window::value::TermValue,
     },
-    flow::{FlowRecord, delta::Gain, fields::Inputs},
+    flow::{FlowRecord, delta::CounterDelta, fields::RecordFields},
     network::AssetRole,
     rule::Severity,
     time::Time,
@@ -37,11 +37,11 @@ impl AlertState {
 
 /// Bytes and packets of both directions over the contributing flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sums {
+pub struct FlowTotals {
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
     /// Estimated messages.
     pub messages: u64,
 }
@@ -70,7 +70,7 @@ pub struct Alert {
     /// When it ended; only when resolved.
     pub ends_at: Option<Time>,
     /// Whom it is about.
-    pub subject: Subject,
+    pub subject: GroupKey,
     /// A client of it: the subject's, or that of the newest contributing flow.
     pub source: Option<Source>,
     /// The line of the internal list that makes the client internal, as written.
@@ -101,7 +101,7 @@ pub struct Alert {
     /// Destinations with the number of contributing flows to each, most first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
     /// Totals over the contributing flows.
-    pub sums: Sums,
+    pub sums: FlowTotals,
     /// The newest contributing flows, at most twenty, oldest first.
     #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
@@ -111,12 +111,12 @@ pub struct Alert {
     /// True if contributing flows, within the most that are shown, had to make room for others.
     pub cut: bool,
     /// What speaks for it, where its source behaves like one that is meant to send mail.
-    pub relay: Option<Relay>,
+    pub relay: Option<RelayHint>,
 }
 
 impl Alert {
     /// Returns true if all of its flows have this input, so that their sums mean something.
-    pub fn tells(&self, input: Inputs) -> bool {
+    pub fn tells(&self, input: RecordFields) -> bool {
         self.flows.iter().all(|record| record.inputs.contains(input))
     }
 }
@@ -124,7 +124,7 @@ impl Alert {
 /// A source that behaves like a relay: it delivers much mail to many servers, and most of it is taken. In words:
 /// `30 of 31 sessions delivered mail, to 12 servers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Relay {
+pub struct RelayHint {
     /// Connections that it began, of the newest flows that are remembered.
     pub attempts: u64,
     /// Those of them in which mail was accepted.
@@ -133,7 +133,7 @@ pub struct Relay {
     pub servers: u64,
 }
 
-impl std::fmt::Display for Relay {
+impl std::fmt::Display for RelayHint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { attempts, delivered, servers } = self;
         write!(f, "{delivered} of {attempts} sessions delivered mail, to {servers} servers")

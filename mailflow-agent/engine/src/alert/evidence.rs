@@ -28,7 +28,7 @@ const SECOND_TRAIL: u64 = 1 << 63;
 
 /// Which subjects share a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum HandshakeClass {
     /// Those that completed a handshake.
     Completed,
     /// Others, whose addresses may be spoofed.
@@ -37,21 +37,21 @@ pub(crate) enum Class {
 
 /// Names a record that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Handle(u32);
+pub(crate) struct EvidenceHandle(u32);
 
 /// What a subject noted: the number of its last note, from 1; 0 where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trail(u64);
+pub(crate) struct EvidenceChain(u64);
 
 /// The newest records.
 #[derive(Debug)]
 pub(crate) struct Evidence {
-    rings: [Ring; 2],
+    rings: [EvidenceRing; 2],
 }
 
 /// The newest records of subjects of one class.
 #[derive(Debug)]
-struct Ring {
+struct EvidenceRing {
     /// Most records.
     room: usize,
     /// A ring, once it is full.
@@ -61,43 +61,43 @@ struct Ring {
     /// Records that others took the places of, since the start.
     dropped: u64,
     /// A ring, once it is full.
-    notes: Vec<Note>,
+    notes: Vec<EvidenceLink>,
     /// Notes made since the start.
     noted: u64,
 }
 
 /// A record noted by a subject.
 #[derive(Clone, Copy, Debug)]
-struct Note {
-    handle: Handle,
+struct EvidenceLink {
+    handle: EvidenceHandle,
     /// How many notes ago the subject made the one before; 0 where there is none.
     back: u32,
 }
 
 /// What a trail leads to.
 #[derive(Debug, Default)]
-pub(crate) struct Found<'a> {
+pub(crate) struct EvidenceView<'a> {
     /// The flows noted last, at most [`SHOWN`], each with its last record.
-    pub(crate) records: Vec<(Handle, &'a FlowRecord)>,
+    pub(crate) records: Vec<(EvidenceHandle, &'a FlowRecord)>,
     /// True if there were more that are not kept any more.
     pub(crate) cut: bool,
 }
 
 /// A record that is kept once in each ring in which somebody needs it, however many do.
-pub(crate) struct Exhibit<'a> {
+pub(crate) struct LazyEvidence<'a> {
     record: &'a FlowRecord,
-    handles: [Option<Handle>; 2],
+    handles: [Option<EvidenceHandle>; 2],
 }
 
-impl Class {
+impl HandshakeClass {
     pub(crate) fn of(completed: bool) -> Self {
         if completed { Self::Completed } else { Self::HalfOpen }
     }
 }
 
-impl Handle {
-    fn class(self) -> Class {
-        Class::of(self.0 & SECOND_HANDLE == 0)
+impl EvidenceHandle {
+    fn class(self) -> HandshakeClass {
+        HandshakeClass::of(self.0 & SECOND_HANDLE == 0)
     }
 
     fn number(self) -> u32 {
@@ -105,16 +105,16 @@ impl Handle {
     }
 }
 
-impl Trail {
-    fn of(class: Class, number: u64) -> Self {
+impl EvidenceChain {
+    fn of(class: HandshakeClass, number: u64) -> Self {
         match class {
-            Class::Completed => Self(number),
-            Class::HalfOpen => Self(number | SECOND_TRAIL),
+            HandshakeClass::Completed => Self(number),
+            HandshakeClass::HalfOpen => Self(number | SECOND_TRAIL),
         }
     }
 
-    fn class(self) -> Class {
-        Class::of(self.0 & SECOND_TRAIL == 0)
+    fn class(self) -> HandshakeClass {
+        HandshakeClass::of(self.0 & SECOND_TRAIL == 0)
     }
 
     fn number(self) -> u64 {
@@ -122,19 +122,19 @@ impl Trail {
     }
 }
 
-impl<'a> Exhibit<'a> {
+impl<'a> LazyEvidence<'a> {
     pub(crate) fn new(record: &'a FlowRecord) -> Self {
         Self { record, handles: [None; 2] }
     }
 
     /// Notes the record for the subject whose trail this is. The first one after it completed a handshake takes those
     /// before along.
-    pub(crate) fn note(&mut self, evidence: &mut Evidence, trail: &mut Trail, class: Class) {
-        if class == Class::Completed && trail.class() == Class::HalfOpen {
+    pub(crate) fn note(&mut self, evidence: &mut Evidence, trail: &mut EvidenceChain, class: HandshakeClass) {
+        if class == HandshakeClass::Completed && trail.class() == HandshakeClass::HalfOpen {
             *trail = evidence.promote(*trail);
         }
         let [completed, half_open] = &mut self.handles;
-        let known = if class == Class::Completed { completed } else { half_open };
+        let known = if class == HandshakeClass::Completed { completed } else { half_open };
         let handle = *known.get_or_insert_with(|| evidence.keep(self.record, class));
         evidence.note(trail, handle);
     }
@@ -142,26 +142,26 @@ impl<'a> Exhibit<'a> {
 
 impl Default for Evidence {
     fn default() -> Self {
-        Self { rings: ROOM.map(Ring::new) }
+        Self { rings: ROOM.map(EvidenceRing::new) }
     }
 }
 
 impl Evidence {
     /// Keeps a record, in the place of the oldest of its class where there is no other.
-    pub(crate) fn keep(&mut self, record: &FlowRecord, class: Class) -> Handle {
+    pub(crate) fn keep(&mut self, record: &FlowRecord, class: HandshakeClass) -> EvidenceHandle {
         let number = self.ring_mut(class).keep(record);
-        Handle(if class == Class::Completed { number } else { number | SECOND_HANDLE })
+        EvidenceHandle(if class == HandshakeClass::Completed { number } else { number | SECOND_HANDLE })
     }
 
     /// Notes a record for the subject whose trail this is. A trail of the other class ends here.
-    pub(crate) fn note(&mut self, trail: &mut Trail, handle: Handle) {
+    pub(crate) fn note(&mut self, trail: &mut EvidenceChain, handle: EvidenceHandle) {
         let class = handle.class();
         let before = if trail.class() == class { trail.number() } else { 0 };
-        *trail = Trail::of(class, self.ring_mut(class).note(before, handle));
+        *trail = EvidenceChain::of(class, self.ring_mut(class).note(before, handle));
     }
 
     /// What a trail leads to, by time, and of equal times in the order in which it was noted.
-    pub(crate) fn find(&self, trail: Trail) -> Found<'_> {
+    pub(crate) fn find(&self, trail: EvidenceChain) -> EvidenceView<'_> {
         let mut found = self.noted(trail);
         found.records.sort_by_key(|(_, record)| record.time());
         found
@@ -169,7 +169,7 @@ impl Evidence {
 
     /// What a trail leads to, in the order in which it was noted: noted so again, it leads to the same, and makes
     /// room for others in the same order.
-    pub(crate) fn noted(&self, trail: Trail) -> Found<'_> {
+    pub(crate) fn noted(&self, trail: EvidenceChain) -> EvidenceView<'_> {
         self.ring(trail.class()).noted(trail.number())
     }
 
@@ -184,29 +184,29 @@ impl Evidence {
     }
 
     /// The trail of a subject that has just completed a handshake, with what it noted before.
-    fn promote(&mut self, trail: Trail) -> Trail {
+    fn promote(&mut self, trail: EvidenceChain) -> EvidenceChain {
         let records: Vec<_> =
             self.noted(trail).records.into_iter().map(|(_, record)| record.clone()).collect();
-        let mut promoted = Trail::default();
+        let mut promoted = EvidenceChain::default();
         for record in records {
-            let handle = self.keep(&record, Class::Completed);
+            let handle = self.keep(&record, HandshakeClass::Completed);
             self.note(&mut promoted, handle);
         }
         promoted
     }
 
-    fn ring(&self, class: Class) -> &Ring {
+    fn ring(&self, class: HandshakeClass) -> &EvidenceRing {
         let [completed, half_open] = &self.rings;
-        if class == Class::Completed { completed } else { half_open }
+        if class == HandshakeClass::Completed { completed } else { half_open }
     }
 
-    fn ring_mut(&mut self, class: Class) -> &mut Ring {
+    fn ring_mut(&mut self, class: HandshakeClass) -> &mut EvidenceRing {
         let [completed, half_open] = &mut self.rings;
-        if class == Class::Completed { completed } else { half_open }
+        if class == HandshakeClass::Completed { completed } else { half_open }
     }
 }
 
-impl Ring {
+impl EvidenceRing {
     fn new(room: usize) -> Self {
         let (records, notes) = (Vec::new(), Vec::new());
         Self { room, records, next: 0, dropped: 0, notes, noted: 0 }
@@ -227,10 +227,10 @@ impl Ring {
     }
 
     /// Notes a record after the note `before`; returns the number of the note.
-    fn note(&mut self, before: u64, handle: Handle) -> u64 {
+    fn note(&mut self, before: u64, handle: EvidenceHandle) -> u64 {
         let number = self.noted + 1;
         let back = if before == 0 { 0 } else { number - before };
-        let note = Note { handle, back: u32::try_from(back).unwrap_or(u32::MAX) };
+        let note = EvidenceLink { handle, back: u32::try_from(back).unwrap_or(u32::MAX) };
         match self.notes.get_mut(self.noted as usize % (self.room * NOTES_PER_RECORD)) {
             Some(oldest) => *oldest = note,
             None => self.notes.push(note),
@@ -239,8 +239,8 @@ impl Ring {
         number
     }
 
-    fn noted(&self, mut number: u64) -> Found<'_> {
-        let mut found = Found::default();
+    fn noted(&self, mut number: u64) -> EvidenceView<'_> {
+        let mut found = EvidenceView::default();
         let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
         while number > 0 && found.records.len() < SHOWN {
             let Some((note, record)) = self.read(number) else {
@@ -258,7 +258,7 @@ impl Ring {
     }
 
     /// A note with its record, if both are still there.
-    fn read(&self, number: u64) -> Option<(Note, &FlowRecord)> {
+    fn read(&self, number: u64) -> Option<(EvidenceLink, &FlowRecord)> {
         if self.noted - number >= self.notes.len() as u64 {
             return None;
         }
@@ -292,22 +292,22 @@ mod tests {
     const KEPT: usize = ROOM[0];
     const NOTES: usize = KEPT * NOTES_PER_RECORD;
 
-    fn note(evidence: &mut Evidence, trail: &mut Trail, number: u16, seconds: u64) {
-        let handle = evidence.keep(&record(number, seconds), Class::Completed);
+    fn note(evidence: &mut Evidence, trail: &mut EvidenceChain, number: u16, seconds: u64) {
+        let handle = evidence.keep(&record(number, seconds), HandshakeClass::Completed);
         evidence.note(trail, handle);
     }
 
-    fn get(evidence: &Evidence, handle: Handle) -> Option<&FlowRecord> {
+    fn get(evidence: &Evidence, handle: EvidenceHandle) -> Option<&FlowRecord> {
         evidence.ring(handle.class()).get(handle.number())
     }
 
-    fn ports(found: &Found<'_>) -> Vec<u16> {
+    fn ports(found: &EvidenceView<'_>) -> Vec<u16> {
         found.records.iter().map(|(_, record)| record.flow.key.client_port).collect()
     }
 
     #[test]
     fn the_newest_are_kept() {
-        for (class, room) in [(Class::Completed, ROOM[0]), (Class::HalfOpen, ROOM[1])] {
+        for (class, room) in [(HandshakeClass::Completed, ROOM[0]), (HandshakeClass::HalfOpen, ROOM[1])] {
             let mut evidence = Evidence::default();
             let first = record(1, 1);
             let handle = evidence.keep(&first, class);
@@ -326,10 +326,10 @@ mod tests {
 
     #[test]
     fn numbers_begin_again() {
-        for class in [Class::Completed, Class::HalfOpen] {
+        for class in [HandshakeClass::Completed, HandshakeClass::HalfOpen] {
             let mut evidence = Evidence::default();
             evidence.ring_mut(class).next = SECOND_HANDLE - 2;
-            let mut trail = Trail::default();
+            let mut trail = EvidenceChain::default();
             evidence.ring_mut(class).records = vec![record(9, 9); ROOM[class as usize]];
             for number in 0..4 {
                 let handle = evidence.keep(&record(number, 1), class);
@@ -342,34 +342,39 @@ mod tests {
 
     #[test]
     fn a_flood_of_half_open_sources_pushes_out_nothing_of_others() {
-        let (mut evidence, mut real) = (Evidence::default(), Trail::default());
+        let (mut evidence, mut real) = (Evidence::default(), EvidenceChain::default());
         let flood = |evidence: &mut Evidence| {
             let spoofed = record(7, 50);
             for _ in 0..2 * KEPT + 1 {
-                Exhibit::new(&spoofed).note(evidence, &mut Trail::default(), Class::HalfOpen);
+                LazyEvidence::new(&spoofed).note(
+                    evidence,
+                    &mut EvidenceChain::default(),
+                    HandshakeClass::HalfOpen,
+                );
             }
         };
         // A SYN that nobody answered, and sessions.
-        Exhibit::new(&record(1, 10)).note(&mut evidence, &mut real, Class::HalfOpen);
+        LazyEvidence::new(&record(1, 10)).note(&mut evidence, &mut real, HandshakeClass::HalfOpen);
         for number in 2..12 {
             let session = record(number, 10 + u64::from(number));
-            Exhibit::new(&session).note(&mut evidence, &mut real, Class::Completed);
+            LazyEvidence::new(&session).note(&mut evidence, &mut real, HandshakeClass::Completed);
             flood(&mut evidence);
         }
         let found = evidence.find(real);
         assert_eq!((ports(&found), found.cut), ((1..12).collect(), false));
         assert!(evidence.len() <= MAX_RECORDS);
         // Two rules note one record, under subjects of both classes.
-        let (both, mut other) = (record(12, 40), Trail::default());
-        let mut exhibit = Exhibit::new(&both);
-        exhibit.note(&mut evidence, &mut real, Class::Completed);
-        exhibit.note(&mut evidence, &mut other, Class::HalfOpen);
+        let (both, mut other) = (record(12, 40), EvidenceChain::default());
+        let mut exhibit = LazyEvidence::new(&both);
+        exhibit.note(&mut evidence, &mut real, HandshakeClass::Completed);
+        exhibit.note(&mut evidence, &mut other, HandshakeClass::HalfOpen);
         assert_eq!((ports(&evidence.find(real)).len(), ports(&evidence.find(other))), (12, vec![12]));
     }
 
     #[test]
     fn each_finds_its_own_by_time_and_of_a_flow_the_last() {
-        let (mut evidence, mut mine, mut other) = (Evidence::default(), Trail::default(), Trail::default());
+        let (mut evidence, mut mine, mut other) =
+            (Evidence::default(), EvidenceChain::default(), EvidenceChain::default());
         assert!(evidence.find(mine).records.is_empty());
         for (number, seconds) in [(1, 10), (2, 30), (3, 20), (1, 25), (4, 30)] {
             note(&mut evidence, &mut mine, number, seconds);
@@ -382,19 +387,20 @@ mod tests {
 
     #[test]
     fn only_so_many_are_shown_and_that_some_are_gone_is_told() {
-        let (mut evidence, mut many, mut few) = (Evidence::default(), Trail::default(), Trail::default());
+        let (mut evidence, mut many, mut few) =
+            (Evidence::default(), EvidenceChain::default(), EvidenceChain::default());
         (0..30).for_each(|number| note(&mut evidence, &mut many, number, 100 + u64::from(number)));
         note(&mut evidence, &mut few, 50, 100);
         let found = evidence.find(many);
         assert_eq!((ports(&found), found.cut), ((10..30).collect(), false));
         // Others take the places of all records but the last of these.
-        let mut rest = Trail::default();
+        let mut rest = EvidenceChain::default();
         (0..KEPT - 1).for_each(|_| note(&mut evidence, &mut rest, 60, 200));
         assert_eq!((ports(&evidence.find(few)), evidence.find(few).cut), (vec![50], false));
         let found = evidence.find(many);
         assert_eq!((ports(&found), found.cut), (vec![], true));
         // A record that many note is there, but their notes are not.
-        let handle = evidence.keep(&record(70, 300), Class::Completed);
+        let handle = evidence.keep(&record(70, 300), HandshakeClass::Completed);
         evidence.note(&mut few, handle);
         (0..NOTES - 1).for_each(|_| evidence.note(&mut rest, handle));
         assert_eq!((ports(&evidence.find(few)), evidence.find(few).cut), (vec![70], true));

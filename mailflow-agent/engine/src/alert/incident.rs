@@ -19,10 +19,10 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
-use super::event::{Alert, AlertState, Sums};
+use super::event::{Alert, AlertState, FlowTotals};
 use crate::{
     eval::{
-        group_key::{Source, Subject},
+        group_key::{GroupKey, Source},
         window::value::TermValue,
     },
     flow::FlowRecord,
@@ -53,7 +53,7 @@ pub(crate) struct Incident {
 
 /// What an incident's deadline asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum DueAction {
     /// Nothing yet.
     Later(Time),
     /// To be told again.
@@ -81,18 +81,18 @@ impl Incident {
     }
 
     /// What it has to do at `clock`.
-    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> Due {
+    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> DueAction {
         if self.holds_until + rule.resolve_after <= clock {
-            Due::Resolve
+            DueAction::Resolve
         } else if self.next_repeat <= clock {
-            Due::Repeat
+            DueAction::Repeat
         } else {
-            Due::Later(self.deadline(rule))
+            DueAction::Later(self.deadline(rule))
         }
     }
 
     /// Tells again, with what the windows hold at `clock`.
-    pub(crate) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
+    pub(crate) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: AlertPayload) -> Alert {
         self.schedule(rule, clock);
         self.told.time = clock;
         self.tell(shown.terms, decided);
@@ -156,7 +156,7 @@ impl Incident {
 
 /// What an alert shows of a subject.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct AlertPayload {
     /// Every term of the condition.
     pub(crate) terms: Vec<TermValue>,
     /// The newest contributing flows, oldest first.
@@ -171,11 +171,11 @@ pub(crate) struct Shown {
 /// `decided`.
 pub(crate) fn firing(
     rule: &Rule,
-    subject: &Subject,
+    subject: &GroupKey,
     internal: &Networks,
     (starts_at, starts_at_unix): (Time, i128),
     decided: usize,
-    shown: Shown,
+    shown: AlertPayload,
 ) -> Alert {
     let newest = shown.flows.last().map(|record| record.flow.client());
     let source = subject.source().or_else(|| newest.map(|client| Source::of(client, 128)));
@@ -207,7 +207,7 @@ pub(crate) fn firing(
         ports: Vec::new(),
         apps: Vec::new(),
         destinations: Vec::new(),
-        sums: Sums::default(),
+        sums: FlowTotals::default(),
         flows: Vec::new(),
         complete: true,
         cut: shown.cut,
@@ -219,7 +219,7 @@ pub(crate) fn firing(
 
 /// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
 /// both, each behind its length, so that no other pair gives the same bytes.
-pub(crate) fn fingerprint(rule: &str, subject: &Subject) -> String {
+pub(crate) fn fingerprint(rule: &str, subject: &GroupKey) -> String {
     let mut hash = Sha256::new();
     for part in [rule, &subject.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -242,7 +242,7 @@ fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: b
 
 fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
     let mut destinations = BTreeMap::new();
-    let mut sums = Sums::default();
+    let mut sums = FlowTotals::default();
     for record in &flows {
         let flow = &record.flow;
         *destinations.entry(flow.server()).or_insert(0) += 1;
@@ -293,11 +293,11 @@ mod tests {
     use crate::{
         eval::window::value::Value,
         fixture::{self, at},
-        flow::delta::Gain,
+        flow::delta::CounterDelta,
     };
 
-    fn subject(ip: &str) -> Subject {
-        Subject::Source(Source::of(ip.parse().unwrap(), 64))
+    fn subject(ip: &str) -> GroupKey {
+        GroupKey::Source(Source::of(ip.parse().unwrap(), 64))
     }
 
     fn value(number: u64) -> TermValue {
@@ -312,8 +312,8 @@ mod tests {
         }
     }
 
-    fn shown(number: u64, flows: Vec<Arc<FlowRecord>>) -> Shown {
-        Shown { terms: vec![value(number)], flows, ..Shown::default() }
+    fn shown(number: u64, flows: Vec<Arc<FlowRecord>>) -> AlertPayload {
+        AlertPayload { terms: vec![value(number)], flows, ..AlertPayload::default() }
     }
 
     fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
@@ -338,8 +338,8 @@ mod tests {
         assert_eq!(alert.apps, [App::Smtp, App::SmtpStartTls]);
         let [nine, eight] = ["9.9.9.9", "8.8.8.8"].map(|ip| ip.parse().unwrap());
         assert_eq!(alert.destinations, [(nine, 2), (eight, 1)]);
-        let sum = Gain { packets: 30, bytes: 6_000 };
-        assert_eq!(alert.sums, Sums { up: sum, down: sum, messages: 3 });
+        let sum = CounterDelta { packets: 30, bytes: 6_000 };
+        assert_eq!(alert.sums, FlowTotals { up: sum, down: sum, messages: 3 });
         assert_eq!(alert.matched_network.as_deref(), Some("10.0.0.0/8"));
         assert_eq!(alert.group.as_deref(), Some("lan"));
         assert!(!alert.complete, "one flow was not");
@@ -375,15 +375,15 @@ mod tests {
     fn repeats_lie_on_a_grid_and_the_end_follows_the_value() {
         let rule = fixture::rule();
         let mut incident = Incident::new(&rule, at(1_000), at(4_000), told(vec![fixture::record(at(1_000))]));
-        assert_eq!(incident.due(&rule, at(4_599)), Due::Later(at(4_600)));
+        assert_eq!(incident.due(&rule, at(4_599)), DueAction::Later(at(4_600)));
         incident.holds_until(at(9_000));
         incident.holds_until(at(8_000));
-        assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
+        assert_eq!(incident.due(&rule, at(4_600)), DueAction::Repeat);
         let repeated = incident.repeat(&rule, at(4_601), 0, shown(9, Vec::new()));
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
         assert_eq!((repeated.decided.value, repeated.flows.len()), (Value::Exactly(9), 1));
-        assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
-        assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
+        assert_eq!(incident.due(&rule, at(8_199)), DueAction::Later(at(8_200)), "1000 + 2 x 3600");
+        assert_eq!(incident.due(&rule, at(9_600)), DueAction::Resolve, "before a repeat");
         let (resolved, end) = incident.resolve(at(9_600), 0, vec![value(0)]);
         assert_eq!(
             (resolved.state, resolved.ends_at, end),

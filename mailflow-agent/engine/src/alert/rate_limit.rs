@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{Alert, AlertState},
     evidence::SHOWN,
-    incident::{self, Shown},
+    incident::{self, AlertPayload},
 };
 use crate::{
     eval::{
-        group_key::Subject,
+        group_key::GroupKey,
         window::value::{TermValue, Value},
     },
     flow::FlowRecord,
@@ -35,19 +35,19 @@ pub(crate) const QUIET: Duration = Duration::from_secs(600);
 
 /// New alerts of one rule.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Burst {
+pub(crate) struct AlertRateLimit {
     /// When the minute began, and the alerts that were told in it.
     since: Time,
     /// Those about subjects that completed no handshake, and those about others.
     told: [u32; 2],
     /// Alerts that were not told by themselves, since the start.
     joined: u64,
-    group: Option<Group>,
+    group: Option<AggregateAlert>,
 }
 
 /// Alerts that are told together.
 #[derive(Clone, Debug)]
-struct Group {
+struct AggregateAlert {
     alert: Alert,
     subjects: u64,
     last: Time,
@@ -57,14 +57,14 @@ struct Group {
 
 /// New alerts of one rule, as they are saved: all but the examples.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct BurstState {
+pub(crate) struct SavedRateLimit {
     since: Time,
     told: [u32; 2],
-    group: Option<GroupState>,
+    group: Option<SavedAggregate>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct GroupState {
+struct SavedAggregate {
     starts_at: Time,
     starts_at_unix: i128,
     attack: Vec<String>,
@@ -75,10 +75,10 @@ struct GroupState {
     told: (Time, u64),
 }
 
-impl Burst {
+impl AlertRateLimit {
     /// Returns what is to be saved.
-    pub(crate) fn save(&self) -> BurstState {
-        let group = self.group.as_ref().map(|group| GroupState {
+    pub(crate) fn save(&self) -> SavedRateLimit {
+        let group = self.group.as_ref().map(|group| SavedAggregate {
             starts_at: group.alert.starts_at,
             starts_at_unix: group.alert.starts_at_unix,
             attack: group.alert.attack.clone(),
@@ -88,7 +88,7 @@ impl Burst {
             last: group.last,
             told: group.told,
         });
-        BurstState { since: self.since, told: self.told, group }
+        SavedRateLimit { since: self.since, told: self.told, group }
     }
 
     /// Returns the examples of the alert about many subjects.
@@ -99,15 +99,15 @@ impl Burst {
     /// Goes on as it was saved.
     pub(crate) fn restored(
         (rule, internal): (&Rule, &Networks),
-        state: BurstState,
+        state: SavedRateLimit,
         examples: Vec<Arc<FlowRecord>>,
     ) -> Self {
-        let BurstState { since, told, group } = state;
+        let SavedRateLimit { since, told, group } = state;
         let group = group.map(|group| {
             let (at, of) = group.told;
             let start = (group.starts_at, group.starts_at_unix);
             let terms = vec![subjects(of, u32::try_from(group.threshold).unwrap_or(u32::MAX))];
-            let shown = Shown { terms, flows: examples, cut: true, overflow: false };
+            let shown = AlertPayload { terms, flows: examples, cut: true, overflow: false };
             let alert = Alert {
                 time: at,
                 source: None,
@@ -116,9 +116,9 @@ impl Burst {
                 role: None,
                 attack: group.attack,
                 complete: group.complete,
-                ..incident::firing(rule, &Subject::Many, internal, start, 0, shown)
+                ..incident::firing(rule, &GroupKey::Many, internal, start, 0, shown)
             };
-            Group { alert, subjects: group.subjects, last: group.last, told: group.told }
+            AggregateAlert { alert, subjects: group.subjects, last: group.last, told: group.told }
         });
         Self { since, told, joined: 0, group }
     }
@@ -160,7 +160,8 @@ impl Burst {
             }
             None => {
                 let alert = about_many(alert, newest, limits.alerts_per_minute);
-                self.group = Some(Group { alert: alert.clone(), subjects: 1, last: clock, told: (clock, 1) });
+                self.group =
+                    Some(AggregateAlert { alert: alert.clone(), subjects: 1, last: clock, told: (clock, 1) });
                 Some(alert)
             }
         }
@@ -208,8 +209,8 @@ impl Burst {
 fn about_many(first: Alert, example: Option<Arc<FlowRecord>>, most: u32) -> Alert {
     let decided = subjects(1, most);
     let mut alert = Alert {
-        fingerprint: incident::fingerprint(&first.rule, &Subject::Many),
-        subject: Subject::Many,
+        fingerprint: incident::fingerprint(&first.rule, &GroupKey::Many),
+        subject: GroupKey::Many,
         source: None,
         matched_network: None,
         group: None,
@@ -245,14 +246,14 @@ mod tests {
         effects::Effects,
         fixture::{self, at},
         flow::{RecordReason, timeout},
-        rule::Level,
+        rule::Thresholds,
         settings::Settings,
     };
 
     /// An engine for which one flow of a source is too much.
     fn engine(limits: RuleLimits) -> Engine {
         let mut settings = Settings { limits, ..fixture::settings() };
-        settings.rules[0].terms[0].level = Level { at_least: 1, resolve_below: 1 };
+        settings.rules[0].terms[0].level = Thresholds { at_least: 1, resolve_below: 1 };
         Engine::new(settings)
     }
 
@@ -291,7 +292,7 @@ mod tests {
         let all = 3_000..3_400;
         let mut whole = engine(limits);
         let told = steps(&mut whole, 0..all.end);
-        let of_many: Vec<_> = told.iter().flatten().filter(|alert| alert.subject == Subject::Many).collect();
+        let of_many: Vec<_> = told.iter().flatten().filter(|alert| alert.subject == GroupKey::Many).collect();
         assert!(of_many.len() > 5 && of_many.last().unwrap().state == AlertState::Resolved);
         for kept in [5, 10, 11, 12, 105, 600, 1_777, 2_999, 3_010, 3_040] {
             let mut before = engine(limits);
@@ -300,7 +301,7 @@ mod tests {
             let mut after = engine(limits);
             after.restore(postcard::from_bytes(&bytes).unwrap());
             let fires = |engine: &Engine| -> Vec<_> {
-                let alerts = engine.firing().into_iter().filter(|alert| alert.subject == Subject::Many);
+                let alerts = engine.firing().into_iter().filter(|alert| alert.subject == GroupKey::Many);
                 let which =
                     |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.decided);
                 alerts.map(which).collect()
@@ -317,7 +318,7 @@ mod tests {
         let limits = RuleLimits { alerts_per_minute: 10, ..RuleLimits::WIDEST };
         // 3,000 sources in 300 seconds.
         let (mut engine, told, grouped) = alerts(3_000, limits);
-        let many: Vec<_> = told.iter().filter(|alert| alert.subject == Subject::Many).collect();
+        let many: Vec<_> = told.iter().filter(|alert| alert.subject == GroupKey::Many).collect();
         let single = told.len() - many.len();
         assert_eq!((single, grouped), (50, 2_950), "ten in each of five minutes");
         assert!((4..=6).contains(&many.len()), "{} about many", many.len());
@@ -331,7 +332,7 @@ mod tests {
         let later: Vec<_> = (1..200).flat_map(|n| engine.tick(at(1_300 + n * 60)).alerts).collect();
         let resolved = |alert: &&Alert| alert.state == AlertState::Resolved;
         let ended: Vec<_> = later.iter().filter(resolved).collect();
-        assert_eq!(ended.iter().filter(|alert| alert.subject == Subject::Many).count(), 1);
+        assert_eq!(ended.iter().filter(|alert| alert.subject == GroupKey::Many).count(), 1);
         assert_eq!(ended.len(), 51, "the end of each that was told, and of no other");
         assert_eq!((engine.firing().len(), engine.stats().rules.firing), (0, 0));
     }
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!((counts.refused, counts.subjects), (0, 500), "each found room");
         assert_eq!(
             told.len() + grouped - 3_000,
-            told.iter().filter(|alert| alert.subject == Subject::Many).count()
+            told.iter().filter(|alert| alert.subject == GroupKey::Many).count()
         );
         assert_eq!(engine.firing().len(), 51, "what was told by itself stays");
     }

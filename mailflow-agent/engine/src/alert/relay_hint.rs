@@ -5,17 +5,17 @@ use std::{
     net::IpAddr,
 };
 
-use super::event::{Alert, Relay};
+use super::event::{Alert, RelayHint};
 use crate::{
     Engine,
     eval::group_key::Source,
     flow::{
         FlowRecord,
-        class::{Kind, Kinds},
-        phase::Stage,
-        timeout::End,
+        class::{FlowClass, FlowClasses},
+        phase::RecordPhase,
+        timeout::FlowEnd,
     },
-    network::Ends,
+    network::Endpoints,
 };
 
 /// Sessions with mail from which on a source is looked at.
@@ -38,31 +38,31 @@ pub struct Suggestion {
 
 /// What was sent.
 #[derive(Default)]
-struct Sent {
+struct SentMail {
     /// Those of which it is known whether they delivered.
     attempts: u64,
     delivered: u64,
     servers: BTreeSet<IpAddr>,
 }
 
-impl Sent {
+impl SentMail {
     /// Takes an attempt. One of which it is not known whether it delivered speaks neither for nor against.
-    fn add(&mut self, record: &FlowRecord, kinds: Kinds) {
-        if !record.inputs.contains(Kind::Delivering.inputs()) {
+    fn add(&mut self, record: &FlowRecord, kinds: FlowClasses) {
+        if !record.inputs.contains(FlowClass::Delivering.inputs()) {
             return;
         }
         self.attempts += 1;
-        if kinds.contains(Kinds::DELIVERING) {
+        if kinds.contains(FlowClasses::DELIVERING) {
             self.delivered += 1;
             self.servers.insert(record.flow.server());
         }
     }
 
     /// Much mail, to many, and most of it taken.
-    fn like_a_relay(&self) -> Option<Relay> {
+    fn like_a_relay(&self) -> Option<RelayHint> {
         let Self { attempts, delivered, ref servers } = *self;
         let like = delivered >= SESSIONS as u64 && servers.len() >= SERVERS && delivered * 10 >= attempts * 7;
-        like.then_some(Relay { attempts, delivered, servers: servers.len() as u64 })
+        like.then_some(RelayHint { attempts, delivered, servers: servers.len() as u64 })
     }
 }
 
@@ -74,14 +74,14 @@ impl Engine {
 
     /// Sources and servers that an allow-list may name, with what speaks for it.
     pub fn suggest(&self) -> Vec<Suggestion> {
-        let mut sources: BTreeMap<Source, Sent> = BTreeMap::new();
+        let mut sources: BTreeMap<Source, SentMail> = BTreeMap::new();
         let mut servers: BTreeMap<IpAddr, BTreeSet<Source>> = BTreeMap::new();
         for record in self.recent.all() {
             let Some(kinds) = self.attempt(record) else { continue };
             let flow = &record.flow;
             let source = Source::of(flow.client(), self.settings.v6_source_prefix);
             sources.entry(source).or_default().add(record, kinds);
-            if kinds.contains(Kinds::DELIVERING) && flow.key.server_port != 25 {
+            if kinds.contains(FlowClasses::DELIVERING) && flow.key.server_port != 25 {
                 servers.entry(flow.server()).or_default().insert(source);
             }
         }
@@ -102,7 +102,7 @@ impl Engine {
     pub fn undelivered_or_not(&self) -> (u64, u64) {
         let attempts = self.recent.all().filter(|record| self.attempt(record).is_some());
         attempts.fold((0, 0), |(unknown, all), record| {
-            let tells = record.inputs.contains(Kind::Delivering.inputs());
+            let tells = record.inputs.contains(FlowClass::Delivering.inputs());
             (unknown + u64::from(!tells), all + 1)
         })
     }
@@ -112,9 +112,9 @@ impl Engine {
         for alert in alerts.iter_mut().filter(|alert| alert.suppressed.is_none()) {
             let Some(source) = alert.subject.source() else { continue };
             let network = source.network();
-            let mut sent = Sent::default();
+            let mut sent = SentMail::default();
             // What had ended by then, however much of the same reading is known already.
-            let ended = |record: &&FlowRecord| End::of(&record.flow, &self.limits).at <= alert.time;
+            let ended = |record: &&FlowRecord| FlowEnd::of(&record.flow, &self.limits).at <= alert.time;
             for record in self.recent.of(|client| network.contains(&client)).filter(ended) {
                 if let Some(kinds) = self.attempt(record) {
                     sent.add(record, kinds);
@@ -125,13 +125,13 @@ impl Engine {
     }
 
     /// What an attempt that ended showed, where some rule looks at such flows and no allow-list names it.
-    fn attempt(&self, record: &FlowRecord) -> Option<Kinds> {
-        let stage = Stage::of(record.reason);
-        let kinds = Kinds::of(record, stage);
-        if stage != Stage::Ended || !kinds.contains(Kinds::ATTEMPTS) {
+    fn attempt(&self, record: &FlowRecord) -> Option<FlowClasses> {
+        let stage = RecordPhase::of(record.reason);
+        let kinds = FlowClasses::of(record, stage);
+        if stage != RecordPhase::Final || !kinds.contains(FlowClasses::ATTEMPTS) {
             return None;
         }
-        let ends = Ends::of(&record.flow, &self.settings.internal);
+        let ends = Endpoints::of(&record.flow, &self.settings.internal);
         let counts = self.evaluator.watches.iter().any(|watch| {
             let (rule, epoch) = (&watch.plan.rule, self.settings.epoch);
             rule.matching.source.holds(&ends.source)
@@ -186,13 +186,13 @@ mod tests {
                 alerts.extend(deliver(&mut engine, &client, &server, 100 + u64::from(n)));
             }
         }
-        let told = |alerts: &[Alert]| -> Vec<(String, AlertState, Option<Relay>)> {
+        let told = |alerts: &[Alert]| -> Vec<(String, AlertState, Option<RelayHint>)> {
             alerts.iter().map(|alert| (alert.subject.to_string(), alert.state, alert.relay)).collect()
         };
         let [one, other] = ["10.0.0.1".to_owned(), "10.0.0.2".to_owned()];
         let first = [(one.clone(), AlertState::Firing, None), (other.clone(), AlertState::Firing, None)];
         assert_eq!(told(&alerts), first, "ten flows are too few to tell");
-        let relay = Some(Relay { attempts: 30, delivered: 30, servers: 12 });
+        let relay = Some(RelayHint { attempts: 30, delivered: 30, servers: 12 });
         let repeated = engine.tick(at(100 + 3_600 + 10)).alerts;
         let again = [(one, AlertState::Firing, relay), (other, AlertState::Firing, None)];
         assert_eq!(told(&repeated)[..2], again);

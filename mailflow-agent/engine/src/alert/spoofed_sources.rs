@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Alert, AlertState, Sums},
+    event::{Alert, AlertState, FlowTotals},
     incident,
     rate_limit::{MINUTE, QUIET, subjects},
 };
 use crate::{
-    eval::group_key::Subject,
+    eval::group_key::GroupKey,
     rule::{RuleLimits, Severity},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// How many half-open sources there must be for each other one.
@@ -24,7 +24,7 @@ const SHARE: u64 = 10;
 
 /// Sources that are new.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Flood {
+pub(crate) struct FloodDetector {
     since: Time,
     half_open: u64,
     completed: u64,
@@ -36,15 +36,15 @@ pub(crate) struct Flood {
 
 /// Sources that are new, as they are saved.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct FloodState {
+pub(crate) struct SavedFlood {
     since: Time,
     half_open: u64,
     completed: u64,
-    fires: Option<FiringState>,
+    fires: Option<SavedFloodAlert>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct FiringState {
+struct SavedFloodAlert {
     starts_at: Time,
     starts_at_unix: i128,
     time: Time,
@@ -53,11 +53,11 @@ struct FiringState {
     last: Time,
 }
 
-impl Flood {
+impl FloodDetector {
     /// Returns what is to be saved.
-    pub(crate) fn save(&self) -> FloodState {
+    pub(crate) fn save(&self) -> SavedFlood {
         let Self { since, half_open, completed, .. } = *self;
-        let fires = self.fires.as_ref().map(|(alert, last)| FiringState {
+        let fires = self.fires.as_ref().map(|(alert, last)| SavedFloodAlert {
             starts_at: alert.starts_at,
             starts_at_unix: alert.starts_at_unix,
             time: alert.time,
@@ -65,12 +65,12 @@ impl Flood {
             threshold: u32::try_from(alert.decided.threshold).unwrap_or(u32::MAX),
             last: *last,
         });
-        FloodState { since, half_open, completed, fires }
+        SavedFlood { since, half_open, completed, fires }
     }
 
     /// Goes on as it was saved.
-    pub(crate) fn restored(state: FloodState) -> Self {
-        let FloodState { since, half_open, completed, fires } = state;
+    pub(crate) fn restored(state: SavedFlood) -> Self {
+        let SavedFlood { since, half_open, completed, fires } = state;
         let fires = fires.map(|fires| {
             let alert = about((fires.starts_at, fires.starts_at_unix), fires.number, fires.threshold);
             (Alert { time: fires.time, ..alert }, fires.last)
@@ -92,7 +92,7 @@ impl Flood {
     }
 
     /// Lets time pass. Returns what there is to tell.
-    pub(crate) fn pass(&mut self, clock: Time, epoch: Epoch, limits: &RuleLimits) -> Option<Alert> {
+    pub(crate) fn pass(&mut self, clock: Time, epoch: WallClockOffset, limits: &RuleLimits) -> Option<Alert> {
         let (half_open, completed) = (self.half_open, self.completed);
         let is_flood = half_open >= u64::from(limits.flood_sources) && half_open >= completed * SHARE;
         // The first alert need not wait for the end of the minute.
@@ -147,7 +147,7 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
     let decided = subjects(number, threshold);
     let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
     Alert {
-        fingerprint: incident::fingerprint(&rule, &Subject::Many),
+        fingerprint: incident::fingerprint(&rule, &GroupKey::Many),
         rule,
         rule_version: 1,
         state: AlertState::Firing,
@@ -156,7 +156,7 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
         starts_at,
         starts_at_unix,
         ends_at: None,
-        subject: Subject::Many,
+        subject: GroupKey::Many,
         source: None,
         matched_network: None,
         group: None,
@@ -172,7 +172,7 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
         ports: Vec::new(),
         apps: Vec::new(),
         destinations: Vec::new(),
-        sums: Sums::default(),
+        sums: FlowTotals::default(),
         flows: Vec::new(),
         complete: true,
         cut: false,
@@ -191,12 +191,12 @@ mod tests {
 
     #[test]
     fn many_that_complete_no_handshake_are_a_flood_until_ten_minutes_without() {
-        let (mut flood, mut told) = (Flood::default(), Vec::new());
+        let (mut flood, mut told) = (FloodDetector::default(), Vec::new());
         for second in 1_000..3_000 {
             // 100 a second for five minutes.
             let number = if second < 1_300 { 100 } else { 1 };
             (0..number).for_each(|_| flood.see(at(second), false));
-            told.extend(flood.pass(at(second), Epoch::default(), &limits()));
+            told.extend(flood.pass(at(second), WallClockOffset::default(), &limits()));
         }
         let first = &told[0];
         assert_eq!((first.state, first.time), (AlertState::Firing, at(1_009)), "at once");
@@ -213,18 +213,18 @@ mod tests {
 
     #[test]
     fn a_restart_neither_repeats_nor_forgets_it() {
-        let step = |flood: &mut Flood, second: u64| {
+        let step = |flood: &mut FloodDetector, second: u64| {
             let number = if second < 1_300 { 100 } else { 1 };
             (0..number).for_each(|_| flood.see(at(second), false));
-            flood.pass(at(second), Epoch::default(), &limits())
+            flood.pass(at(second), WallClockOffset::default(), &limits())
         };
-        let mut whole = Flood::default();
+        let mut whole = FloodDetector::default();
         let told: Vec<_> = (1_000..3_000).map(|second| step(&mut whole, second)).collect();
         for kept in [1_005, 1_009, 1_010, 1_100, 1_500, 1_900, 2_500] {
-            let mut flood = Flood::default();
+            let mut flood = FloodDetector::default();
             (1_000..kept).for_each(|second| drop(step(&mut flood, second)));
             let bytes = postcard::to_allocvec(&flood.save()).unwrap();
-            let mut after = Flood::restored(postcard::from_bytes(&bytes).unwrap());
+            let mut after = FloodDetector::restored(postcard::from_bytes(&bytes).unwrap());
             assert_eq!(after.fires(), flood.fires(), "{kept}");
             let rest: Vec<_> = (kept..3_000).map(|second| step(&mut after, second)).collect();
             assert_eq!(rest, told[kept as usize - 1_000..], "{kept}");
@@ -233,10 +233,10 @@ mod tests {
 
     #[test]
     fn a_busy_morning_is_none() {
-        let mut flood = Flood::default();
+        let mut flood = FloodDetector::default();
         for second in 1_000..2_000 {
             (0..100).for_each(|n| flood.see(at(second), n % 5 == 0));
-            assert_eq!(flood.pass(at(second), Epoch::default(), &limits()), None);
+            assert_eq!(flood.pass(at(second), WallClockOffset::default(), &limits()), None);
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::time::Time;
 
 /// The flows as they were last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct FlowTableCheckpoint {
     /// The last reading.
     pub now: Time,
     /// Seeds of the flows' names.

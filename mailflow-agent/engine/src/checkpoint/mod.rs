@@ -5,4 +5,4 @@ mod flows;
 mod redo;
 pub mod rules;
 
-pub use self::flows::Known;
+pub use self::{flows::FlowTableCheckpoint, rules::RulesCheckpoint};

@@ -1,28 +1,28 @@
 //! Restore of the flow table, and redo of what a previous process did after its last checkpoint.
 
-use super::flows::Known;
+use super::flows::FlowTableCheckpoint;
 use crate::{
     Engine,
     effects::Effects,
-    eval::pending::Judged,
+    eval::pending::RuleInput,
     flow::{
-        Finished, Flow, FlowRecord, RecordReason,
+        Flow, FlowRecord, RecordReason, SupersededFlow,
         delta::Delta,
-        phase::Stage,
-        timeout::{self, End},
+        phase::RecordPhase,
+        timeout::{self, FlowEnd},
     },
     time::Time,
 };
 
 impl Engine {
     /// The flows as they were last seen.
-    pub fn known(&self) -> Known {
+    pub fn known(&self) -> FlowTableCheckpoint {
         let (seeds, flows) = self.table.save();
-        Known { now: self.now, seeds, flows }
+        FlowTableCheckpoint { now: self.now, seeds, flows }
     }
 
     /// Goes on with those. Comes before anything else.
-    pub fn know(&mut self, known: &Known) {
+    pub fn know(&mut self, known: &FlowTableCheckpoint) {
         self.now = known.now;
         self.table.restore(known.now, known.seeds, &known.flows);
     }
@@ -35,8 +35,8 @@ impl Engine {
     }
 
     /// Shows the rules again what they were shown.
-    pub fn judge_again(&mut self, Judged { at, record, open }: Judged<'_>) -> Effects {
-        let stage = if open { Stage::Live } else { Stage::of(record.reason) };
+    pub fn judge_again(&mut self, RuleInput { at, record, open }: RuleInput<'_>) -> Effects {
+        let stage = if open { RecordPhase::Live } else { RecordPhase::of(record.reason) };
         // The state may be older than that, and have it among what they have not seen.
         self.arrivals.forget(at, stage, &record.flow);
         let mut effects = Effects::default();
@@ -60,25 +60,25 @@ impl Engine {
         let mut effects = Effects::default();
         effects.deltas.extend(self.recall(flow));
         let at = self.limits.interval(flow, None, self.now).unwrap_or(self.now);
-        self.make(flow.clone(), End { at, reason: RecordReason::Active }, &mut effects);
+        self.make(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, &mut effects);
         effects
     }
 
     /// A flow that ended and is out of the table, without a record as yet.
     pub fn conclude_ended(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();
-        self.conclude(flow, End::of(flow, &self.limits), &mut effects);
+        self.conclude(flow, FlowEnd::of(flow, &self.limits), &mut effects);
         effects
     }
 
     /// The last record of a flow that ended.
     pub fn last_record(&self, flow: &Flow) -> FlowRecord {
-        self.record_for(flow, End::of(flow, &self.limits).reason)
+        self.record_for(flow, FlowEnd::of(flow, &self.limits).reason)
     }
 
     /// The last record of a flow that another one on its tuple followed.
-    pub fn finished_record(&self, Finished { flow, replaced }: &Finished) -> FlowRecord {
-        let end = End::of(flow, &self.limits);
+    pub fn finished_record(&self, SupersededFlow { flow, replaced }: &SupersededFlow) -> FlowRecord {
+        let end = FlowEnd::of(flow, &self.limits);
         self.record_for(flow, if end.at <= *replaced { end.reason } else { RecordReason::Closed })
     }
 

@@ -6,28 +6,31 @@ use std::{collections::HashMap, sync::Arc};
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Key, Record, SpillPlace};
+use super::codec::{SavedFlowKey, SavedOverflowKey, SavedRecord};
 use crate::{
     Engine,
     alert::{
         event::Alert,
-        evidence::{Class, Evidence, Handle, Trail},
-        incident::{self, Incident, Shown},
-        rate_limit::{Burst, BurstState},
-        spoofed_sources::{Flood, FloodState},
+        evidence::{Evidence, EvidenceChain, EvidenceHandle, HandshakeClass},
+        incident::{self, AlertPayload, Incident},
+        rate_limit::{AlertRateLimit, SavedRateLimit},
+        spoofed_sources::{FloodDetector, SavedFlood},
     },
     eval::{
-        contribution::{Taken, Tally},
+        contribution::{Counted, FlowContribution},
         evaluator::Evaluator,
-        group_key::{Source, Subject},
-        group_state::{First, Held, State as Life, Watched},
-        group_table::{Known, Lane, OverflowState},
-        pending::Judged,
-        window::{state::Store, value::TermValue},
+        group_key::{GroupKey, Source},
+        group_state::{FirstRecord, GroupState, IncidentState, SavedWindows},
+        group_table::{AllowStatus, GroupTable, SavedOverflowedGroups},
+        pending::RuleInput,
+        window::{state::WindowState, value::TermValue},
     },
-    flow::{Direction, Flow, FlowRecord, RecordReason, class::Kinds, phase::Stage, quantity::Quantities},
+    flow::{
+        DirectionStats, Flow, FlowRecord, RecordReason, class::FlowClasses, phase::RecordPhase,
+        quantity::Quantities,
+    },
     network::Networks,
-    rule::{Match, compiled::Plan},
+    rule::{Match, compiled::CompiledRule},
     time::Time,
 };
 
@@ -35,54 +38,54 @@ use crate::{
 /// would make the state as large as the rules' memory, and each poll that saves it as long as the copying takes.
 const MAX_SAVED_SINGLES: usize = 1 << 16;
 
-/// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
+/// What the rules know. Its form may change between versions; [`RulesCheckpoint::VERSION`] says which it is.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct RulesCheckpoint {
     version: u32,
     clock: Time,
     /// When what is told of many subjects is looked at next.
     next_expiry: Time,
-    flood: FloodState,
-    rules: Vec<RuleState>,
+    flood: SavedFlood,
+    rules: Vec<SavedRule>,
     /// What the rules have taken of flows that are open.
-    flows: Vec<FlowState>,
+    flows: Vec<SavedContribution>,
     /// What was seen last of sources beyond the flow table.
-    spills: Vec<(SpillPlace, Quantities)>,
-    records: Vec<Record>,
+    spills: Vec<(SavedOverflowKey, Quantities)>,
+    records: Vec<SavedRecord>,
     /// Records that the rules have not seen yet, when they should, and whether they are looks at open flows.
-    arrivals: Vec<(Time, Record, bool)>,
+    arrivals: Vec<(Time, SavedRecord, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct RuleState {
+struct SavedRule {
     name: String,
     /// What it matches, by what it groups, what it measures: what is kept means nothing to another.
     meaning: String,
     learnt: Vec<Time>,
-    unknown: Vec<SubjectState>,
-    allowed: Vec<SubjectState>,
+    unknown: Vec<SavedGroup>,
+    allowed: Vec<SavedGroup>,
     /// Of `unknown` and `allowed`.
-    overflowed: [OverflowState; 2],
-    burst: BurstState,
+    overflowed: [SavedOverflowedGroups; 2],
+    burst: SavedRateLimit,
     /// Examples of the alert about many subjects; places in `records`.
     examples: Vec<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct SubjectState {
-    subject: Subject,
-    stores: Vec<Store>,
+struct SavedGroup {
+    subject: GroupKey,
+    stores: Vec<WindowState>,
     /// Instead of them, if there was but one flow.
-    first: Option<First>,
+    first: Option<FirstRecord>,
     /// True if any of its flows was answered with payload.
     completed: bool,
     /// Places in `records`.
     evidence: Vec<usize>,
-    life: LifeState,
+    life: SavedIncident,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum LifeState {
+enum SavedIncident {
     Quiet(Option<Time>),
     Firing {
         starts_at: Time,
@@ -101,15 +104,15 @@ enum LifeState {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct FlowState {
-    key: Key,
+struct SavedContribution {
+    key: SavedFlowKey,
     first: Time,
     taken: Vec<(usize, u8, Quantities)>,
 }
 
 /// What became of a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreOutcome {
     /// Subjects whose windows go on.
     pub subjects: usize,
     /// Alerts that go on firing.
@@ -118,7 +121,7 @@ pub struct Restored {
     pub forgotten: Vec<String>,
 }
 
-impl State {
+impl RulesCheckpoint {
     /// The form written by this version.
     pub const VERSION: u32 = 4;
 
@@ -130,29 +133,29 @@ impl State {
 
 impl Engine {
     /// What the rules know, and what they have not seen yet.
-    pub fn save(&self) -> State {
+    pub fn save(&self) -> RulesCheckpoint {
         let evaluator = &self.evaluator;
         let mut records =
-            Records { evidence: &evaluator.evidence, places: HashMap::new(), records: Vec::new() };
-        let rules = evaluator.watches.iter().map(|watch| RuleState {
+            RecordTable { evidence: &evaluator.evidence, places: HashMap::new(), records: Vec::new() };
+        let rules = evaluator.watches.iter().map(|watch| SavedRule {
             name: watch.plan.rule.name.to_string(),
             meaning: meaning(&watch.plan),
             learnt: watch.plan.learnt(),
             unknown: subjects(&watch.plan, &watch.unknown, &mut records),
             allowed: subjects(&watch.plan, &watch.allowed, &mut records),
-            overflowed: [&watch.unknown, &watch.allowed].map(Lane::save_overflow),
+            overflowed: [&watch.unknown, &watch.allowed].map(GroupTable::save_overflow),
             burst: watch.burst.save(),
             examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
         });
         let rules = rules.collect();
         let flows = self.table.tallies().filter(|(_, _, tally)| !tally.is_empty());
-        let flows = flows.map(|(key, first, tally)| FlowState {
+        let flows = flows.map(|(key, first, tally)| SavedContribution {
             key: (&key).into(),
             first,
             taken: tally.entries().map(|(rule, taken)| (rule, taken.kinds.bits(), taken.given)).collect(),
         });
-        State {
-            version: State::VERSION,
+        RulesCheckpoint {
+            version: RulesCheckpoint::VERSION,
             clock: evaluator.clock,
             next_expiry: evaluator.next_expiry,
             flood: evaluator.flood.save(),
@@ -167,9 +170,9 @@ impl Engine {
     /// The alerts that fire, each as it was last told, with what is known of its source now; those that an allow-list suppresses are not among them.
     pub fn firing(&self) -> Vec<Alert> {
         let lanes = self.evaluator.watches.iter().map(|watch| &watch.unknown);
-        let firing = lanes.flat_map(Lane::iter).filter_map(|(_, watched)| match watched.state() {
-            Life::Firing(firing) if !firing.0.joined() => Some(firing.0.told().clone()),
-            Life::Firing(_) | Life::Quiet(_) => None,
+        let firing = lanes.flat_map(GroupTable::iter).filter_map(|(_, watched)| match watched.state() {
+            IncidentState::Firing(firing) if !firing.0.joined() => Some(firing.0.told().clone()),
+            IncidentState::Firing(_) | IncidentState::Quiet(_) => None,
         });
         let mut firing: Vec<_> = firing.collect();
         firing.extend(self.evaluator.together().cloned());
@@ -181,9 +184,9 @@ impl Engine {
     }
 
     /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
-    pub fn restore(&mut self, state: State) -> Restored {
-        let mut restored = Restored::default();
-        let mut records = Kept::new(state.records);
+    pub fn restore(&mut self, state: RulesCheckpoint) -> RestoreOutcome {
+        let mut restored = RestoreOutcome::default();
+        let mut records = RestoredRecords::new(state.records);
         let mut numbers = Vec::new();
         for rule in state.rules {
             let number = self.evaluator.place(&rule);
@@ -197,17 +200,17 @@ impl Engine {
         }
         self.evaluator.clock = self.evaluator.clock.max(state.clock);
         self.evaluator.next_expiry = state.next_expiry;
-        self.evaluator.flood = Flood::restored(state.flood);
+        self.evaluator.flood = FloodDetector::restored(state.flood);
         self.evaluator.begin_but(&numbers);
         self.evaluator.schedule();
-        for FlowState { key, first, taken } in state.flows {
-            let mut tally = Tally::default();
+        for SavedContribution { key, first, taken } in state.flows {
+            let mut tally = FlowContribution::default();
             for (rule, kinds, given) in taken {
                 if let Some(number) = numbers.get(rule).copied().flatten() {
-                    tally.set(number, Taken { kinds: Kinds::from_bits_truncate(kinds), given });
+                    tally.set(number, Counted { kinds: FlowClasses::from_bits_truncate(kinds), given });
                 }
             }
-            let (up, down) = (Direction::default(), Direction::default());
+            let (up, down) = (DirectionStats::default(), DirectionStats::default());
             let facts = mailflow_common::Facts::default();
             let flow = Flow {
                 key: (&key).into(),
@@ -227,7 +230,7 @@ impl Engine {
         }
         for (at, record, live) in state.arrivals {
             let Some(record) = record.record() else { continue };
-            let stage = if live { Stage::Live } else { Stage::of(record.reason) };
+            let stage = if live { RecordPhase::Live } else { RecordPhase::of(record.reason) };
             let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
             self.arrivals.push(at, stage, fit, record);
         }
@@ -246,40 +249,41 @@ impl Evaluator {
     }
 
     /// The rule that goes on with what was kept for one, if there is one.
-    fn place(&self, rule: &RuleState) -> Option<usize> {
-        let same = |plan: &Plan| *plan.rule.name == *rule.name && meaning(plan) == rule.meaning;
+    fn place(&self, rule: &SavedRule) -> Option<usize> {
+        let same = |plan: &CompiledRule| *plan.rule.name == *rule.name && meaning(plan) == rule.meaning;
         self.watches.iter().position(|watch| same(&watch.plan))
     }
 
     fn put(
         &mut self,
         number: usize,
-        rule: RuleState,
-        records: &mut Kept,
+        rule: SavedRule,
+        records: &mut RestoredRecords,
         internal: &Networks,
-        restored: &mut Restored,
+        restored: &mut RestoreOutcome,
     ) {
         let Self { watches, evidence, epoch, .. } = self;
         let Some(watch) = watches.get_mut(number) else { return };
         watch.plan.set_learnt(&rule.learnt);
-        watch.burst = Burst::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
-        let lanes = [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)];
+        watch.burst =
+            AlertRateLimit::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
+        let lanes = [(AllowStatus::No, rule.unknown), (AllowStatus::Allowed, rule.allowed)];
         for ((known, subjects), overflowed) in lanes.into_iter().zip(rule.overflowed) {
             let (plan, lane) = watch.lane(known);
             lane.restore_overflow(overflowed);
-            for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
+            for SavedGroup { subject, stores, first, completed, evidence: places, life } in subjects {
                 if first.is_none() && stores.len() != plan.frames().len() {
                     continue;
                 }
-                let mut trail = Trail::default();
+                let mut trail = EvidenceChain::default();
                 for place in places {
-                    if let Some(handle) = records.handle(place, evidence, Class::of(completed)) {
+                    if let Some(handle) = records.handle(place, evidence, HandshakeClass::of(completed)) {
                         evidence.note(&mut trail, handle);
                     }
                 }
                 let state = match life {
-                    LifeState::Quiet(end) => Life::Quiet(end),
-                    LifeState::Firing {
+                    SavedIncident::Quiet(end) => IncidentState::Quiet(end),
+                    SavedIncident::Firing {
                         starts_at,
                         starts_at_unix,
                         holds_until,
@@ -295,44 +299,50 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let shown = Shown { terms, flows: records.all(&shown), ..Shown::default() };
+                        let shown =
+                            AlertPayload { terms, flows: records.all(&shown), ..AlertPayload::default() };
                         let start = (starts_at, starts_at_unix);
                         let mut told =
                             incident::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
                         crate::eval::rule_state::excuse(plan, known, &mut told, internal, *epoch);
-                        Life::Firing(Box::new((
+                        IncidentState::Firing(Box::new((
                             Incident::restored(told, holds_until, next_repeat, joined),
                             decided,
                         )))
                     }
                 };
                 restored.subjects += 1;
-                let held = first.map_or(Held::Stores(stores), Held::First);
-                lane.put(subject, Watched::restored(held, trail, state, completed));
+                let held = first.map_or(SavedWindows::TermWindows(stores), SavedWindows::FirstRecord);
+                lane.put(subject, GroupState::restored(held, trail, state, completed));
             }
         }
     }
 }
 
-fn waiting(Judged { at, record, open }: Judged<'_>) -> (Time, Record, bool) {
-    (at, Record::from(record), open)
+fn waiting(RuleInput { at, record, open }: RuleInput<'_>) -> (Time, SavedRecord, bool) {
+    (at, SavedRecord::from(record), open)
 }
 
 /// Records as they were kept, each with its handle in each ring of the evidence that it was put back into.
-struct Kept {
-    records: Vec<Record>,
-    handles: Vec<[Option<Handle>; 2]>,
+struct RestoredRecords {
+    records: Vec<SavedRecord>,
+    handles: Vec<[Option<EvidenceHandle>; 2]>,
 }
 
-impl Kept {
-    fn new(records: Vec<Record>) -> Self {
+impl RestoredRecords {
+    fn new(records: Vec<SavedRecord>) -> Self {
         let handles = vec![[None; 2]; records.len()];
         Self { records, handles }
     }
 
     /// Returns the handle of a record among the evidence of subjects of this class.
-    fn handle(&mut self, place: usize, evidence: &mut Evidence, class: Class) -> Option<Handle> {
+    fn handle(
+        &mut self,
+        place: usize,
+        evidence: &mut Evidence,
+        class: HandshakeClass,
+    ) -> Option<EvidenceHandle> {
         let known = self.handles.get_mut(place)?.get_mut(class as usize)?;
         if known.is_none() {
             *known = Some(evidence.keep(&self.records.get(place)?.record()?, class));
@@ -348,15 +358,15 @@ impl Kept {
 }
 
 /// Records, each once.
-struct Records<'a> {
+struct RecordTable<'a> {
     evidence: &'a Evidence,
     places: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
-    records: Vec<Record>,
+    records: Vec<SavedRecord>,
 }
 
-impl Records<'_> {
+impl RecordTable<'_> {
     /// The places of those that a trail leads to, in the order in which they were noted.
-    fn of(&mut self, trail: Trail) -> Vec<usize> {
+    fn of(&mut self, trail: EvidenceChain) -> Vec<usize> {
         let found = self.evidence.noted(trail).records.into_iter();
         found.map(|(_, record)| self.place_of(record)).collect()
     }
@@ -364,37 +374,37 @@ impl Records<'_> {
     fn place_of(&mut self, record: &FlowRecord) -> usize {
         let which = (record.flow.key, record.flow.first, record.time(), record.reason);
         *self.places.entry(which).or_insert_with(|| {
-            self.records.push(Record::from(record));
+            self.records.push(SavedRecord::from(record));
             self.records.len() - 1
         })
     }
 }
 
-fn subjects(plan: &Plan, lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+fn subjects(plan: &CompiledRule, lane: &GroupTable, records: &mut RecordTable<'_>) -> Vec<SavedGroup> {
     let oldest = oldest_single(plan, lane);
-    let is_saved = |watched: &Watched| watched.single(plan).is_none_or(|time| time >= oldest);
-    let held = |watched: &Watched| match watched.held() {
-        Held::First(first) => (Vec::new(), Some(first)),
-        Held::Stores(stores) => (stores, None),
+    let is_saved = |watched: &GroupState| watched.single(plan).is_none_or(|time| time >= oldest);
+    let held = |watched: &GroupState| match watched.held() {
+        SavedWindows::FirstRecord(first) => (Vec::new(), Some(first)),
+        SavedWindows::TermWindows(stores) => (stores, None),
     };
-    let subject = |(subject, watched): (&Subject, &Watched)| {
+    let subject = |(subject, watched): (&GroupKey, &GroupState)| {
         let (stores, first) = held(watched);
-        SubjectState {
+        SavedGroup {
             subject: subject.clone(),
             stores,
             first,
             completed: watched.completed(),
             evidence: records.of(watched.trail()),
             life: match watched.state() {
-                Life::Quiet(end) => LifeState::Quiet(*end),
-                Life::Firing(firing) => {
+                IncidentState::Quiet(end) => SavedIncident::Quiet(*end),
+                IncidentState::Firing(firing) => {
                     let (starts_at, holds_until, next_repeat) = firing.0.times();
                     let thresholds =
                         firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
                     let starts_at_unix = firing.0.told().starts_at_unix;
                     let (decided, source, joined) = (firing.1, firing.0.told().source, firing.0.joined());
                     let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
-                    LifeState::Firing {
+                    SavedIncident::Firing {
                         starts_at,
                         starts_at_unix,
                         holds_until,
@@ -413,7 +423,7 @@ fn subjects(plan: &Plan, lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectS
 }
 
 /// Returns the time from which on subjects with a single unanswered flow are saved.
-fn oldest_single(plan: &Plan, lane: &Lane) -> Time {
+fn oldest_single(plan: &CompiledRule, lane: &GroupTable) -> Time {
     if lane.len() <= MAX_SAVED_SINGLES {
         return Time::ZERO;
     }
@@ -424,7 +434,7 @@ fn oldest_single(plan: &Plan, lane: &Lane) -> Time {
     }
 }
 
-fn meaning(plan: &Plan) -> String {
+fn meaning(plan: &CompiledRule) -> String {
     let terms: Vec<_> = plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
     // A rule that names a service means its ports. Without the field the text is also that of older states.
     let matching = Match { services: Vec::new(), ..plan.rule.matching.clone() };
@@ -449,7 +459,7 @@ mod tests {
             let mut flow =
                 fixture::ending(fixture::flow(&format!("{client}:4000"), "9.9.9.9:25"), at(second));
             if !answered {
-                flow.down = Direction::default();
+                flow.down = DirectionStats::default();
             }
             let record = timeout::record(flow, &settings.services, RecordReason::Closed);
             engine.record(at(second), &record);

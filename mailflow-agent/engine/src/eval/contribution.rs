@@ -1,22 +1,22 @@
 //! What the rules have taken of a flow so far: a flow that lives long has many records, and counts once.
 
 use crate::flow::{
-    class::Kinds,
+    class::FlowClasses,
     quantity::{Quantities, Quantity},
 };
 
 /// What one rule has taken of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub(crate) kinds: Kinds,
+pub(crate) struct Counted {
+    pub(crate) kinds: FlowClasses,
     pub(crate) given: Quantities,
 }
 
 /// What the rules have taken of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct FlowContribution {
     /// By rule; few rules take anything of a flow.
-    taken: Vec<(usize, Taken)>,
+    taken: Vec<(usize, Counted)>,
     /// What the flow had when it was last looked at while open.
     shown: Quantities,
 }
@@ -26,14 +26,14 @@ pub(crate) const LIVE_BYTES: u64 = 64 << 10;
 /// ... or this many messages.
 pub(crate) const LIVE_MESSAGES: u64 = 4;
 
-impl Tally {
+impl FlowContribution {
     /// What `rule` has taken.
-    pub(crate) fn of(&self, rule: usize) -> Taken {
+    pub(crate) fn of(&self, rule: usize) -> Counted {
         self.taken.iter().find(|(of, _)| *of == rule).map(|(_, taken)| *taken).unwrap_or_default()
     }
 
     /// From now on `rule` has taken this.
-    pub(crate) fn set(&mut self, rule: usize, taken: Taken) {
+    pub(crate) fn set(&mut self, rule: usize, taken: Counted) {
         match self.taken.iter_mut().find(|(of, _)| *of == rule) {
             Some((_, known)) => *known = taken,
             None => self.taken.push((rule, taken)),
@@ -69,7 +69,7 @@ impl Tally {
     }
 
     /// What was taken, as rule, kinds and quantities.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Taken)> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Counted)> + '_ {
         self.taken.iter().copied()
     }
 }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn an_open_flow_is_shown_when_it_has_gained_enough() {
-        let mut tally = Tally::default();
+        let mut tally = FlowContribution::default();
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         let mut shown = |bytes, messages| {
             (flow.up.bytes, flow.messages) = (bytes, messages);
@@ -95,12 +95,12 @@ mod tests {
 
     #[test]
     fn what_is_taken_stays_with_its_rule() {
-        let mut tally = Tally::default();
-        let taken = Taken { kinds: Kinds::FLOWS, given: Quantities::default() };
+        let mut tally = FlowContribution::default();
+        let taken = Counted { kinds: FlowClasses::FLOWS, given: Quantities::default() };
         tally.set(3, taken);
-        assert_eq!((tally.of(3), tally.of(2)), (taken, Taken::default()));
+        assert_eq!((tally.of(3), tally.of(2)), (taken, Counted::default()));
         tally.set(5, taken);
         tally.renumber(|rule| (rule == 3).then_some(0));
-        assert_eq!((tally.of(0), tally.of(3), tally.of(5)), (taken, Taken::default(), Taken::default()));
+        assert_eq!((tally.of(0), tally.of(3), tally.of(5)), (taken, Counted::default(), Counted::default()));
     }
 }

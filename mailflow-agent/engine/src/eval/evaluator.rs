@@ -3,19 +3,19 @@
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
 use super::{
-    group_key::{Source, Subject},
-    group_state::Around,
-    group_table::Known,
-    rule_state::{Watch, excuse},
+    group_key::{GroupKey, Source},
+    group_state::EvalContext,
+    group_table::AllowStatus,
+    rule_state::{RuleState, excuse},
     window::value::WindowValue,
 };
 use crate::{
-    alert::{evidence::Evidence, spoofed_sources::Flood},
+    alert::{evidence::Evidence, spoofed_sources::FloodDetector},
     effects::Effects,
-    flow::{FlowRecord, phase::Stage},
-    network::{Networks, lookup_cache::Sites},
-    rule::{GroupBy, Rule, RuleLimits, compiled::Plan},
-    time::{Epoch, Time},
+    flow::{FlowRecord, phase::RecordPhase},
+    network::{Networks, lookup_cache::LookupCache},
+    rule::{GroupBy, Rule, RuleLimits, compiled::CompiledRule},
+    time::{Time, WallClockOffset},
 };
 
 /// How often subjects whose visit is due are visited.
@@ -24,17 +24,17 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Evaluates the rules.
 #[derive(Debug)]
 pub(crate) struct Evaluator {
-    pub(crate) watches: Vec<Watch>,
+    pub(crate) watches: Vec<RuleState>,
     pub(crate) v6_source_prefix: u8,
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: WallClockOffset,
     pub(crate) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
-    pub(super) deadlines: BTreeSet<(Time, usize, Known, Subject)>,
+    pub(super) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
-    pub(crate) flood: Flood,
+    pub(crate) flood: FloodDetector,
     pub(crate) evidence: Evidence,
-    pub(super) sites: Sites,
+    pub(super) sites: LookupCache,
 }
 
 impl Evaluator {
@@ -43,9 +43,9 @@ impl Evaluator {
         (rules, limits): (Vec<Rule>, RuleLimits),
         v6_source_prefix: u8,
         lateness: Duration,
-        epoch: Epoch,
+        epoch: WallClockOffset,
     ) -> Self {
-        let watch = |rule: Rule| Watch::new(Plan::new(rule, lateness));
+        let watch = |rule: Rule| RuleState::new(CompiledRule::new(rule, lateness));
         Self {
             watches: rules.into_iter().map(watch).collect(),
             v6_source_prefix,
@@ -54,9 +54,9 @@ impl Evaluator {
             deadlines: BTreeSet::new(),
             next_expiry: Time::ZERO,
             limits,
-            flood: Flood::default(),
+            flood: FloodDetector::default(),
             evidence: Evidence::default(),
-            sites: Sites::default(),
+            sites: LookupCache::default(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Evaluator {
                 continue;
             }
             let (clock, epoch) = (*clock, *epoch);
-            let around = Around { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
+            let around = EvalContext { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
             if let Some(mut alert) = watched.act(around) {
                 excuse(plan, known, &mut alert, internal, epoch);
                 // Of those that are told together each is silent.
@@ -111,10 +111,10 @@ impl Evaluator {
         const MOST: usize = 48;
         let (mut found, mut number) = ([None; MOST], 0);
         for record in next {
-            let subject = Subject::Source(Source::of(record.flow.client(), self.v6_source_prefix));
+            let subject = GroupKey::Source(Source::of(record.flow.client(), self.v6_source_prefix));
             for watch in &self.watches {
                 if watch.plan.rule.group_by == GroupBy::Source
-                    && watch.fits(record, Stage::Ended, self.epoch)
+                    && watch.fits(record, RecordPhase::Final, self.epoch)
                     && let Some(place) = found.get_mut(number)
                 {
                     *place = watch.unknown.get(&subject);
@@ -126,7 +126,7 @@ impl Evaluator {
         black_box(found.fold(0, |sum, watched| sum ^ watched.touch()));
     }
 
-    /// What the windows of each subject of each rule hold at `now`, see [`Watch::held`]; ordered.
+    /// What the windows of each subject of each rule hold at `now`, see [`RuleState::held`]; ordered.
     pub(crate) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
         for watch in &self.watches {
@@ -156,7 +156,7 @@ impl Evaluator {
     fn expire(&mut self) {
         self.next_expiry = self.clock + EXPIRY_INTERVAL;
         for watch in &mut self.watches {
-            for known in [Known::No, Known::Allowed] {
+            for known in [AllowStatus::No, AllowStatus::Allowed] {
                 let (plan, lane) = watch.lane(known);
                 lane.expire(plan, self.clock);
             }

@@ -8,7 +8,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::{group_key::Subject, group_state::Watched, timing_wheel::SLOTS};
+use super::{group_key::GroupKey, group_state::GroupState, timing_wheel::SLOTS};
 
 /// The room for subjects grows by this part of itself.
 const STEP: usize = 16;
@@ -20,12 +20,12 @@ pub(super) const NONE: u32 = u32::MAX;
 const COMPARED: usize = 16;
 
 /// What a subject takes but for what it has allocated: its place, and that in the index.
-pub(super) const PLACE: usize = size_of::<Place>() * (STEP + 1) / STEP + 8;
+pub(super) const PLACE: usize = size_of::<GroupSlot>() * (STEP + 1) / STEP + 8;
 
 /// A part of the subjects.
 #[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) places: Vec<Place>,
+pub(super) struct GroupShard {
+    pub(super) places: Vec<GroupSlot>,
     /// The first place without a subject; each leads to the next.
     pub(super) free: u32,
     /// Places without a subject that wait in a slot of the wheel.
@@ -50,15 +50,15 @@ pub(super) struct HalfOpen {
 
 /// Room for a subject.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) entry: Option<(Subject, Watched)>,
+pub(super) struct GroupSlot {
+    pub(super) entry: Option<(GroupKey, GroupState)>,
     /// The next place in the same list.
     pub(super) next: u32,
     /// Another for each subject that was here.
     pub(super) stamp: u32,
 }
 
-impl Default for Shard {
+impl Default for GroupShard {
     fn default() -> Self {
         Self {
             places: Vec::new(),
@@ -73,28 +73,28 @@ impl Default for Shard {
     }
 }
 
-impl Place {
+impl GroupSlot {
     pub(super) fn is_half_open(&self) -> bool {
         self.get().is_some_and(|(_, watched)| !watched.completed() && watched.interest() < (true, false, 0))
     }
 
-    pub(super) fn get(&self) -> Option<(&Subject, &Watched)> {
+    pub(super) fn get(&self) -> Option<(&GroupKey, &GroupState)> {
         self.entry.as_ref().map(|(subject, watched)| (subject, watched))
     }
 
-    pub(super) fn get_mut(&mut self) -> Option<(&Subject, &mut Watched)> {
+    pub(super) fn get_mut(&mut self) -> Option<(&GroupKey, &mut GroupState)> {
         self.entry.as_mut().map(|(subject, watched)| (&*subject, watched))
     }
 }
 
-impl Shard {
-    pub(super) fn get_mut(&mut self, place: u32) -> Option<(&Subject, &mut Watched)> {
+impl GroupShard {
+    pub(super) fn get_mut(&mut self, place: u32) -> Option<(&GroupKey, &mut GroupState)> {
         self.places.get_mut(place as usize)?.get_mut()
     }
 
-    pub(super) fn find(&self, hash: u64, subject: &Subject) -> Option<u32> {
+    pub(super) fn find(&self, hash: u64, subject: &GroupKey) -> Option<u32> {
         let same = |place: &u32| {
-            let entry = self.places.get(*place as usize).and_then(Place::get);
+            let entry = self.places.get(*place as usize).and_then(GroupSlot::get);
             entry.is_some_and(|(of, _)| of == subject)
         };
         self.index.find(hash, same).copied()
@@ -112,7 +112,7 @@ impl Shard {
         &mut self,
         hasher: &RandomState,
         hash: u64,
-        entry: (Subject, Watched),
+        entry: (GroupKey, GroupState),
         slot: usize,
         completed: bool,
     ) -> u32 {
@@ -136,13 +136,13 @@ impl Shard {
             }
             Some(place) => {
                 *free = place.next;
-                *place = Place { entry: Some(entry), next: waits, stamp: place.stamp.wrapping_add(1) };
+                *place = GroupSlot { entry: Some(entry), next: waits, stamp: place.stamp.wrapping_add(1) };
             }
             None => {
                 if places.len() == places.capacity() {
                     places.reserve_exact((places.len() / STEP).max(1));
                 }
-                places.push(Place { entry: Some(entry), next: waits, stamp: 0 });
+                places.push(GroupSlot { entry: Some(entry), next: waits, stamp: 0 });
             }
         }
         index.insert_unique(hash, at, |place| hash_at(places, hasher, *place));
@@ -151,7 +151,7 @@ impl Shard {
             if half_open.len() >= places.len() * 2 {
                 half_open.retain(|(at, stamp)| {
                     let place = places.get(*at as usize).filter(|place| place.stamp == *stamp);
-                    place.is_some_and(Place::is_half_open)
+                    place.is_some_and(GroupSlot::is_half_open)
                 });
             }
             let stamp = places.get(at as usize).map_or(0, |place| place.stamp);
@@ -169,7 +169,7 @@ impl Shard {
             let Some((at, stamp)) = self.half_open.pop_front() else { break };
             let place =
                 self.places.get(at as usize).filter(|place| place.stamp == stamp && place.is_half_open());
-            let Some((_, watched)) = place.and_then(Place::get) else { continue };
+            let Some((_, watched)) = place.and_then(GroupSlot::get) else { continue };
             let flows = watched.events();
             compared += 1;
             match &least {
@@ -187,7 +187,7 @@ impl Shard {
     }
 
     /// Returns some place with a subject, another one each time.
-    pub(super) fn next_used(&mut self) -> Option<(u32, &Watched)> {
+    pub(super) fn next_used(&mut self) -> Option<(u32, &GroupState)> {
         let from = self.hand as usize;
         let used = |place: &usize| self.places.get(*place).is_some_and(|place| place.entry.is_some());
         let at = (from..self.places.len()).find(used).or_else(|| (0..from).find(used))?;
@@ -253,7 +253,7 @@ impl Shard {
     }
 }
 
-fn hash_at(places: &[Place], hasher: &RandomState, place: u32) -> u64 {
-    let entry = places.get(place as usize).and_then(Place::get);
+fn hash_at(places: &[GroupSlot], hasher: &RandomState, place: u32) -> u64 {
+    let entry = places.get(place as usize).and_then(GroupSlot::get);
     entry.map_or(0, |(subject, _)| hasher.hash_one(subject))
 }

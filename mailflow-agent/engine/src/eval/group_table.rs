@@ -12,13 +12,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    group_key::Subject,
-    group_shard::{HalfOpen, NONE, PLACE, Place, Shard},
-    group_state::Watched,
-    timing_wheel::{SHARDS, Turns},
+    group_key::GroupKey,
+    group_shard::{GroupShard, GroupSlot, HalfOpen, NONE, PLACE},
+    group_state::GroupState,
+    timing_wheel::{SHARDS, TimingWheel},
 };
 use crate::{
-    rule::{RuleLimits, compiled::Plan, limits::MOST},
+    rule::{RuleLimits, compiled::CompiledRule, limits::MOST},
     time::Time,
 };
 
@@ -33,7 +33,7 @@ const AHEAD: usize = 32;
 
 /// Which flows are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Known {
+pub(crate) enum AllowStatus {
     /// Those nobody said anything about.
     No,
     /// Those on an allow-list.
@@ -42,14 +42,14 @@ pub(crate) enum Known {
 
 /// Subjects with what is remembered of them.
 #[derive(Debug)]
-pub(crate) struct Lane {
-    shards: Vec<Shard>,
+pub(crate) struct GroupTable {
+    shards: Vec<GroupShard>,
     hasher: RandomState,
     len: usize,
     /// Bytes that they take.
     memory: usize,
-    turns: Turns,
-    overflowed: Overflowed,
+    turns: TimingWheel,
+    overflowed: OverflowedGroups,
 }
 
 /// Most subjects of which it is remembered by themselves that packets found the flow table full.
@@ -57,8 +57,8 @@ const MAX_OVERFLOWED: usize = 65_536;
 
 /// Subjects some of whose packets found the flow table full, and when last.
 #[derive(Debug, Default)]
-struct Overflowed {
-    last: HashMap<Subject, Time, RandomState>,
+struct OverflowedGroups {
+    last: HashMap<GroupKey, Time, RandomState>,
     /// The last time of a subject for which there was no room. It may be any.
     of_any: Option<Time>,
     /// When those are forgotten whose last packet is too long ago.
@@ -67,29 +67,30 @@ struct Overflowed {
 
 /// The overflowed subjects of a lane, in a form that can be kept on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct OverflowState {
-    last: Vec<(Subject, Time)>,
+pub(crate) struct SavedOverflowedGroups {
+    last: Vec<(GroupKey, Time)>,
     of_any: Option<Time>,
 }
 
-impl Default for Lane {
+impl Default for GroupTable {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        let (hasher, turns, overflowed) = (RandomState::default(), Turns::default(), Overflowed::default());
+        let shards = (0..SHARDS).map(|_| GroupShard::default()).collect();
+        let (hasher, turns, overflowed) =
+            (RandomState::default(), TimingWheel::default(), OverflowedGroups::default());
         Self { shards, hasher, len: 0, memory: 0, turns, overflowed }
     }
 }
 
-impl Lane {
-    /// Returns a subject, if it is remembered or there is room for it, and whether it is new. [`Lane::room`] comes
+impl GroupTable {
+    /// Returns a subject, if it is remembered or there is room for it, and whether it is new. [`GroupTable::room`] comes
     /// before. `completed` says whether what follows completed a handshake.
     pub(crate) fn enter(
         &mut self,
-        plan: &Plan,
+        plan: &CompiledRule,
         clock: Time,
-        (subject, completed): (Subject, bool),
+        (subject, completed): (GroupKey, bool),
         limits: &RuleLimits,
-    ) -> Option<(&Subject, &mut Watched, bool)> {
+    ) -> Option<(&GroupKey, &mut GroupState, bool)> {
         let full = self.is_full(limits);
         let Self { shards, hasher, len, memory, turns, .. } = self;
         let hash = hasher.hash_one(&subject);
@@ -102,12 +103,12 @@ impl Lane {
             None => {
                 if *len == 0 {
                     // There was nothing to visit meanwhile.
-                    *turns = Turns::new(plan.retention, clock);
+                    *turns = TimingWheel::new(plan.retention, clock);
                 }
                 *len += 1;
                 *memory += PLACE;
                 let slot = turns.slot(number, clock + plan.soonest);
-                shard.push(hasher, hash, (subject, Watched::small(plan)), slot, completed)
+                shard.push(hasher, hash, (subject, GroupState::small(plan)), slot, completed)
             }
         };
         let (subject, watched) = shard.get_mut(place)?;
@@ -116,7 +117,7 @@ impl Lane {
 
     /// Makes room where a limit is reached: the least interesting subject is forgotten, which is one that has
     /// completed no handshake, has few flows and is old, of the shard of `subject` if there is one. Returns how many were.
-    pub(crate) fn room(&mut self, limits: &RuleLimits, subject: &Subject) -> u64 {
+    pub(crate) fn room(&mut self, limits: &RuleLimits, subject: &GroupKey) -> u64 {
         /// Subjects forgotten at once: what grows beyond the limit by one record shrinks by more.
         const MOST_AT_ONCE: u64 = 8;
         if !self.is_full(limits) {
@@ -189,8 +190,8 @@ impl Lane {
         least.map(|(_, found)| found)
     }
 
-    /// Puts a subject back as it was saved. [`Lane::schedule`] follows.
-    pub(crate) fn put(&mut self, subject: Subject, watched: Watched) {
+    /// Puts a subject back as it was saved. [`GroupTable::schedule`] follows.
+    pub(crate) fn put(&mut self, subject: GroupKey, watched: GroupState) {
         let hash = self.hasher.hash_one(&subject);
         let Some(shard) = self.shards.get_mut(number(hash)) else { return };
         match shard.find(hash, &subject).and_then(|place| shard.get_mut(place)) {
@@ -205,10 +206,10 @@ impl Lane {
     }
 
     /// Decides anew when each subject is visited: others were put in, or other times hold.
-    pub(crate) fn schedule(&mut self, plan: &Plan, clock: Time) {
-        self.turns = Turns::new(plan.retention, clock);
+    pub(crate) fn schedule(&mut self, plan: &CompiledRule, clock: Time) {
+        self.turns = TimingWheel::new(plan.retention, clock);
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            let Shard { places, slots, free, vacant, .. } = shard;
+            let GroupShard { places, slots, free, vacant, .. } = shard;
             slots.fill(NONE);
             // What waited without a subject waits no more.
             for at in vacant.drain(..) {
@@ -227,7 +228,7 @@ impl Lane {
     }
 
     /// Returns a subject, if it is remembered.
-    pub(crate) fn get_mut(&mut self, subject: &Subject) -> Option<&mut Watched> {
+    pub(crate) fn get_mut(&mut self, subject: &GroupKey) -> Option<&mut GroupState> {
         let hash = self.hasher.hash_one(subject);
         let shard = self.shards.get_mut(number(hash))?;
         let place = shard.find(hash, subject)?;
@@ -235,7 +236,7 @@ impl Lane {
     }
 
     /// Returns a subject, if it is remembered.
-    pub(crate) fn get(&self, subject: &Subject) -> Option<&Watched> {
+    pub(crate) fn get(&self, subject: &GroupKey) -> Option<&GroupState> {
         let hash = self.hasher.hash_one(subject);
         let shard = self.shards.get(number(hash))?;
         let place = shard.find(hash, subject)?;
@@ -243,8 +244,8 @@ impl Lane {
     }
 
     /// Notes that packets of `subject` found the flow table full.
-    pub(crate) fn overflow(&mut self, subject: Subject, time: Time) {
-        let Overflowed { last, of_any, .. } = &mut self.overflowed;
+    pub(crate) fn overflow(&mut self, subject: GroupKey, time: Time) {
+        let OverflowedGroups { last, of_any, .. } = &mut self.overflowed;
         let full = last.len() >= MAX_OVERFLOWED;
         match last.entry(subject) {
             Entry::Vacant(_) if full => *of_any = Some(time).max(*of_any),
@@ -256,23 +257,23 @@ impl Lane {
     }
 
     /// Returns true if that was within `retention`.
-    pub(crate) fn overflowed(&self, subject: &Subject, retention: Duration, clock: Time) -> bool {
-        let Overflowed { last, of_any, .. } = &self.overflowed;
+    pub(crate) fn overflowed(&self, subject: &GroupKey, retention: Duration, clock: Time) -> bool {
+        let OverflowedGroups { last, of_any, .. } = &self.overflowed;
         let within = |last: &Time| *last + retention > clock;
         !last.is_empty() && last.get(subject).is_some_and(within) || of_any.as_ref().is_some_and(within)
     }
 
     /// Returns the subjects whose packets found the flow table full, as they are kept over a restart.
-    pub(crate) fn save_overflow(&self) -> OverflowState {
-        let Overflowed { last, of_any, .. } = &self.overflowed;
-        OverflowState {
+    pub(crate) fn save_overflow(&self) -> SavedOverflowedGroups {
+        let OverflowedGroups { last, of_any, .. } = &self.overflowed;
+        SavedOverflowedGroups {
             last: last.iter().map(|(subject, time)| (subject.clone(), *time)).collect(),
             of_any: *of_any,
         }
     }
 
     /// Goes on from what was kept.
-    pub(crate) fn restore_overflow(&mut self, state: OverflowState) {
+    pub(crate) fn restore_overflow(&mut self, state: SavedOverflowedGroups) {
         self.overflowed.of_any = state.of_any;
         for (subject, time) in state.last {
             self.overflow(subject, time);
@@ -280,14 +281,14 @@ impl Lane {
     }
 
     /// Returns every subject.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Subject, &Watched)> {
-        self.shards.iter().flat_map(|shard| &shard.places).filter_map(Place::get)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&GroupKey, &GroupState)> {
+        self.shards.iter().flat_map(|shard| &shard.places).filter_map(GroupSlot::get)
     }
 
     /// Returns every subject.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Subject, &mut Watched)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&GroupKey, &mut GroupState)> {
         let places = self.shards.iter_mut().flat_map(|shard| &mut shard.places);
-        places.filter_map(Place::get_mut)
+        places.filter_map(GroupSlot::get_mut)
     }
 
     /// Returns the subjects at some places of one shard, and whether there are further places.
@@ -296,9 +297,9 @@ impl Lane {
         shard: usize,
         from: usize,
         most: usize,
-    ) -> (impl Iterator<Item = (&Subject, &Watched)>, bool) {
+    ) -> (impl Iterator<Item = (&GroupKey, &GroupState)>, bool) {
         let places = self.shards.get(shard).and_then(|shard| shard.places.get(from..)).unwrap_or_default();
-        (places.iter().take(most).filter_map(Place::get), places.len() > most)
+        (places.iter().take(most).filter_map(GroupSlot::get), places.len() > most)
     }
 
     /// Returns how many there are.
@@ -307,7 +308,7 @@ impl Lane {
     }
 
     /// Forgets what cannot matter at `clock` any more, of the subjects whose visit is due; returns how many those are.
-    pub(crate) fn expire(&mut self, plan: &Plan, clock: Time) -> usize {
+    pub(crate) fn expire(&mut self, plan: &CompiledRule, clock: Time) -> usize {
         let Self { shards, hasher, len, memory, turns, overflowed, .. } = self;
         overflowed.expire(plan, clock);
         let (mut visits, mut due) = (0, Vec::new());
@@ -364,9 +365,9 @@ impl Lane {
     }
 }
 
-impl Overflowed {
+impl OverflowedGroups {
     /// Forgets those whose last packet is too long ago; all are gone over a few times in `plan.retention`.
-    fn expire(&mut self, plan: &Plan, clock: Time) {
+    fn expire(&mut self, plan: &CompiledRule, clock: Time) {
         if self.last.is_empty() || clock < self.next {
             return;
         }
@@ -388,27 +389,27 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::{group_key::Source, window::distinct::Mark},
+        eval::{group_key::Source, window::distinct::EndpointBytes},
         fixture::{self, at},
-        flow::class::Kinds,
-        rule::compiled::News,
+        flow::class::FlowClasses,
+        rule::compiled::RecordDelta,
     };
 
-    fn subject(n: u32) -> Subject {
-        Subject::Source(Source::of(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 64))
+    fn subject(n: u32) -> GroupKey {
+        GroupKey::Source(Source::of(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 64))
     }
 
-    fn plan() -> Plan {
-        Plan::new(fixture::rule(), Duration::from_secs(300))
+    fn plan() -> CompiledRule {
+        CompiledRule::new(fixture::rule(), Duration::from_secs(300))
     }
 
     /// One more flow of a subject.
-    fn see(lane: &mut Lane, plan: &Plan, n: u32, seconds: u64) {
-        let (time, mark): (_, Mark) = (at(seconds), [0; 16]);
-        let (gains, inputs) = (Default::default(), crate::inputs::Inputs::all());
-        let news = News {
+    fn see(lane: &mut GroupTable, plan: &CompiledRule, n: u32, seconds: u64) {
+        let (time, mark): (_, EndpointBytes) = (at(seconds), [0; 16]);
+        let (gains, inputs) = (Default::default(), crate::flow::RecordFields::all());
+        let news = RecordDelta {
             time,
-            kinds: Kinds::FLOWS,
+            kinds: FlowClasses::FLOWS,
             gains,
             inputs,
             source: mark,
@@ -427,7 +428,7 @@ mod tests {
         /// What comes, is forgotten and comes again is what a plain map holds; what is visited late is held longer.
         #[test]
         fn it_holds_what_a_plain_map_holds(steps in prop::collection::vec((0..400u32, 0..60u64), 1..1_500)) {
-            let (plan, mut lane) = (plan(), Lane::default());
+            let (plan, mut lane) = (plan(), GroupTable::default());
             let mut plain: HashMap<u32, u64> = HashMap::new();
             let mut now = 10_000;
             let (retention, width) = (plan.retention.as_secs(), plan.retention.as_secs() / 64 + 2);
@@ -454,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_quiet_subject_is_visited_once_and_one_with_records_once_in_its_memory() {
-        let (plan, mut lane) = (plan(), Lane::default());
+        let (plan, mut lane) = (plan(), GroupTable::default());
         let mut visits = 0;
         // 100 subjects with a record a minute for a day, 100 with one in all.
         for minute in 0..1_440 {
@@ -474,12 +475,19 @@ mod tests {
     }
 
     /// Makes room, and takes a flow of a subject that was answered with payload or not.
-    fn take(lane: &mut Lane, plan: &Plan, limits: &RuleLimits, n: u32, completed: bool) -> bool {
+    fn take(
+        lane: &mut GroupTable,
+        plan: &CompiledRule,
+        limits: &RuleLimits,
+        n: u32,
+        completed: bool,
+    ) -> bool {
         lane.room(limits, &subject(n));
-        let (time, mark): (_, Mark) = (at(100 + u64::from(n) / 1_000), [0; 16]);
-        let (gains, inputs) = (Default::default(), crate::inputs::Inputs::all());
-        let kinds = Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::FAILED;
-        let news = News { time, kinds, gains, inputs, source: mark, destination: mark, port: 25, completed };
+        let (time, mark): (_, EndpointBytes) = (at(100 + u64::from(n) / 1_000), [0; 16]);
+        let (gains, inputs) = (Default::default(), crate::flow::RecordFields::all());
+        let kinds = FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::FAILED;
+        let news =
+            RecordDelta { time, kinds, gains, inputs, source: mark, destination: mark, port: 25, completed };
         let Some((_, watched, _)) = lane.enter(plan, time, (subject(n), completed), limits) else {
             return false;
         };
@@ -492,7 +500,7 @@ mod tests {
 
     #[test]
     fn the_least_interesting_subject_makes_room_and_never_a_real_one() {
-        let (plan, mut lane, limits) = (plan(), Lane::default(), limits(5_000, usize::MAX));
+        let (plan, mut lane, limits) = (plan(), GroupTable::default(), limits(5_000, usize::MAX));
         // 1,000 that completed a handshake, and 100 with many flows that nobody answered.
         (0..1_000).for_each(|n| assert!(take(&mut lane, &plan, &limits, n, true)));
         for _ in 0..10 {
@@ -525,7 +533,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_lane_is_bounded_and_told_as_it_is() {
-        let (plan, mut lane) = (plan(), Lane::default());
+        let (plan, mut lane) = (plan(), GroupTable::default());
         let limits = limits(usize::MAX, 1 << 20);
         for n in 0..400_000 {
             assert!(take(&mut lane, &plan, &limits, n / 3, n % 5 == 0));
@@ -538,9 +546,9 @@ mod tests {
 
     #[test]
     fn so_many_overflowed_that_any_may_have() {
-        let (plan, mut lane) = (plan(), Lane::default());
+        let (plan, mut lane) = (plan(), GroupTable::default());
         let overflowed =
-            |lane: &Lane, n: u32, clock: u64| lane.overflowed(&subject(n), plan.retention, at(clock));
+            |lane: &GroupTable, n: u32, clock: u64| lane.overflowed(&subject(n), plan.retention, at(clock));
         (0..MAX_OVERFLOWED as u32).for_each(|n| lane.overflow(subject(n), at(1_000)));
         assert!(overflowed(&lane, 7, 1_000) && !overflowed(&lane, 1_000_000, 1_000));
         (100_000..400_000).for_each(|n| lane.overflow(subject(n), at(1_001)));
@@ -559,7 +567,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_gives_its_room_back() {
-        let (plan, mut lane) = (plan(), Lane::default());
+        let (plan, mut lane) = (plan(), GroupTable::default());
         (0..100_000).for_each(|n| see(&mut lane, &plan, n, 100));
         assert_eq!(lane.len(), 100_000);
         lane.expire(&plan, at(100) + plan.retention * 2);

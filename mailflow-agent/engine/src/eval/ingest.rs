@@ -3,45 +3,45 @@
 use std::net::IpAddr;
 
 use super::{
-    contribution::{Taken, Tally},
+    contribution::{Counted, FlowContribution},
     evaluator::Evaluator,
-    group_key::{Source, Subject},
-    group_state::{Around, Booked},
-    group_table::Known,
-    pending::Arrival,
-    rule_mask::{Fit, Verdict},
-    rule_state::{Watch, excuse},
-    window::distinct::Mark,
+    group_key::{GroupKey, Source},
+    group_state::{ApplyOutcome, EvalContext},
+    group_table::AllowStatus,
+    pending::PendingRecord,
+    rule_mask::{MaskMatch, RuleMask},
+    rule_state::{RuleState, excuse},
+    window::distinct::EndpointBytes,
 };
 use crate::{
-    alert::evidence::Exhibit,
+    alert::evidence::LazyEvidence,
     effects::{Effects, Grouped, Qualified},
     flow::{
         FlowRecord,
-        class::Kinds,
-        fields::Inputs,
-        overflow::Overflowed,
-        phase::Stage,
+        class::FlowClasses,
+        fields::RecordFields,
+        overflow::OverflowDelta,
+        phase::RecordPhase,
         quantity::{Quantities, Quantity},
     },
-    network::{Ends, Networks, Place, Site},
-    rule::{Measure, compiled::News},
+    network::{AddressScope, Endpoints, Networks, ResolvedAddress},
+    rule::{Measure, compiled::RecordDelta},
 };
 
 /// What is to be booked.
-struct Case<'a> {
+struct GroupDelta<'a> {
     /// The number of the rule.
     rule: usize,
-    known: Known,
-    subject: Subject,
-    ends: &'a Ends<'a>,
-    news: News,
+    known: AllowStatus,
+    subject: GroupKey,
+    ends: &'a Endpoints<'a>,
+    news: RecordDelta,
 }
 
 impl Evaluator {
     /// The rules that count the flow of `record`; of most flows it is none.
-    pub(crate) fn fit(&mut self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
-        let (mut fit, mut ends) = (Fit::default(), None);
+    pub(crate) fn fit(&mut self, record: &FlowRecord, stage: RecordPhase, internal: &Networks) -> RuleMask {
+        let (mut fit, mut ends) = (RuleMask::default(), None);
         let Self { watches, sites, epoch, .. } = self;
         for (number, watch) in watches.iter().enumerate() {
             // Many fail a test of the flow itself, and those are cheaper than looking up where the ends are.
@@ -58,12 +58,12 @@ impl Evaluator {
     /// Takes a record, and what the rules have taken of its flow so far.
     pub(crate) fn admit(
         &mut self,
-        arrival: Arrival<'_>,
-        tally: &mut Tally,
+        arrival: PendingRecord<'_>,
+        tally: &mut FlowContribution,
         internal: &Networks,
         effects: &mut Effects,
     ) {
-        let Arrival { at, stage, fit, record } = arrival;
+        let PendingRecord { at, stage, fit, record } = arrival;
         self.advance(at, internal, effects);
         if fit.is_empty() {
             return;
@@ -71,15 +71,15 @@ impl Evaluator {
         let flow = &record.flow;
         let ends = self.sites.ends(flow, internal);
         let (time, has) = (record.time(), Quantities::of(flow));
-        let shows = Kinds::of(record, stage);
+        let shows = FlowClasses::of(record, stage);
         let source = Source::of(flow.client(), self.v6_source_prefix);
-        let (mut exhibit, mut seen) = (Exhibit::new(record), false);
+        let (mut exhibit, mut seen) = (LazyEvidence::new(record), false);
         for rule in 0..self.watches.len() {
             let Some(watch) = self.watches.get(rule) else { continue };
             let counts = match fit.of(rule) {
-                Verdict::Counts => true,
-                Verdict::Passes => false,
-                Verdict::Perhaps => {
+                MaskMatch::Match => true,
+                MaskMatch::NoMatch => false,
+                MaskMatch::Recheck => {
                     watch.fits(record, stage, self.epoch) && watch.plan.rule.matching.joins(&ends)
                 }
             };
@@ -89,17 +89,17 @@ impl Evaluator {
             let taken = tally.of(rule);
             let (kinds, gains) = (shows - taken.kinds, has.since(&taken.given));
             // Nobody asks any more what was taken of a flow that has ended.
-            if stage != Stage::Ended {
-                tally.set(rule, Taken { kinds: taken.kinds | shows, given: has });
+            if stage != RecordPhase::Final {
+                tally.set(rule, Counted { kinds: taken.kinds | shows, given: has });
             }
             let known = watch.known(&ends, time, self.epoch);
-            if kinds.contains(Kinds::FLOWS) {
-                let suppressed = known == Known::Allowed;
+            if kinds.contains(FlowClasses::FLOWS) {
+                let suppressed = known == AllowStatus::Allowed;
                 let rule = watch.plan.rule.name.clone();
                 effects.qualified.push(Qualified { rule, key: flow.key, suppressed });
             }
-            let subject = Subject::of(watch.plan.rule.group_by, flow, &ends.source, self.v6_source_prefix);
-            let news = News {
+            let subject = GroupKey::of(watch.plan.rule.group_by, flow, &ends.source, self.v6_source_prefix);
+            let news = RecordDelta {
                 time,
                 kinds,
                 gains,
@@ -109,7 +109,7 @@ impl Evaluator {
                 port: flow.key.server_port,
                 completed: completed(record),
             };
-            let case = Case { rule, known, subject, ends: &ends, news };
+            let case = GroupDelta { rule, known, subject, ends: &ends, news };
             if self.book(case, Some(&mut exhibit), internal, effects) && !seen {
                 // Several rules may count it.
                 seen = true;
@@ -120,10 +120,13 @@ impl Evaluator {
 
     /// Takes what a source gained beyond the flow table. Its destinations are not known: it counts for
     /// rules that do not group by them.
-    pub(crate) fn overflow(&mut self, gain: &Overflowed, internal: &Networks, effects: &mut Effects) {
+    pub(crate) fn overflow(&mut self, gain: &OverflowDelta, internal: &Networks, effects: &mut Effects) {
         let client = gain.client;
         let source = internal.locate(client);
-        let ends = Ends { source, destination: Site { place: Place::Internet, network: None, ip: client } };
+        let ends = Endpoints {
+            source,
+            destination: ResolvedAddress { place: AddressScope::Internet, network: None, ip: client },
+        };
         for number in 0..self.watches.len() {
             let Some(watch) = self.watches.get_mut(number) else { continue };
             let rule = &watch.plan.rule;
@@ -132,7 +135,7 @@ impl Evaluator {
             let counts = matching.source.holds(&source)
                 && matching.ports.contains(&gain.port)
                 && matching.protocols.iter().any(|wanted| wanted.number() == gain.protocol);
-            let subject = Subject::of_client(rule.group_by, client, &source, self.v6_source_prefix);
+            let subject = GroupKey::of_client(rule.group_by, client, &source, self.v6_source_prefix);
             let Some(subject) = subject.filter(|_| counts) else { continue };
             let known = watch.known(&ends, gain.time, self.epoch);
             // A rule that looks at each flow cannot say anything about flows that it does not see.
@@ -141,11 +144,11 @@ impl Evaluator {
             if each || !sums {
                 continue;
             }
-            let news = News {
+            let news = RecordDelta {
                 time: gain.time,
-                kinds: Kinds::empty(),
+                kinds: FlowClasses::empty(),
                 gains: gain.gains,
-                inputs: Inputs::all(),
+                inputs: RecordFields::all(),
                 source: mark(client),
                 destination: [0; 16],
                 port: gain.port,
@@ -156,7 +159,12 @@ impl Evaluator {
             if (0..plan.frames().len()).all(|term| plan.gain(term, &news).is_none()) {
                 continue;
             }
-            self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
+            self.book(
+                GroupDelta { rule: number, known, subject, ends: &ends, news },
+                None,
+                internal,
+                effects,
+            );
         }
     }
 
@@ -164,18 +172,18 @@ impl Evaluator {
     /// the subject is a source, or a pair, that the rule did not remember.
     fn book(
         &mut self,
-        case: Case<'_>,
-        exhibit: Option<&mut Exhibit<'_>>,
+        case: GroupDelta<'_>,
+        exhibit: Option<&mut LazyEvidence<'_>>,
         internal: &Networks,
         effects: &mut Effects,
     ) -> bool {
-        let Case { rule, known, subject, ends, news } = case;
+        let GroupDelta { rule, known, subject, ends, news } = case;
         let Some(watch) = self.watches.get_mut(rule) else { return false };
-        let Watch { plan, unknown, allowed, missed, burst } = watch;
+        let RuleState { plan, unknown, allowed, missed, burst } = watch;
         plan.told(news.inputs);
         let lane = match known {
-            Known::No => unknown,
-            Known::Allowed => allowed,
+            AllowStatus::No => unknown,
+            AllowStatus::Allowed => allowed,
         };
         let overflow = lane.overflowed(&subject, plan.retention, self.clock);
         missed.evicted += lane.room(&self.limits, &subject);
@@ -189,14 +197,14 @@ impl Evaluator {
         let before = watched.heap();
         let booked = watched.book(plan, self.clock, &news);
         match booked {
-            Booked::Nothing => {}
-            Booked::Late => missed.late += 1,
-            Booked::Taken => {
+            ApplyOutcome::NotApplicable => {}
+            ApplyOutcome::Late => missed.late += 1,
+            ApplyOutcome::Applied => {
                 if let Some(exhibit) = exhibit {
                     watched.note(&mut self.evidence, exhibit);
                 }
                 let (evidence, clock, epoch) = (&self.evidence, self.clock, self.epoch);
-                let around = Around { plan, subject, internal, evidence, clock, epoch, overflow };
+                let around = EvalContext { plan, subject, internal, evidence, clock, epoch, overflow };
                 if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
                     excuse(plan, known, &mut alert, internal, epoch);
                     let suppressed = alert.suppressed.is_some();
@@ -215,7 +223,7 @@ impl Evaluator {
         }
         let after = watched.heap();
         lane.account(before, after);
-        new && booked == Booked::Taken
+        new && booked == ApplyOutcome::Applied
     }
 }
 
@@ -223,10 +231,10 @@ impl Evaluator {
 /// answer will do.
 fn completed(record: &FlowRecord) -> bool {
     let down = &record.flow.down;
-    down.payload > 0 || (!record.inputs.contains(Inputs::PAYLOAD) && down.packets > 0)
+    down.payload > 0 || (!record.inputs.contains(RecordFields::PAYLOAD) && down.packets > 0)
 }
 
-fn mark(ip: IpAddr) -> Mark {
+fn mark(ip: IpAddr) -> EndpointBytes {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -7,9 +7,9 @@ use std::{hint::black_box, net::IpAddr};
 
 use mailflow_common::FlowKey;
 
-use super::rule_mask::Fit;
+use super::rule_mask::RuleMask;
 use crate::{
-    flow::{Flow, FlowRecord, phase::Stage},
+    flow::{Flow, FlowRecord, phase::RecordPhase},
     time::Time,
 };
 
@@ -21,18 +21,18 @@ const AHEAD: usize = 16;
 
 /// A record as the rules see it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival<'a> {
+pub(crate) struct PendingRecord<'a> {
     /// When it is their turn to see it; not before its event time.
     pub(crate) at: Time,
-    pub(crate) stage: Stage,
+    pub(crate) stage: RecordPhase,
     /// The rules that count its flow.
-    pub(crate) fit: Fit,
+    pub(crate) fit: RuleMask,
     pub(crate) record: &'a FlowRecord,
 }
 
 /// A record that the rules were shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judged<'a> {
+pub struct RuleInput<'a> {
     /// When.
     pub at: Time,
     /// The record.
@@ -43,34 +43,34 @@ pub struct Judged<'a> {
 
 /// Records on their way to the rules.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals {
+pub(crate) struct PendingRecords {
     records: Vec<FlowRecord>,
-    turns: Vec<Turn>,
+    turns: Vec<SortKey>,
     /// True if the rules have seen them.
     seen: bool,
 }
 
 /// When it is whose turn.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct SortKey {
     at: Time,
     time: Time,
     /// The beginning of what decides between equal moments.
     ends: u64,
-    fit: Fit,
+    fit: RuleMask,
     record: u32,
-    stage: Stage,
+    stage: RecordPhase,
 }
 
-impl Arrivals {
+impl PendingRecords {
     /// Adds a record. Those that the rules have seen are forgotten.
-    pub(crate) fn push(&mut self, at: Time, stage: Stage, fit: Fit, record: FlowRecord) {
+    pub(crate) fn push(&mut self, at: Time, stage: RecordPhase, fit: RuleMask, record: FlowRecord) {
         if self.seen {
             self.clear();
         }
         let time = record.time();
         let (at, ends) = (at.max(time), near(&record.flow.key));
-        self.turns.push(Turn { at, time, ends, fit, record: self.records.len() as u32, stage });
+        self.turns.push(SortKey { at, time, ends, fit, record: self.records.len() as u32, stage });
         self.records.push(record);
     }
 
@@ -84,7 +84,7 @@ impl Arrivals {
         self.seen = true;
         let Self { records, turns, .. } = self;
         turns.sort_unstable_by(|one, other| {
-            let of = |turn: &Turn| (turn.at, turn.time, turn.ends);
+            let of = |turn: &SortKey| (turn.at, turn.time, turn.ends);
             of(one).cmp(&of(other)).then_with(|| {
                 let [one, other] = [one, other].map(|turn| records.get(turn.record as usize));
                 one.map(ends).cmp(&other.map(ends))
@@ -93,14 +93,14 @@ impl Arrivals {
     }
 
     /// Those that the rules have seen last, or see now, in their order.
-    pub(crate) fn in_order(&self) -> impl Iterator<Item = Arrival<'_>> {
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = PendingRecord<'_>> {
         let turns = if self.seen { self.turns.as_slice() } else { &[] };
         turns.iter().enumerate().filter_map(|(place, turn)| {
             if place % AHEAD == 0 {
                 self.warm(place);
             }
-            let Turn { at, fit, record, stage, .. } = *turn;
-            Some(Arrival { at, stage, fit, record: self.records.get(record as usize)? })
+            let SortKey { at, fit, record, stage, .. } = *turn;
+            Some(PendingRecord { at, stage, fit, record: self.records.get(record as usize)? })
         })
     }
 
@@ -119,16 +119,16 @@ impl Arrivals {
     }
 
     /// Those that the rules have not seen yet.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Judged<'_>> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = RuleInput<'_>> {
         let turns = if self.seen { [].as_slice() } else { &self.turns };
         turns.iter().filter_map(|turn| {
             let record = self.records.get(turn.record as usize)?;
-            Some(Judged { at: turn.at, record, open: turn.stage == Stage::Live })
+            Some(RuleInput { at: turn.at, record, open: turn.stage == RecordPhase::Live })
         })
     }
 
     /// The rules have seen that record of `flow` after all.
-    pub(crate) fn forget(&mut self, at: Time, stage: Stage, flow: &Flow) {
+    pub(crate) fn forget(&mut self, at: Time, stage: RecordPhase, flow: &Flow) {
         let Self { records, turns, seen } = self;
         turns.retain(|turn| {
             let of = |record: &FlowRecord| (record.flow.key, record.flow.first) == (flow.key, flow.first);
@@ -138,8 +138,12 @@ impl Arrivals {
     }
 
     /// The same, as they were judged.
-    pub(crate) fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
-        let judged = |Arrival { at, stage, record, .. }| Judged { at, record, open: stage == Stage::Live };
+    pub(crate) fn judged(&self) -> impl Iterator<Item = RuleInput<'_>> {
+        let judged = |PendingRecord { at, stage, record, .. }| RuleInput {
+            at,
+            record,
+            open: stage == RecordPhase::Live,
+        };
         self.in_order().map(judged)
     }
 

@@ -4,20 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     evaluator::Evaluator,
-    group_key::Subject,
-    group_state::Watched,
-    group_table::Known,
-    rule_state::{Watch, excuse},
+    group_key::GroupKey,
+    group_state::GroupState,
+    group_table::AllowStatus,
+    rule_state::{RuleState, excuse},
 };
 use crate::{
     effects::Effects,
     network::Networks,
-    rule::{Rule, RuleLimits, compiled::Plan},
+    rule::{Rule, RuleLimits, compiled::CompiledRule},
 };
 
 /// What became of the rules before.
 #[derive(Debug, Default)]
-pub(crate) struct Changed {
+pub(crate) struct RuleChanges {
     /// Of each rule before, its number now; none where its flows are to be counted anew.
     pub(crate) numbers: Vec<Option<usize>>,
     /// The rules whose windows begin anew.
@@ -32,21 +32,21 @@ impl Evaluator {
         lateness: Duration,
         internal: &Networks,
         effects: &mut Effects,
-    ) -> Changed {
+    ) -> RuleChanges {
         self.limits = limits;
-        let mut before: Vec<Option<Watch>> =
+        let mut before: Vec<Option<RuleState>> =
             std::mem::take(&mut self.watches).into_iter().map(Some).collect();
-        let mut changed = Changed { numbers: vec![None; before.len()], restarted: Vec::new() };
+        let mut changed = RuleChanges { numbers: vec![None; before.len()], restarted: Vec::new() };
         for (number, rule) in rules.into_iter().enumerate() {
-            let mut plan = Plan::new(rule, lateness);
-            let named = |watch: &Option<Watch>| {
+            let mut plan = CompiledRule::new(rule, lateness);
+            let named = |watch: &Option<RuleState>| {
                 watch.as_ref().is_some_and(|watch| watch.plan.rule.name == plan.rule.name)
             };
             let place = before.iter().position(named);
             let past = place.and_then(|place| before.get_mut(place)?.take());
             let Some(mut past) = past else {
                 plan.begin(self.clock);
-                self.watches.push(Watch::new(plan));
+                self.watches.push(RuleState::new(plan));
                 continue;
             };
             if plan.continues(&past.plan) {
@@ -54,15 +54,18 @@ impl Evaluator {
                     *place = Some(number);
                 }
                 plan.inherit(&past.plan);
-                self.watches.push(Watch { plan, ..past });
+                self.watches.push(RuleState { plan, ..past });
                 continue;
             }
             changed.restarted.push(Arc::clone(&plan.rule.name));
             plan.begin(self.clock);
-            let mut watch =
-                Watch { missed: past.missed, burst: std::mem::take(&mut past.burst), ..Watch::new(plan) };
+            let mut watch = RuleState {
+                missed: past.missed,
+                burst: std::mem::take(&mut past.burst),
+                ..RuleState::new(plan)
+            };
             if watch.plan.rule.group_by == past.plan.rule.group_by {
-                for known in [Known::No, Known::Allowed] {
+                for known in [AllowStatus::No, AllowStatus::Allowed] {
                     let (plan, lane) = watch.lane(known);
                     for (subject, watched) in past.lane(known).1.iter_mut() {
                         if let Some(watched) = watched.renewed(plan) {
@@ -83,11 +86,11 @@ impl Evaluator {
     }
 
     /// What is not watched any more has no value: its incidents end here.
-    fn end(&self, mut watch: Watch, internal: &Networks, effects: &mut Effects) {
+    fn end(&self, mut watch: RuleState, internal: &Networks, effects: &mut Effects) {
         effects.alerts.extend(watch.burst.end(self.clock));
-        for known in [Known::No, Known::Allowed] {
+        for known in [AllowStatus::No, AllowStatus::Allowed] {
             let (plan, lane) = watch.lane(known);
-            let resolve = |(subject, watched): (&Subject, &mut Watched)| {
+            let resolve = |(subject, watched): (&GroupKey, &mut GroupState)| {
                 let told = !watched.joined();
                 watched.resolve(plan, self.clock).filter(|_| told).map(|alert| (subject.clone(), alert))
             };
@@ -105,11 +108,11 @@ impl Evaluator {
     pub(crate) fn schedule(&mut self) {
         self.deadlines.clear();
         for (index, watch) in self.watches.iter_mut().enumerate() {
-            for known in [Known::No, Known::Allowed] {
+            for known in [AllowStatus::No, AllowStatus::Allowed] {
                 let (plan, lane) = watch.lane(known);
                 lane.schedule(plan, self.clock);
             }
-            for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
+            for (known, lane) in [(AllowStatus::No, &watch.unknown), (AllowStatus::Allowed, &watch.allowed)] {
                 for (subject, watched) in lane.iter() {
                     if let Some(deadline) = watched.deadline(&watch.plan) {
                         self.deadlines.insert((deadline, index, known, subject.clone()));

@@ -2,20 +2,20 @@
 
 /// Rules that count a flow, by number: found when its record is made, used when its turn comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fit(u64);
+pub(crate) struct RuleMask(u64);
 
 /// What is known of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum MaskMatch {
     /// It counts the flow.
-    Counts,
+    Match,
     /// It does not.
-    Passes,
+    NoMatch,
     /// It shares its place with others, one of which counts it.
-    Perhaps,
+    Recheck,
 }
 
-impl Fit {
+impl RuleMask {
     /// The place of all rules that have none of their own.
     const LAST: u32 = u64::BITS - 1;
 
@@ -30,12 +30,12 @@ impl Fit {
     }
 
     /// Returns if the rule of this number counts the flow.
-    pub(super) fn of(self, rule: usize) -> Verdict {
+    pub(super) fn of(self, rule: usize) -> MaskMatch {
         let place = Self::place(rule);
         match self.0 & 1 << place {
-            0 => Verdict::Passes,
-            _ if place < Self::LAST => Verdict::Counts,
-            _ => Verdict::Perhaps,
+            0 => MaskMatch::NoMatch,
+            _ if place < Self::LAST => MaskMatch::Match,
+            _ => MaskMatch::Recheck,
         }
     }
 
@@ -50,13 +50,13 @@ mod tests {
 
     #[test]
     fn rules_without_a_place_of_their_own_are_asked_again() {
-        let mut fit = Fit::default();
+        let mut fit = RuleMask::default();
         assert!(fit.is_empty());
         for rule in [0, 7, 62, 70] {
             fit.insert(rule);
         }
-        assert_eq!([0, 7, 62].map(|rule| fit.of(rule)), [Verdict::Counts; 3]);
-        assert_eq!([1, 61].map(|rule| fit.of(rule)), [Verdict::Passes; 2]);
-        assert_eq!([63, 70, usize::MAX].map(|rule| fit.of(rule)), [Verdict::Perhaps; 3]);
+        assert_eq!([0, 7, 62].map(|rule| fit.of(rule)), [MaskMatch::Match; 3]);
+        assert_eq!([1, 61].map(|rule| fit.of(rule)), [MaskMatch::NoMatch; 2]);
+        assert_eq!([63, 70, usize::MAX].map(|rule| fit.of(rule)), [MaskMatch::Recheck; 3]);
     }
 }

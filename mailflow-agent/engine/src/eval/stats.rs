@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{evaluator::Evaluator, group_table::Known, rule_state::Watch};
+use super::{evaluator::Evaluator, group_table::AllowStatus, rule_state::RuleState};
 use crate::{
     alert::{event::Alert, evidence},
     rule::RuleLimits,
@@ -65,7 +65,7 @@ impl Evaluator {
 
     /// How much is held.
     pub(crate) fn stats(&self) -> RuleStats {
-        let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == Known::Allowed);
+        let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == AllowStatus::Allowed);
         let mut stats = RuleStats {
             firing: self.deadlines.len() as u64,
             suppressed: suppressed.count() as u64,
@@ -86,7 +86,7 @@ impl Evaluator {
 
     /// The same rule by rule.
     pub(crate) fn counts(&self) -> Vec<RuleCounts> {
-        let counts = |watch: &Watch| RuleCounts {
+        let counts = |watch: &RuleState| RuleCounts {
             rule: Arc::clone(&watch.plan.rule.name),
             subjects: watch.subjects(),
             late: watch.missed.late,

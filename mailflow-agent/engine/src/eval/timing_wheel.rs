@@ -20,20 +20,20 @@ const ROUND: u64 = (SLOTS * SHARDS) as u64;
 
 /// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turns {
+pub(crate) struct TimingWheel {
     /// Nanoseconds from one turn to the next.
     unit: u64,
     /// The last turn that took place.
     done: u64,
 }
 
-impl Default for Turns {
+impl Default for TimingWheel {
     fn default() -> Self {
         Self { unit: 1, done: 0 }
     }
 }
 
-impl Turns {
+impl TimingWheel {
     /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
     pub(crate) fn new(retention: Duration, clock: Time) -> Self {
         let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
@@ -83,7 +83,7 @@ mod tests {
         ) {
             let retention = Duration::from_secs(hours * 3_600);
             let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-            let mut turns = Turns::new(retention, at(start));
+            let mut turns = TimingWheel::new(retention, at(start));
             let due = at(start + ahead);
             let slot = turns.slot(of, due);
             let (mut clock, width) = (start, retention.as_secs() / 64 + 1);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_slot_has_a_turn_however_far_the_clock_jumps() {
-        let mut turns = Turns::new(Duration::from_secs(3_900), Time::ZERO);
+        let mut turns = TimingWheel::new(Duration::from_secs(3_900), Time::ZERO);
         let far = Time::from_nanos(1_800_000_000_000_000_000);
         let mut visits: Vec<_> = turns.pass(far).collect();
         visits.sort_unstable();

@@ -3,13 +3,13 @@
 use bitflags::bitflags;
 
 use super::{
-    phase::Stage,
+    phase::RecordPhase,
     record::{Flow, FlowRecord},
 };
 
 /// Kinds of flows, by what their records tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FlowClass {
     /// Every flow that the rule matches.
     Flows,
     /// Flows with a SYN.
@@ -22,18 +22,24 @@ pub enum Kind {
     Delivering,
 }
 
-impl Kind {
+impl FlowClass {
     /// Every one.
-    pub const ALL: [Kind; 5] = [Kind::Flows, Kind::Attempts, Kind::Sessions, Kind::Failed, Kind::Delivering];
+    pub const ALL: [FlowClass; 5] = [
+        FlowClass::Flows,
+        FlowClass::Attempts,
+        FlowClass::Sessions,
+        FlowClass::Failed,
+        FlowClass::Delivering,
+    ];
 
     /// The name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Flows => "flows",
-            Kind::Attempts => "attempts",
-            Kind::Sessions => "sessions",
-            Kind::Failed => "failed",
-            Kind::Delivering => "delivering",
+            FlowClass::Flows => "flows",
+            FlowClass::Attempts => "attempts",
+            FlowClass::Sessions => "sessions",
+            FlowClass::Failed => "failed",
+            FlowClass::Delivering => "delivering",
         }
     }
 }
@@ -41,7 +47,7 @@ impl Kind {
 bitflags! {
     /// The kinds of flow that a record shows its flow to be.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Kinds: u8 {
+    pub(crate) struct FlowClasses: u8 {
         /// The rule matches.
         const FLOWS = 1;
         /// A SYN.
@@ -55,43 +61,43 @@ bitflags! {
     }
 }
 
-impl Kinds {
+impl FlowClasses {
     /// What `record` shows. While a flow is open, it may still become a session and deliver.
     ///
     /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
-    pub(crate) fn of(record: &FlowRecord, stage: Stage) -> Self {
+    pub(crate) fn of(record: &FlowRecord, stage: RecordPhase) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
         if facts.subflow() {
-            return Kinds::empty();
+            return FlowClasses::empty();
         }
         let attempt = facts.syn != 0;
         let session = attempt && facts.syn_ack != 0;
         let delivering = session && *messages > 0;
-        let mut kinds = Kinds::empty();
-        kinds.set(Kinds::DELIVERING, delivering);
-        if stage != Stage::Live {
-            kinds.insert(Kinds::FLOWS);
-            kinds.set(Kinds::ATTEMPTS, attempt);
-            kinds.set(Kinds::SESSIONS, session);
+        let mut kinds = FlowClasses::empty();
+        kinds.set(FlowClasses::DELIVERING, delivering);
+        if stage != RecordPhase::Live {
+            kinds.insert(FlowClasses::FLOWS);
+            kinds.set(FlowClasses::ATTEMPTS, attempt);
+            kinds.set(FlowClasses::SESSIONS, session);
         }
-        kinds.set(Kinds::FAILED, stage == Stage::Ended && attempt && !delivering);
+        kinds.set(FlowClasses::FAILED, stage == RecordPhase::Final && attempt && !delivering);
         kinds
     }
 
     /// Returns true if it is of `kind`.
-    pub(crate) fn are(self, kind: Kind) -> bool {
+    pub(crate) fn are(self, kind: FlowClass) -> bool {
         self.contains(kind.into())
     }
 }
 
-impl From<Kind> for Kinds {
-    fn from(kind: Kind) -> Self {
+impl From<FlowClass> for FlowClasses {
+    fn from(kind: FlowClass) -> Self {
         match kind {
-            Kind::Flows => Kinds::FLOWS,
-            Kind::Attempts => Kinds::ATTEMPTS,
-            Kind::Sessions => Kinds::SESSIONS,
-            Kind::Failed => Kinds::FAILED,
-            Kind::Delivering => Kinds::DELIVERING,
+            FlowClass::Flows => FlowClasses::FLOWS,
+            FlowClass::Attempts => FlowClasses::ATTEMPTS,
+            FlowClass::Sessions => FlowClasses::SESSIONS,
+            FlowClass::Failed => FlowClasses::FAILED,
+            FlowClass::Delivering => FlowClasses::DELIVERING,
         }
     }
 }
@@ -103,29 +109,36 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    fn kinds(stage: Stage, syn: u8, syn_ack: u8, messages: u32) -> Kinds {
+    fn kinds(stage: RecordPhase, syn: u8, syn_ack: u8, messages: u32) -> FlowClasses {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         (record.flow.facts.syn, record.flow.facts.syn_ack, record.flow.messages) = (syn, syn_ack, messages);
-        Kinds::of(&record, stage)
+        FlowClasses::of(&record, stage)
     }
 
     #[test]
     fn a_subflow_is_no_flow_of_its_own() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
-        assert!(!Kinds::of(&record, Stage::Ended).is_empty());
+        assert!(!FlowClasses::of(&record, RecordPhase::Final).is_empty());
         record.flow.facts.seen |= seen::MPTCP_JOIN | seen::MPTCP_JOINED;
-        assert_eq!(Kinds::of(&record, Stage::Ended), Kinds::empty());
+        assert_eq!(FlowClasses::of(&record, RecordPhase::Final), FlowClasses::empty());
     }
 
     #[test]
     fn an_attempt_has_failed_only_when_it_is_over() {
-        assert_eq!(kinds(Stage::Open, 1, 0, 0), Kinds::FLOWS | Kinds::ATTEMPTS);
-        assert_eq!(kinds(Stage::Ended, 1, 0, 0), Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::FAILED);
-        let session = Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::SESSIONS;
-        assert_eq!(kinds(Stage::Open, 1, 1, 0), session);
-        assert_eq!(kinds(Stage::Ended, 1, 1, 0), session | Kinds::FAILED, "a session without a message");
-        assert_eq!(kinds(Stage::Ended, 1, 1, 2), session | Kinds::DELIVERING);
-        assert_eq!(kinds(Stage::Ended, 0, 1, 2), Kinds::FLOWS, "its beginning was not seen");
-        assert_eq!(kinds(Stage::Live, 1, 1, 2), Kinds::DELIVERING, "not a record");
+        assert_eq!(kinds(RecordPhase::Interim, 1, 0, 0), FlowClasses::FLOWS | FlowClasses::ATTEMPTS);
+        assert_eq!(
+            kinds(RecordPhase::Final, 1, 0, 0),
+            FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::FAILED
+        );
+        let session = FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::SESSIONS;
+        assert_eq!(kinds(RecordPhase::Interim, 1, 1, 0), session);
+        assert_eq!(
+            kinds(RecordPhase::Final, 1, 1, 0),
+            session | FlowClasses::FAILED,
+            "a session without a message"
+        );
+        assert_eq!(kinds(RecordPhase::Final, 1, 1, 2), session | FlowClasses::DELIVERING);
+        assert_eq!(kinds(RecordPhase::Final, 0, 1, 2), FlowClasses::FLOWS, "its beginning was not seen");
+        assert_eq!(kinds(RecordPhase::Live, 1, 1, 2), FlowClasses::DELIVERING, "not a record");
     }
 }

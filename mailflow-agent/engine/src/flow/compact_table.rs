@@ -12,7 +12,7 @@
 
 use std::{cmp::Ordering, hint::black_box};
 
-use super::{fingerprint::Name, packed_counters::Slot};
+use super::{fingerprint::FlowFingerprint, packed_counters::PackedCounters};
 
 /// Of this many slots, one fewer is taken at most.
 const ROOM: usize = 6;
@@ -29,10 +29,10 @@ const NEAR: usize = 8;
 
 /// The slots of the live flows.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct CompactTable {
     /// The upper halves of the names.
     names: Vec<u64>,
-    slots: Vec<Slot>,
+    slots: Vec<PackedCounters>,
     /// Slots that are somebody's home.
     homes: usize,
     len: usize,
@@ -40,10 +40,10 @@ pub(super) struct Slots {
     gone: usize,
 }
 
-impl Slots {
+impl CompactTable {
     /// The slot of a name, if there is one.
     #[inline]
-    pub(super) fn get_mut(&mut self, name: Name) -> Option<&mut Slot> {
+    pub(super) fn get_mut(&mut self, name: FlowFingerprint) -> Option<&mut PackedCounters> {
         self.find(name).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_gone())
     }
 
@@ -51,7 +51,7 @@ impl Slots {
     ///
     /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
     /// and little is done in between, so that the waits overlap.
-    pub(super) fn warm<const N: usize>(&self, names: &[Option<Name>; N]) {
+    pub(super) fn warm<const N: usize>(&self, names: &[Option<FlowFingerprint>; N]) {
         let mut places = [0; N];
         let mut all = 0;
         for (home, name) in places.iter_mut().zip(names) {
@@ -65,13 +65,13 @@ impl Slots {
             *place = name.map_or(0, |name| self.lower(name.high));
         }
         for place in places {
-            all ^= self.slots.get(place).map_or(0, Slot::touch);
+            all ^= self.slots.get(place).map_or(0, PackedCounters::touch);
         }
         black_box(all);
     }
 
     /// Adds a slot, or replaces the one of the same name.
-    pub(super) fn put(&mut self, name: Name, slot: Slot) {
+    pub(super) fn put(&mut self, name: FlowFingerprint, slot: PackedCounters) {
         if self.len + self.gone >= self.homes / ROOM * (ROOM - 1) {
             if self.gone > self.homes / GONE { self.fit(self.homes) } else { self.grow() }
         }
@@ -96,7 +96,7 @@ impl Slots {
     }
 
     /// Puts a slot where one of its name is or was, or none.
-    fn fill(&mut self, index: usize, name: Name, slot: Slot) {
+    fn fill(&mut self, index: usize, name: FlowFingerprint, slot: PackedCounters) {
         if self.names[index] == EMPTY {
             self.len += 1;
         } else if self.slots[index].is_gone() {
@@ -107,7 +107,7 @@ impl Slots {
     }
 
     /// Takes a slot out.
-    pub(super) fn remove(&mut self, name: Name) -> Option<Slot> {
+    pub(super) fn remove(&mut self, name: FlowFingerprint) -> Option<PackedCounters> {
         let index = self.find(name).ok()?;
         let slot = self.slots[index];
         if slot.is_gone() {
@@ -120,22 +120,25 @@ impl Slots {
     }
 
     /// Every slot with its name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowFingerprint, &PackedCounters)> {
         let all = self.names.iter().zip(&self.slots);
         let taken = all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone());
-        taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
+        taken.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
     }
 
     /// Every slot.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PackedCounters> {
         let all = self.names.iter().zip(&mut self.slots);
         all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone()).map(|(_, slot)| slot)
     }
 
     /// Takes out all slots but those that `keep` holds of.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(FlowFingerprint, &PackedCounters) -> bool) {
         for (high, slot) in self.names.iter().zip(&mut self.slots) {
-            if *high != EMPTY && !slot.is_gone() && !keep(Name { high: *high, low: slot.low() }, slot) {
+            if *high != EMPTY
+                && !slot.is_gone()
+                && !keep(FlowFingerprint { high: *high, low: slot.low() }, slot)
+            {
                 slot.go();
                 self.len -= 1;
                 self.gone += 1;
@@ -184,7 +187,7 @@ impl Slots {
 
     /// Where the slot of a name is, or would have to be.
     #[inline]
-    fn find(&self, name: Name) -> Result<usize, usize> {
+    fn find(&self, name: FlowFingerprint) -> Result<usize, usize> {
         let mut index = self.lower(name.high);
         // Hardly ever more than one.
         while self.names.get(index) == Some(&name.high) {
@@ -216,7 +219,7 @@ impl Slots {
         self.resize(homes.max(end) + TAIL);
     }
 
-    /// Slots that were taken out have no place any more; [`Slots::place`] follows.
+    /// Slots that were taken out have no place any more; [`CompactTable::place`] follows.
     fn clear_gone(&mut self) {
         let all = self.names.iter_mut().zip(&self.slots);
         all.filter(|(_, slot)| slot.is_gone()).for_each(|(high, _)| *high = EMPTY);
@@ -225,7 +228,7 @@ impl Slots {
 
     fn resize(&mut self, length: usize) {
         resize(&mut self.names, length, EMPTY);
-        resize(&mut self.slots, length, Slot::default());
+        resize(&mut self.slots, length, PackedCounters::default());
     }
 
     /// Moves all slots to the end.
@@ -283,7 +286,7 @@ mod tests {
     use crate::fixture;
 
     /// Few different homes and many equal ones, and everywhere.
-    fn name() -> impl Strategy<Value = Name> {
+    fn name() -> impl Strategy<Value = FlowFingerprint> {
         let high = prop_oneof![
             Just(0),
             Just(u64::MAX - 1),
@@ -291,13 +294,13 @@ mod tests {
             (0..400u64).prop_map(|n| (n * (u64::MAX / 400)).max(1)),
             0..u64::MAX,
         ];
-        (high, 0..3u32).prop_map(|(high, low)| Name { high, low })
+        (high, 0..3u32).prop_map(|(high, low)| FlowFingerprint { high, low })
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Put(Vec<(Name, u8)>),
-        Remove(Vec<Name>),
+        Put(Vec<(FlowFingerprint, u8)>),
+        Remove(Vec<FlowFingerprint>),
         RemoveNth(usize),
         Retain(u8),
         Shrink,
@@ -316,11 +319,11 @@ mod tests {
         prop::collection::vec(step, 1..30)
     }
 
-    fn slot(name: Name, reading: u8) -> Slot {
-        Slot::new(name, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), reading)
+    fn slot(name: FlowFingerprint, reading: u8) -> PackedCounters {
+        PackedCounters::new(name, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), reading)
     }
 
-    fn check(slots: &mut Slots, model: &BTreeMap<Name, u8>) {
+    fn check(slots: &mut CompactTable, model: &BTreeMap<FlowFingerprint, u8>) {
         assert_eq!(slots.len(), model.len());
         let held: Vec<_> = slots.iter().map(|(name, slot)| (name, slot.reading())).collect();
         let gone =
@@ -340,7 +343,7 @@ mod tests {
         /// The same as a map of the standard library, which also walks in the order of names.
         #[test]
         fn it_is_a_map(steps in steps()) {
-            let (mut slots, mut model) = (Slots::default(), BTreeMap::new());
+            let (mut slots, mut model) = (CompactTable::default(), BTreeMap::new());
             for step in steps {
                 match step {
                     Step::Put(all) => for (name, reading) in all {
@@ -374,8 +377,8 @@ mod tests {
     #[test]
     fn more_names_at_one_home_than_the_tail_has_room_for() {
         for high in [0, 1 << 63, u64::MAX - 1] {
-            let mut slots = Slots::default();
-            let names = (0..5 * TAIL as u32).rev().map(|low| Name { high, low });
+            let mut slots = CompactTable::default();
+            let names = (0..5 * TAIL as u32).rev().map(|low| FlowFingerprint { high, low });
             names.clone().for_each(|name| slots.put(name, slot(name, 1)));
             assert!(names.clone().all(|name| slots.get_mut(name).is_some()));
             assert!(names.clone().all(|name| slots.remove(name).is_some()));

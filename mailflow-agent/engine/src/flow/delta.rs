@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What one flow gained since it was last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gain {
+pub struct CounterDelta {
     /// Packets on the wire.
     pub packets: u64,
     /// IP bytes.
@@ -18,9 +18,9 @@ pub struct Delta {
     /// The flow.
     pub key: FlowKey,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
     /// Newly estimated messages.
     pub messages: u64,
     /// True if this is the flow's first delta.

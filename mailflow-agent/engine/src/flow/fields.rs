@@ -10,7 +10,7 @@ use bitflags::bitflags;
 bitflags! {
     /// What is known of a flow beside its ends and times.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-    pub struct Inputs: u8 {
+    pub struct RecordFields: u8 {
         /// Packets each way.
         const PACKETS = 1;
         /// IP bytes each way.
@@ -30,24 +30,24 @@ bitflags! {
     }
 }
 
-impl Inputs {
+impl RecordFields {
     /// Their names in words.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Inputs, &str); 8] = [
-            (Inputs::PACKETS, "packets"),
-            (Inputs::BYTES, "IP bytes"),
-            (Inputs::PAYLOAD, "payload bytes"),
-            (Inputs::DATA_PACKETS, "packets with payload"),
-            (Inputs::DATA_BYTES, "IP bytes of packets with payload"),
-            (Inputs::MESSAGES, "estimated messages"),
-            (Inputs::SYN, "SYN"),
-            (Inputs::SYN_ACK, "SYN-ACK"),
+        const NAMES: [(RecordFields, &str); 8] = [
+            (RecordFields::PACKETS, "packets"),
+            (RecordFields::BYTES, "IP bytes"),
+            (RecordFields::PAYLOAD, "payload bytes"),
+            (RecordFields::DATA_PACKETS, "packets with payload"),
+            (RecordFields::DATA_BYTES, "IP bytes of packets with payload"),
+            (RecordFields::MESSAGES, "estimated messages"),
+            (RecordFields::SYN, "SYN"),
+            (RecordFields::SYN_ACK, "SYN-ACK"),
         ];
         NAMES.into_iter().filter(move |(input, _)| self.contains(*input)).map(|(_, name)| name)
     }
 }
 
-impl fmt::Display for Inputs {
+impl fmt::Display for RecordFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, name) in self.names().enumerate() {
             write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
@@ -62,6 +62,6 @@ mod tests {
 
     #[test]
     fn every_input_has_a_name() {
-        assert_eq!(Inputs::all().names().count(), Inputs::all().iter().count());
+        assert_eq!(RecordFields::all().names().count(), RecordFields::all().iter().count());
     }
 }

@@ -9,7 +9,7 @@ use super::record::Flow;
 /// A flow's name: 96 bits of hash of its key and its beginning. Another beginning on the same key is
 /// another flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Name {
+pub(crate) struct FlowFingerprint {
     /// Not `u64::MAX`.
     pub(crate) high: u64,
     pub(crate) low: u32,
@@ -22,18 +22,18 @@ pub(crate) struct Name {
 /// A new flow has the name of one of 2^22 others with a probability of 2^-74: once in 2^-74 * 100,000 a
 /// second, that is in six thousand million years.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct FingerprintHasher {
     seeds: [u64; 2],
 }
 
-impl Default for Names {
+impl Default for FingerprintHasher {
     fn default() -> Self {
         let random = || RandomState::new().hash_one(0);
         Self::of_seeds([random(), random()])
     }
 }
 
-impl Names {
+impl FingerprintHasher {
     /// Those of another process, whose seeds these are.
     pub(crate) fn of_seeds(seeds: [u64; 2]) -> Self {
         Self { seeds }
@@ -44,10 +44,10 @@ impl Names {
         self.seeds
     }
 
-    pub(crate) fn of(&self, flow: &Flow) -> Name {
+    pub(crate) fn of(&self, flow: &Flow) -> FlowFingerprint {
         let mut hasher = SipHasher13::new_with_keys(self.seeds[0], self.seeds[1]);
         (flow.key, flow.first).hash(&mut hasher);
         let hash = hasher.finish128();
-        Name { high: hash.h1.min(u64::MAX - 1), low: hash.h2 as u32 }
+        FlowFingerprint { high: hash.h1.min(u64::MAX - 1), low: hash.h2 as u32 }
     }
 }

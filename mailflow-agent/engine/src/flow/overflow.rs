@@ -5,21 +5,21 @@ use std::{collections::HashMap, net::IpAddr};
 use mailflow_common::{Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
 
 use super::{
-    delta::{Delta, Gain},
+    delta::{CounterDelta, Delta},
     quantity::{Quantities, Quantity},
-    record::{Direction, Flow},
+    record::{DirectionStats, Flow},
 };
 use crate::time::Time;
 
 /// What the packets of such flows add up to, by source, service and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spill {
+pub struct SourceOverflow {
     /// Source, server port, protocol.
     pub key: SourceOverflowKey,
     /// Client to server, cumulative.
-    pub up: Direction,
+    pub up: DirectionStats,
     /// Server to client, cumulative.
-    pub down: Direction,
+    pub down: DirectionStats,
     /// SYNs, with those that were sent again.
     pub attempts: u32,
     /// SYN-ACKs.
@@ -28,7 +28,7 @@ pub struct Spill {
     pub over: bool,
 }
 
-impl Spill {
+impl SourceOverflow {
     /// The last packet of either direction.
     pub fn last(&self) -> Option<Time> {
         self.up.last.max(self.down.last)
@@ -37,7 +37,7 @@ impl Spill {
 
 /// What a source gained, for the rules.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Overflowed {
+pub(crate) struct OverflowDelta {
     pub(crate) time: Time,
     pub(crate) client: IpAddr,
     pub(crate) port: u16,
@@ -47,13 +47,13 @@ pub(crate) struct Overflowed {
 
 /// What was seen of them last.
 #[derive(Debug, Default)]
-pub(crate) struct Spills {
+pub(crate) struct SourceOverflowTable {
     seen: HashMap<SourceOverflowKey, Quantities>,
 }
 
-impl Spills {
+impl SourceOverflowTable {
     /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
-    pub(crate) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
+    pub(crate) fn look(&mut self, spill: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
         let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
         let now = Quantities::of(&flow);
         let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
@@ -61,7 +61,7 @@ impl Spills {
         if gains == Quantities::default() {
             return None;
         }
-        let gain = |packets, bytes| Gain { packets: gains.get(packets), bytes: gains.get(bytes) };
+        let gain = |packets, bytes| CounterDelta { packets: gains.get(packets), bytes: gains.get(bytes) };
         let delta = Delta {
             key: flow.key,
             up: gain(Quantity::PacketsUp, Quantity::BytesUp),
@@ -69,7 +69,7 @@ impl Spills {
             messages: 0,
             new_flow: false,
         };
-        let overflowed = Overflowed {
+        let overflowed = OverflowDelta {
             time: spill.last().unwrap_or_default(),
             client: flow.client(),
             port: flow.key.server_port,
@@ -94,8 +94,8 @@ impl Spills {
 fn nowhere(key: &SourceOverflowKey) -> Flow {
     Flow {
         key: place(key),
-        up: Direction::default(),
-        down: Direction::default(),
+        up: DirectionStats::default(),
+        down: DirectionStats::default(),
         first: Time::ZERO,
         messages: 0,
         rejected: 0,
@@ -117,16 +117,16 @@ fn place(key: &SourceOverflowKey) -> FlowKey {
 mod tests {
     use super::*;
 
-    fn spill(packets: u64, over: bool) -> Spill {
+    fn spill(packets: u64, over: bool) -> SourceOverflow {
         let source = "10.0.0.9".parse::<IpAddr>().unwrap().into();
         let key = SourceOverflowKey { source, server_port: 25, protocol: 6 };
-        let up = Direction { packets, bytes: packets * 60, ..Direction::default() };
-        Spill { key, up, down: Direction::default(), attempts: 0, sessions: 0, over }
+        let up = DirectionStats { packets, bytes: packets * 60, ..DirectionStats::default() };
+        SourceOverflow { key, up, down: DirectionStats::default(), attempts: 0, sessions: 0, over }
     }
 
     #[test]
     fn each_packet_is_told_once() {
-        let mut spills = Spills::default();
+        let mut spills = SourceOverflowTable::default();
         let mut told = |packets, over| spills.look(&spill(packets, over)).map(|(delta, _)| delta.up.packets);
         assert_eq!(told(3, false), Some(3));
         assert_eq!(told(3, false), None);

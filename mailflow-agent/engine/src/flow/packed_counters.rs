@@ -1,9 +1,9 @@
 //! A live flow as it was last seen, in 32 bytes beside half of its name.
 
 use super::{
-    delta::{Delta, Gain},
-    fingerprint::Name,
-    record::{Direction, Flow},
+    delta::{CounterDelta, Delta},
+    fingerprint::FlowFingerprint,
+    record::{DirectionStats, Flow},
 };
 
 /// What tells a flow's gains: its counters as they were, modulo what there is room for.
@@ -14,7 +14,7 @@ use super::{
 /// have all the bits that the kernel gives them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct Slot {
+pub(crate) struct PackedCounters {
     /// Bytes in the lower 48 bits, and the lower 16 of the packets.
     up: u64,
     down: u64,
@@ -25,18 +25,18 @@ pub(crate) struct Slot {
     messages: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 32, "millions of these are held");
+const _: () = assert!(size_of::<PackedCounters>() == 32, "millions of these are held");
 
 const BYTES: u64 = (1 << 48) - 1;
 const PACKETS: u64 = (1 << 40) - 1;
 const READING: u32 = 48;
 
-impl Slot {
+impl PackedCounters {
     /// `flow` as it is now, seen in this reading.
     #[inline]
-    pub(crate) fn new(name: Name, flow: &Flow, reading: u8) -> Self {
-        let way = |way: &Direction| way.bytes & BYTES | way.packets << 48;
-        let rest = |way: &Direction| (way.packets & PACKETS) >> 16;
+    pub(crate) fn new(name: FlowFingerprint, flow: &Flow, reading: u8) -> Self {
+        let way = |way: &DirectionStats| way.bytes & BYTES | way.packets << 48;
+        let rest = |way: &DirectionStats| (way.packets & PACKETS) >> 16;
         Self {
             low: name.low,
             messages: flow.messages,
@@ -89,13 +89,13 @@ impl Slot {
 
     /// What `flow` gained from `self` to `now`, if anything.
     #[inline]
-    pub(crate) fn gain(&self, now: &Slot, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn gain(&self, now: &PackedCounters, flow: &Flow) -> Option<Delta> {
         let same = (self.up, self.down, self.messages) == (now.up, now.down, now.messages)
             && (self.rest ^ now.rest) << (64 - READING) == 0;
         if same {
             return None;
         }
-        let gain = |from: (u64, u64), to: (u64, u64)| Gain {
+        let gain = |from: (u64, u64), to: (u64, u64)| CounterDelta {
             packets: to.0.wrapping_sub(from.0) & PACKETS,
             bytes: to.1.wrapping_sub(from.1) & BYTES,
         };
@@ -143,19 +143,21 @@ mod tests {
             let mut now = begin;
             now.iter_mut().zip(gains).for_each(|(counter, gain)| *counter = counter.wrapping_add(gain));
             let (past, now) = (flow(begin, messages[0]), flow(now, messages[0].wrapping_add(messages[1])));
-            let name = Name { high: 7, low: 9 };
-            let [before, after] = [Slot::new(name, &past, readings[0]), Slot::new(name, &now, readings[1])];
+            let name = FlowFingerprint { high: 7, low: 9 };
+            let [before, after] = [PackedCounters::new(name, &past, readings[0]), PackedCounters::new(name, &now, readings[1])];
             prop_assert_eq!((before.low(), before.reading()), (name.low, readings[0]));
             let delta = before.gain(&after, &now).unwrap();
             prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], gains);
             prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(messages[1]), false));
-            prop_assert_eq!(after.gain(&Slot::new(name, &now, readings[0]), &now), None);
+            prop_assert_eq!(after.gain(&PackedCounters::new(name, &now, readings[0]), &now), None);
         }
     }
 
     #[test]
     fn each_counter_alone_is_a_gain() {
-        let slot = |counters, messages| Slot::new(Name::default(), &flow(counters, messages), 1);
+        let slot = |counters, messages| {
+            PackedCounters::new(FlowFingerprint::default(), &flow(counters, messages), 1)
+        };
         let zero = slot([0; 4], 0);
         for n in 0..4 {
             let high = if n % 2 == 0 { 39 } else { 47 };

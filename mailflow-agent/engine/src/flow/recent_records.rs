@@ -9,14 +9,14 @@ pub(crate) const REMEMBERED: usize = 1 << 14;
 
 /// The newest records of all flows, counted by a rule or not.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct RecentRecords {
     records: VecDeque<FlowRecord>,
     /// Their clients: to look for one's records, the others are not touched.
     clients: VecDeque<IpAddr>,
     most: usize,
 }
 
-impl Recent {
+impl RecentRecords {
     /// Without any record yet, and room for [`REMEMBERED`].
     pub(crate) fn new() -> Self {
         Self { records: VecDeque::new(), clients: VecDeque::new(), most: REMEMBERED }

@@ -4,12 +4,12 @@ use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
 
-use super::fields::Inputs;
+use super::fields::RecordFields;
 use crate::time::Time;
 
 /// One direction of a flow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Direction {
+pub struct DirectionStats {
     /// Packets on the wire.
     pub packets: u64,
     /// IP total length of those packets.
@@ -74,9 +74,9 @@ pub struct Flow {
     /// Addresses, ports, VLAN zone, protocol.
     pub key: FlowKey,
     /// Client to server.
-    pub up: Direction,
+    pub up: DirectionStats,
     /// Server to client.
-    pub down: Direction,
+    pub down: DirectionStats,
     /// The first packet.
     pub first: Time,
     /// Estimated messages.
@@ -94,7 +94,7 @@ pub struct Flow {
 impl Flow {
     /// The last packet of either direction.
     pub fn last(&self) -> Time {
-        let last = |way: &Direction| way.last.unwrap_or(Time::ZERO);
+        let last = |way: &DirectionStats| way.last.unwrap_or(Time::ZERO);
         last(&self.up).max(last(&self.down)).max(self.first)
     }
 
@@ -111,7 +111,7 @@ impl Flow {
 
 /// A flow that another one on the same tuple has followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub struct SupersededFlow {
     /// The flow, with its last counters.
     pub flow: Flow,
     /// The first packet of the one that followed.
@@ -120,13 +120,13 @@ pub struct Finished {
 
 /// What became of a flow that had ended, when it was to be taken out of the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum EvictOutcome {
     /// It was taken out, with the counters it was seen with.
-    Removed,
+    Evicted,
     /// Its counters are not those it was seen with any more: it stays.
-    Lives,
+    Changed,
     /// It was not there.
-    Absent,
+    Missing,
 }
 
 /// Why a record was made.
@@ -171,7 +171,7 @@ pub struct FlowRecord {
     /// both directions where it was answered.
     pub complete: bool,
     /// What the record tells; the counters and facts beyond that mean nothing.
-    pub inputs: Inputs,
+    pub inputs: RecordFields,
 }
 
 impl FlowRecord {

@@ -9,15 +9,15 @@ use std::{
 use mailflow_common::FlowKey;
 
 use super::{
-    compact_table::Slots,
-    delta::{Delta, Gain},
-    fingerprint::{Name, Names},
-    packed_counters::Slot,
+    compact_table::CompactTable,
+    delta::{CounterDelta, Delta},
+    fingerprint::{FingerprintHasher, FlowFingerprint},
+    packed_counters::PackedCounters,
     quantity::Quantities,
-    record::{Direction, Flow},
+    record::{DirectionStats, Flow},
 };
 use crate::{
-    eval::contribution::{LIVE_BYTES, LIVE_MESSAGES, Tally},
+    eval::contribution::{FlowContribution, LIVE_BYTES, LIVE_MESSAGES},
     time::Time,
 };
 
@@ -30,11 +30,11 @@ const READINGS: u8 = 4 * PATIENCE;
 
 /// The live flows.
 #[derive(Debug)]
-pub(crate) struct Table {
-    slots: Slots,
-    names: Names,
+pub(crate) struct LiveFlowTable {
+    slots: CompactTable,
+    names: FingerprintHasher,
     /// What the rules have taken of living flows; few live long enough for that. A name is a keyed hash already.
-    marks: HashMap<Name, Mark, BuildHasherDefault<DefaultHasher>>,
+    marks: HashMap<FlowFingerprint, KeyedContribution, BuildHasherDefault<DefaultHasher>>,
     /// The moments of the last readings; a flow knows at which it was seen.
     readings: [Time; READINGS as usize],
     reading: u8,
@@ -47,26 +47,26 @@ pub(crate) struct Table {
 
 /// A tally with its flow: a name alone says nothing to another process.
 #[derive(Debug)]
-struct Mark {
+struct KeyedContribution {
     key: FlowKey,
     first: Time,
-    tally: Tally,
+    tally: FlowContribution,
 }
 
 /// What a look at a flow showed.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct FlowUpdate {
     /// What it gained, if anything.
     pub(crate) delta: Option<Delta>,
     /// The reading that showed it last, if one did.
     pub(crate) before: Option<Time>,
 }
 
-impl Default for Table {
+impl Default for LiveFlowTable {
     fn default() -> Self {
         Self {
-            slots: Slots::default(),
-            names: Names::default(),
+            slots: CompactTable::default(),
+            names: FingerprintHasher::default(),
             marks: HashMap::default(),
             readings: [Time::ZERO; READINGS as usize],
             reading: 1,
@@ -77,10 +77,10 @@ impl Default for Table {
     }
 }
 
-impl Table {
+impl LiveFlowTable {
     /// What tells the flows' gains: seeds of their names, and each with its name.
     pub(crate) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
-        let words = |(name, slot): (Name, &Slot)| {
+        let words = |(name, slot): (FlowFingerprint, &PackedCounters)| {
             let [up, down, rest, ends] = slot.words();
             [name.high, up, down, rest, ends]
         };
@@ -89,11 +89,11 @@ impl Table {
 
     /// Goes on where another stopped, as of a reading at `now`.
     pub(crate) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
-        *self = Self { names: Names::of_seeds(seeds), ..Self::default() };
+        *self = Self { names: FingerprintHasher::of_seeds(seeds), ..Self::default() };
         self.readings[usize::from(self.reading - 1)] = now;
         for [high, up, down, rest, ends] in flows {
-            let slot = Slot::from_words([*up, *down, *rest, *ends], self.reading);
-            self.slots.put(Name { high: *high, low: slot.low() }, slot);
+            let slot = PackedCounters::from_words([*up, *down, *rest, *ends], self.reading);
+            self.slots.put(FlowFingerprint { high: *high, low: slot.low() }, slot);
         }
     }
 
@@ -104,7 +104,7 @@ impl Table {
             self.reading += 1;
         } else {
             for slot in self.slots.iter_mut().filter(|slot| slot.reading() > 1) {
-                *slot = Slot::from_words(slot.words(), slot.reading() - 1);
+                *slot = PackedCounters::from_words(slot.words(), slot.reading() - 1);
             }
             self.readings.copy_within(1..usize::from(self.reading), 0);
         }
@@ -129,7 +129,7 @@ impl Table {
     }
 
     /// A flow's name.
-    pub(crate) fn name(&self, flow: &Flow) -> Name {
+    pub(crate) fn name(&self, flow: &Flow) -> FlowFingerprint {
         self.names.of(flow)
     }
 
@@ -138,7 +138,7 @@ impl Table {
         &self,
         flows: &[Flow],
         skip: impl Fn(&Flow) -> bool,
-    ) -> [Option<Name>; N] {
+    ) -> [Option<FlowFingerprint>; N] {
         let mut names = [None; N];
         for (name, flow) in names.iter_mut().zip(flows).filter(|(_, flow)| !skip(flow)) {
             *name = Some(self.names.of(flow));
@@ -148,25 +148,25 @@ impl Table {
     }
 
     /// Looks at a flow.
-    pub(crate) fn see(&mut self, name: Name, flow: &Flow) -> Seen {
-        let now = Slot::new(name, flow, self.reading);
+    pub(crate) fn see(&mut self, name: FlowFingerprint, flow: &Flow) -> FlowUpdate {
+        let now = PackedCounters::new(name, flow, self.reading);
         match self.slots.get_mut(name) {
             Some(slot) => {
                 let before = std::mem::replace(slot, now);
                 let reading = usize::from(before.reading() - 1);
-                Seen { delta: before.gain(&now, flow), before: Some(self.readings[reading]) }
+                FlowUpdate { delta: before.gain(&now, flow), before: Some(self.readings[reading]) }
             }
             None => {
                 self.slots.put(name, now);
-                Seen { delta: Some(all(flow)), before: None }
+                FlowUpdate { delta: Some(all(flow)), before: None }
             }
         }
     }
 
     /// Looks at a flow for the last time and forgets it.
-    pub(crate) fn take(&mut self, name: Name, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn take(&mut self, name: FlowFingerprint, flow: &Flow) -> Option<Delta> {
         match self.slots.remove(name) {
-            Some(before) => before.gain(&Slot::new(name, flow, self.reading), flow),
+            Some(before) => before.gain(&PackedCounters::new(name, flow, self.reading), flow),
             None => Some(all(flow)),
         }
     }
@@ -174,13 +174,13 @@ impl Table {
     /// Takes a flow back, with all its gains told.
     pub(crate) fn put(&mut self, flow: &Flow) {
         let name = self.names.of(flow);
-        self.slots.put(name, Slot::new(name, flow, self.reading));
+        self.slots.put(name, PackedCounters::new(name, flow, self.reading));
     }
 
     /// What the rules have taken of a flow.
-    pub(crate) fn tally(&self, flow: &Flow) -> Tally {
+    pub(crate) fn tally(&self, flow: &Flow) -> FlowContribution {
         if self.marks.is_empty() {
-            return Tally::default();
+            return FlowContribution::default();
         }
         self.marks.get(&self.names.of(flow)).map(|mark| mark.tally.clone()).unwrap_or_default()
     }
@@ -194,14 +194,16 @@ impl Table {
         {
             return false;
         }
-        let mark = || Mark { key: flow.key, first: flow.first, tally: Tally::default() };
+        let mark =
+            || KeyedContribution { key: flow.key, first: flow.first, tally: FlowContribution::default() };
         self.marks.entry(self.names.of(flow)).or_insert_with(mark).tally.show(&Quantities::of(flow))
     }
 
     /// Notes what the rules have taken of a flow.
-    pub(crate) fn mark(&mut self, flow: &Flow, tally: Tally) {
+    pub(crate) fn mark(&mut self, flow: &Flow, tally: FlowContribution) {
         if !tally.is_empty() {
-            self.marks.insert(self.names.of(flow), Mark { key: flow.key, first: flow.first, tally });
+            self.marks
+                .insert(self.names.of(flow), KeyedContribution { key: flow.key, first: flow.first, tally });
         }
     }
 
@@ -211,7 +213,7 @@ impl Table {
     }
 
     /// What the rules have taken of which flow.
-    pub(crate) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &Tally)> {
+    pub(crate) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &FlowContribution)> {
         self.marks.values().map(|mark| (mark.key, mark.first, &mark.tally))
     }
 
@@ -234,7 +236,7 @@ impl Table {
 
     /// Forgets every flow.
     pub(crate) fn clear(&mut self) {
-        self.slots = Slots::default();
+        self.slots = CompactTable::default();
     }
 
     fn forget(&mut self) {
@@ -258,8 +260,8 @@ pub(crate) fn all(flow: &Flow) -> Delta {
     Delta { key: flow.key, up: reached(&flow.up), down: reached(&flow.down), messages, new_flow: true }
 }
 
-fn reached(direction: &Direction) -> Gain {
-    Gain { packets: direction.packets, bytes: direction.bytes }
+fn reached(direction: &DirectionStats) -> CounterDelta {
+    CounterDelta { packets: direction.packets, bytes: direction.bytes }
 }
 
 #[cfg(test)]
@@ -268,20 +270,20 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::contribution::Taken,
+        eval::contribution::Counted,
         fixture::{self, at},
-        flow::class::Kinds,
+        flow::class::FlowClasses,
     };
 
     fn flow() -> Flow {
         fixture::flow("10.0.0.1:4000", "9.9.9.9:25")
     }
 
-    fn see(table: &mut Table, flow: &Flow) -> Seen {
+    fn see(table: &mut LiveFlowTable, flow: &Flow) -> FlowUpdate {
         table.see(table.name(flow), flow)
     }
 
-    fn take(table: &mut Table, flow: &Flow) -> Option<Delta> {
+    fn take(table: &mut LiveFlowTable, flow: &Flow) -> Option<Delta> {
         table.take(table.name(flow), flow)
     }
 
@@ -331,7 +333,7 @@ mod tests {
         /// Every gain is what a plain map of whole counters says.
         #[test]
         fn it_tells_what_a_plain_map_tells(steps in steps()) {
-            let (mut table, mut plain) = (Table::default(), HashMap::<u64, Plain>::new());
+            let (mut table, mut plain) = (LiveFlowTable::default(), HashMap::<u64, Plain>::new());
             let mut reading = 0;
             for step in steps {
                 let (Step::See(n, gains, more) | Step::Take(n, gains, more) | Step::TakeAndPut(n, gains, more)) = step
@@ -379,23 +381,29 @@ mod tests {
 
     #[test]
     fn only_gains_are_told() {
-        let mut table = Table::default();
+        let mut table = LiveFlowTable::default();
         let mut flow = flow();
         let first = see(&mut table, &flow).delta.unwrap();
-        assert_eq!((first.up, first.messages, first.new_flow), (Gain { packets: 10, bytes: 2_000 }, 1, true));
+        assert_eq!(
+            (first.up, first.messages, first.new_flow),
+            (CounterDelta { packets: 10, bytes: 2_000 }, 1, true)
+        );
         assert_eq!(see(&mut table, &flow).delta, None);
         (flow.down.packets, flow.down.bytes) = (11, 2_052);
         let second = see(&mut table, &flow).delta.unwrap();
-        assert_eq!((second.up, second.down), (Gain::default(), Gain { packets: 1, bytes: 52 }));
+        assert_eq!(
+            (second.up, second.down),
+            (CounterDelta::default(), CounterDelta { packets: 1, bytes: 52 })
+        );
         assert_eq!((second.messages, second.new_flow), (0, false));
         flow.up.packets += 1;
-        assert_eq!(take(&mut table, &flow).unwrap().up, Gain { packets: 1, bytes: 0 });
+        assert_eq!(take(&mut table, &flow).unwrap().up, CounterDelta { packets: 1, bytes: 0 });
         assert_eq!(table.len(), 0);
     }
 
     #[test]
     fn another_beginning_is_another_flow() {
-        let mut table = Table::default();
+        let mut table = LiveFlowTable::default();
         see(&mut table, &flow());
         let new = Flow { first: at(101), ..flow() };
         assert!(see(&mut table, &new).delta.unwrap().new_flow);
@@ -405,7 +413,7 @@ mod tests {
     #[test]
     fn a_flow_is_forgotten_only_when_many_readings_missed_it() {
         for misses in 0..3 * PATIENCE {
-            let mut table = Table::default();
+            let mut table = LiveFlowTable::default();
             table.begin(at(1));
             see(&mut table, &flow());
             for reading in 0..misses {
@@ -424,15 +432,15 @@ mod tests {
 
     #[test]
     fn new_is_what_began_well_after_the_last_reading() {
-        let begun = |table: &Table, second| table.is_new(&Flow { first: at(second), ..flow() });
-        let mut table = Table::default();
+        let begun = |table: &LiveFlowTable, second| table.is_new(&Flow { first: at(second), ..flow() });
+        let mut table = LiveFlowTable::default();
         assert!(!begun(&table, 1), "no reading is on");
         table.begin(at(100));
         assert!(begun(&table, 99), "it is the first");
         table.begin(at(110));
         assert_eq!([100, 101, 102, 110].map(|second| begun(&table, second)), [false, false, true, true]);
         // The last reading of another process is the last one.
-        let mut table = Table::default();
+        let mut table = LiveFlowTable::default();
         table.restore(at(100), [1, 2], &[]);
         table.again(at(105));
         table.begin(at(110));
@@ -441,21 +449,21 @@ mod tests {
 
     #[test]
     fn marks_stay_with_the_flow_they_were_made_for() {
-        let mut table = Table::default();
-        let mut tally = Tally::default();
-        tally.set(3, Taken { kinds: Kinds::FLOWS, ..Taken::default() });
+        let mut table = LiveFlowTable::default();
+        let mut tally = FlowContribution::default();
+        tally.set(3, Counted { kinds: FlowClasses::FLOWS, ..Counted::default() });
         table.mark(&flow(), tally.clone());
         let other = Flow { first: at(99), ..flow() };
-        assert_eq!([table.tally(&flow()), table.tally(&other)], [tally.clone(), Tally::default()]);
+        assert_eq!([table.tally(&flow()), table.tally(&other)], [tally.clone(), FlowContribution::default()]);
         table.unmark(&other);
         assert_eq!(table.tally(&flow()), tally);
         table.unmark(&flow());
-        assert_eq!(table.tally(&flow()), Tally::default());
+        assert_eq!(table.tally(&flow()), FlowContribution::default());
     }
 
     #[test]
     fn a_flow_is_shown_each_time_it_gained_enough() {
-        let mut table = Table::default();
+        let mut table = LiveFlowTable::default();
         let mut flow = flow();
         assert!(!table.show(&flow));
         flow.up.bytes = LIVE_BYTES;

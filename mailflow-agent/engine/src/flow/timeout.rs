@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
 use super::{
-    fields::Inputs,
+    fields::RecordFields,
     record::{Flow, FlowRecord, RecordReason},
     service::Services,
 };
@@ -37,14 +37,14 @@ impl Default for Timeouts {
 
 /// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct TimeoutNanos {
     closed: u64,
     idle: u64,
     unanswered: u64,
     active: u64,
 }
 
-impl Limits {
+impl TimeoutNanos {
     pub(crate) fn new(timeouts: &Timeouts) -> Self {
         let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let Timeouts { closed, idle, unanswered, active } = *timeouts;
@@ -74,15 +74,15 @@ impl Limits {
 
 /// When a flow ends if no further packet comes, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct FlowEnd {
     pub(crate) at: Time,
     pub(crate) reason: RecordReason,
 }
 
-impl End {
+impl FlowEnd {
     /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
     /// from when somebody looked.
-    pub(crate) fn of(flow: &Flow, limits: &Limits) -> Self {
+    pub(crate) fn of(flow: &Flow, limits: &TimeoutNanos) -> Self {
         let facts = &flow.facts;
         let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
         let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
@@ -106,7 +106,7 @@ pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> F
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let complete = from_the_start && both_ways;
-    FlowRecord { app: app(&flow, services), reason, complete, inputs: Inputs::all(), flow }
+    FlowRecord { app: app(&flow, services), reason, complete, inputs: RecordFields::all(), flow }
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
     fn end(change: impl FnOnce(&mut Flow)) -> (Time, RecordReason) {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         change(&mut flow);
-        let end = End::of(&flow, &Limits::new(&Timeouts::default()));
+        let end = FlowEnd::of(&flow, &TimeoutNanos::new(&Timeouts::default()));
         (end.at, end.reason)
     }
 
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_interval_is_told_once() {
-        let limits = Limits::new(&Timeouts::default());
+        let limits = TimeoutNanos::new(&Timeouts::default());
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         let told = |before: Option<u64>, now| limits.interval(&flow, before.map(at), at(now));
         assert_eq!([told(None, 399), told(Some(398), 399)], [None; 2], "the flow began at 100");
@@ -158,7 +158,7 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         silent(&mut flow);
         let short = Timeouts { idle: Duration::from_secs(10), ..Timeouts::default() };
-        assert_eq!(End::of(&flow, &Limits::new(&short)).at, at(111));
+        assert_eq!(FlowEnd::of(&flow, &TimeoutNanos::new(&short)).at, at(111));
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::{
-    internal::{Place, Site},
+    internal::{AddressScope, ResolvedAddress},
     role::AssetRole,
 };
 
 /// Addresses: any of some members, without those of others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Set {
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct AddressSet {
     // Shared: each rule has the entries of the common allow-list.
     any: Arc<Members>,
     but: Arc<Members>,
@@ -47,14 +47,14 @@ pub enum Member {
     Net(IpNet),
 }
 
-impl Set {
+impl AddressSet {
     /// Any of `any` (of all addresses, where that is empty), but none of `but`.
     pub fn new(any: Vec<Member>, but: Vec<Member>) -> Self {
         Self { any: Members::new(any).into(), but: Members::new(but).into() }
     }
 
     /// Returns true if an address is in the set.
-    pub fn holds(&self, site: &Site<'_>) -> bool {
+    pub fn holds(&self, site: &ResolvedAddress<'_>) -> bool {
         (self.any.all.is_empty() || self.any.hold(site)) && !self.but.hold(site)
     }
 
@@ -87,7 +87,7 @@ impl Members {
     }
 
     /// Returns true if one of them holds the address; of many networks in logarithmic time.
-    fn hold(&self, site: &Site<'_>) -> bool {
+    fn hold(&self, site: &ResolvedAddress<'_>) -> bool {
         let searched = |member: &&Member| self.nets.is_empty() || !matches!(member, Member::Net(_));
         let around = |(v6, length): &(bool, u8)| {
             *v6 == site.ip.is_ipv6()
@@ -111,11 +111,11 @@ pub(crate) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
 }
 
 impl Member {
-    fn holds(&self, site: &Site<'_>) -> bool {
+    fn holds(&self, site: &ResolvedAddress<'_>) -> bool {
         match self {
             Member::Any => true,
-            Member::Internal => site.place == Place::Internal,
-            Member::External => site.place == Place::Internet,
+            Member::Internal => site.place == AddressScope::Internal,
+            Member::External => site.place == AddressScope::Internet,
             Member::Group(name) => {
                 site.network.is_some_and(|network| network.group.as_deref() == Some(name.as_ref()))
             }
@@ -125,14 +125,21 @@ impl Member {
     }
 }
 
-impl From<Member> for Set {
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The checkpoint of the rules contains this text, under the name that the type had first.
+        f.debug_struct("Set").field("any", &self.any).field("but", &self.but).finish()
+    }
+}
+
+impl From<Member> for AddressSet {
     fn from(member: Member) -> Self {
         Self::new(vec![member], Vec::new())
     }
 }
 
 /// As it is written in a configuration.
-impl fmt::Display for Set {
+impl fmt::Display for AddressSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.all.iter().map(|member| ("", member));
         for (index, (not, member)) in any.chain(self.but.all.iter().map(|member| ("!", member))).enumerate() {
@@ -174,7 +181,7 @@ mod tests {
         ])
     }
 
-    fn held(set: &Set) -> Vec<&'static str> {
+    fn held(set: &AddressSet) -> Vec<&'static str> {
         let networks = networks();
         ["10.0.0.1", "10.1.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"]
             .into_iter()
@@ -184,7 +191,7 @@ mod tests {
 
     #[test]
     fn each_member_holds_its_own() {
-        let set = |member: Member| held(&Set::from(member));
+        let set = |member: Member| held(&AddressSet::from(member));
         assert_eq!(set(Member::Any).len(), 5);
         assert_eq!(set(Member::Internal), ["10.0.0.1", "10.1.0.1", "fd00::1"]);
         assert_eq!(set(Member::External), ["9.9.9.9"], "loopback is not the Internet");
@@ -209,7 +216,7 @@ mod tests {
             .into_iter()
             .chain([Member::Group("berlin".into()), Member::Net("fd00::/9".parse().unwrap())])
             .collect();
-        let set = Set::new(any.clone(), but.clone());
+        let set = AddressSet::new(any.clone(), but.clone());
         let mut held = 0;
         for n in 0..20_000_u32 {
             let ip = match n % 50 {
@@ -227,12 +234,15 @@ mod tests {
     #[test]
     fn what_is_left_out_is_left_out_of_all() {
         let mta = || vec![Member::Role(AssetRole::Mta)];
-        let set = Set::new(vec![Member::Internal, Member::External], mta());
+        let set = AddressSet::new(vec![Member::Internal, Member::External], mta());
         assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9"]);
         assert_eq!(set.to_string(), "internal, external, !role:mta");
-        let set = Set::new(Vec::new(), mta());
+        let set = AddressSet::new(Vec::new(), mta());
         assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"], "all but these");
         assert_eq!(set.to_string(), "!role:mta");
-        assert_eq!((held(&Set::default()).len(), Set::default().to_string()), (5, "any".to_owned()));
+        assert_eq!(
+            (held(&AddressSet::default()).len(), AddressSet::default().to_string()),
+            (5, "any".to_owned())
+        );
     }
 }

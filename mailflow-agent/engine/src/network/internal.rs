@@ -10,7 +10,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    range_table::{Ranges, Span},
+    range_table::{AddressSpan, RangeTable},
     role::AssetRole,
     special_use::{SpecialUse, special_use},
 };
@@ -29,7 +29,7 @@ pub struct Network {
     /// What its hosts are for.
     pub role: Option<AssetRole>,
     /// Where the line stands.
-    pub origin: Option<Origin>,
+    pub origin: Option<NetworkOrigin>,
 }
 
 impl Network {
@@ -41,14 +41,14 @@ impl Network {
 
 /// Where a network is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
+pub struct NetworkOrigin {
     /// The file as it was named.
     pub file: Arc<str>,
     /// The line, from 1.
     pub line: usize,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for NetworkOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
@@ -59,14 +59,14 @@ impl fmt::Display for Origin {
 /// A network that names no group, or no role, has that of the nearest network around it. An excluded
 /// network ends this: what is put back inside it begins anew.
 #[derive(Clone, Debug, Default)]
-pub struct Networks(Arc<Index>);
+pub struct Networks(Arc<NetworkIndex>);
 
 #[derive(Debug, Default)]
-struct Index {
+struct NetworkIndex {
     /// At most as many as a `u32` counts; memory ends before.
     networks: Vec<Network>,
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
+    v4: RangeTable<u32>,
+    v6: RangeTable<u128>,
 }
 
 impl Networks {
@@ -79,17 +79,17 @@ impl Networks {
             match canonical(network.net) {
                 IpNet::V4(net) => {
                     let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
-                    v4.push(Span { first, last, line });
+                    v4.push(AddressSpan { first, last, line });
                 }
                 IpNet::V6(net) => {
                     let [first, last] = [net.network(), net.broadcast()].map(Ipv6Addr::to_bits);
-                    v6.push(Span { first, last, line });
+                    v6.push(AddressSpan { first, last, line });
                 }
             }
         }
         // A range behind the last IPv4 address would begin at none: it holds no address.
-        let v4 = Ranges::new(v4, |start| u32::try_from(start).ok());
-        Self(Arc::new(Index { networks, v4, v6: Ranges::new(v6, Some) }))
+        let v4 = RangeTable::new(v4, |start| u32::try_from(start).ok());
+        Self(Arc::new(NetworkIndex { networks, v4, v6: RangeTable::new(v6, Some) }))
     }
 
     /// The line that makes `ip` internal: the longest that matches, unless it excludes.
@@ -130,42 +130,42 @@ impl Networks {
 
     /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
     /// special use or not.
-    pub fn locate(&self, ip: IpAddr) -> Site<'_> {
+    pub fn locate(&self, ip: IpAddr) -> ResolvedAddress<'_> {
         self.locate_line(ip).0
     }
 
     /// The same with the number of the line that makes it internal, from 0.
-    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
+    pub(super) fn locate_line(&self, ip: IpAddr) -> (ResolvedAddress<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
         let network = line.and_then(|line| self.0.networks.get(line));
         let place = match network {
-            Some(_) => Place::Internal,
-            None => special_use(ip).map_or(Place::Internet, Place::Special),
+            Some(_) => AddressScope::Internal,
+            None => special_use(ip).map_or(AddressScope::Internet, AddressScope::Special),
         };
-        (Site { ip, place, network }, line)
+        (ResolvedAddress { ip, place, network }, line)
     }
 
     /// Where `ip` is.
-    pub fn place(&self, ip: IpAddr) -> Place {
+    pub fn place(&self, ip: IpAddr) -> AddressScope {
         self.locate(ip).place
     }
 }
 
 /// An address with all that is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Site<'a> {
+pub struct ResolvedAddress<'a> {
     /// The address; a v4-mapped one as the IPv4 address inside it.
     pub ip: IpAddr,
     /// Where it is.
-    pub place: Place,
+    pub place: AddressScope,
     /// The line that makes it internal.
     pub network: Option<&'a Network>,
 }
 
 /// Where an address is, seen from inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AddressScope {
     /// In the internal networks.
     Internal,
     /// Neither internal nor on the Internet.
@@ -269,10 +269,12 @@ mod tests {
     fn internal_goes_before_special_use() {
         let networks = Networks::new(vec![network("198.18.0.0/24")]);
         let place = |ip: &str| networks.place(ip.parse().unwrap());
-        assert_eq!(place("198.18.0.7"), Place::Internal);
-        assert!(matches!(place("198.18.1.7"), Place::Special(special) if special.name == "benchmarking"));
-        assert_eq!(place("9.9.9.9"), Place::Internet);
-        assert_eq!(place("10.0.0.1"), Place::Internet, "a neighbour's");
+        assert_eq!(place("198.18.0.7"), AddressScope::Internal);
+        assert!(
+            matches!(place("198.18.1.7"), AddressScope::Special(special) if special.name == "benchmarking")
+        );
+        assert_eq!(place("9.9.9.9"), AddressScope::Internet);
+        assert_eq!(place("10.0.0.1"), AddressScope::Internet, "a neighbour's");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use mailflow_common::Address;
 
 use super::{
-    endpoints::Ends,
-    internal::{Networks, Place, Site},
+    endpoints::Endpoints,
+    internal::{AddressScope, Networks, ResolvedAddress},
 };
 use crate::flow::Flow;
 
@@ -15,47 +15,47 @@ const POWER: u32 = 6;
 
 /// Where the ends of flows are, by one list of internal networks at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Sites {
+pub(crate) struct LookupCache {
     internal: Networks,
     /// Each at a place that follows from its address; of two with one place the last.
-    known: Box<[Option<Known>]>,
+    known: Box<[Option<CachedLookup>]>,
 }
 
-/// A [`Site`] without the list.
+/// A [`ResolvedAddress`] without the list.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct CachedLookup {
     address: Address,
     ip: IpAddr,
-    place: Place,
+    place: AddressScope,
     line: Option<usize>,
 }
 
-impl Sites {
+impl LookupCache {
     /// Both ends of a flow, by this list.
-    pub(crate) fn ends<'a>(&mut self, flow: &Flow, internal: &'a Networks) -> Ends<'a> {
+    pub(crate) fn ends<'a>(&mut self, flow: &Flow, internal: &'a Networks) -> Endpoints<'a> {
         if self.known.is_empty() || !self.internal.is(internal) {
             *self = Self { internal: internal.clone(), known: vec![None; 1 << POWER].into() };
         }
         let source = self.locate(flow.key.client, internal);
-        Ends { source, destination: self.locate(flow.key.server, internal) }
+        Endpoints { source, destination: self.locate(flow.key.server, internal) }
     }
 
     #[inline]
-    fn locate<'a>(&mut self, address: Address, internal: &'a Networks) -> Site<'a> {
+    fn locate<'a>(&mut self, address: Address, internal: &'a Networks) -> ResolvedAddress<'a> {
         let place = &mut self.known[place(address)];
         let known = match place {
             Some(known) if known.address == address => known,
-            _ => place.insert(Known::of(address, internal)),
+            _ => place.insert(CachedLookup::of(address, internal)),
         };
         let network = known.line.and_then(|line| internal.networks().get(line));
-        Site { ip: known.ip, place: known.place, network }
+        ResolvedAddress { ip: known.ip, place: known.place, network }
     }
 }
 
-impl Known {
+impl CachedLookup {
     #[cold]
     fn of(address: Address, internal: &Networks) -> Self {
-        let (Site { ip, place, .. }, line) = internal.locate_line(address.ip());
+        let (ResolvedAddress { ip, place, .. }, line) = internal.locate_line(address.ip());
         Self { address, ip, place, line }
     }
 }
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn it_tells_what_the_list_tells_whichever_that_is() {
         let one = fixture::settings().internal;
-        let mut sites = Sites::default();
+        let mut sites = LookupCache::default();
         let mut inside = 0;
         for internal in [one.clone(), Networks::default(), one] {
             // More ends than are remembered, forth and back.
@@ -82,7 +82,7 @@ mod tests {
                 let client = format!("{}.0.{}.{}:4000", [10, 11][n as usize % 2], n / 250, n % 250);
                 let flow = fixture::flow(&client, ["9.9.9.9:25", "127.0.0.1:25"][n as usize / 2 % 2]);
                 let ends = sites.ends(&flow, &internal);
-                assert_eq!(ends, Ends::of(&flow, &internal), "{client}");
+                assert_eq!(ends, Endpoints::of(&flow, &internal), "{client}");
                 inside += usize::from(ends.source.network.is_some());
             }
         }

@@ -9,8 +9,8 @@ pub mod role;
 pub mod special_use;
 
 pub use self::{
-    address_set::{Member, Set},
-    endpoints::Ends,
-    internal::{Network, Networks, Origin, Place, Site, canonical},
+    address_set::{AddressSet, Member},
+    endpoints::Endpoints,
+    internal::{AddressScope, Network, NetworkOrigin, Networks, ResolvedAddress, canonical},
     role::AssetRole,
 };

@@ -7,7 +7,7 @@ use std::{cmp::Reverse, num::NonZeroU32};
 
 /// The addresses of one line; IPv4 ones as numbers too.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct AddressSpan {
     /// The first address.
     pub(super) first: u128,
     /// The last address.
@@ -26,20 +26,20 @@ const FAN: usize = 16;
 /// starts lie levels that hold each 16th of the one below: a step reads one cache line and there are
 /// five, of which the upper ones stay in the cache.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ranges<A> {
+pub(super) struct RangeTable<A> {
     /// The uppermost level first; the last one is the starts.
     levels: Vec<Vec<A>>,
     /// The line of each range, plus one; `None` where none decides.
     lines: Vec<Option<NonZeroU32>>,
 }
 
-impl<A: Copy + Ord> Ranges<A> {
+impl<A: Copy + Ord> RangeTable<A> {
     /// The ranges of these spans, in the order of their lines; `address` makes an address of a number, unless it lies behind the last.
-    pub(super) fn new(mut spans: Vec<Span>, address: impl Fn(u128) -> Option<A>) -> Self {
+    pub(super) fn new(mut spans: Vec<AddressSpan>, address: impl Fn(u128) -> Option<A>) -> Self {
         // Outer before inner; of equal ones the later one lies on top, as the order of equals is kept.
         spans.sort_by_key(|span| (span.first, Reverse(span.last)));
-        let mut flat = Flat(Vec::with_capacity(2 * spans.len() + 1));
-        let mut open: Vec<Span> = Vec::new();
+        let mut flat = RangeBuilder(Vec::with_capacity(2 * spans.len() + 1));
+        let mut open: Vec<AddressSpan> = Vec::new();
         for span in spans {
             flat.close(&mut open, Some(span.first));
             flat.begin(span.first, span.line);
@@ -73,11 +73,11 @@ impl<A: Copy + Ord> Ranges<A> {
 }
 
 /// Ranges in the making.
-struct Flat(Vec<(u128, Option<usize>)>);
+struct RangeBuilder(Vec<(u128, Option<usize>)>);
 
-impl Flat {
+impl RangeBuilder {
     /// Ends the open spans that lie before `until`; what encloses each decides again behind it.
-    fn close(&mut self, open: &mut Vec<Span>, until: Option<u128>) {
+    fn close(&mut self, open: &mut Vec<AddressSpan>, until: Option<u128>) {
         while let Some(inner) = open.pop_if(|span| until.is_none_or(|until| span.last < until)) {
             if let Some(next) = inner.last.checked_add(1) {
                 self.begin(next, open.last().and_then(|outer| outer.line));
@@ -99,12 +99,12 @@ mod tests {
     use super::*;
 
     /// Spans as prefixes make them: each of 2^n addresses, at a multiple of its length.
-    fn spans() -> impl Strategy<Value = Vec<Span>> {
+    fn spans() -> impl Strategy<Value = Vec<AddressSpan>> {
         let span = (0u128..1 << 16, 0u32..10, prop::bool::weighted(0.9));
         prop::collection::vec(span, 0..2_000).prop_map(|spans| {
             let span = |(line, (at, bits, put_in)): (usize, (u128, u32, bool))| {
                 let first = at >> bits << bits;
-                Span { first, last: first + (1 << bits) - 1, line: put_in.then_some(line) }
+                AddressSpan { first, last: first + (1 << bits) - 1, line: put_in.then_some(line) }
             };
             spans.into_iter().enumerate().map(span).collect()
         })
@@ -115,7 +115,7 @@ mod tests {
 
         #[test]
         fn a_search_through_all_levels_finds_what_a_walk_finds(spans in spans()) {
-            let ranges = Ranges::new(spans.clone(), |start| u32::try_from(start).ok());
+            let ranges = RangeTable::new(spans.clone(), |start| u32::try_from(start).ok());
             prop_assert!(ranges.levels.iter().rev().skip(1).all(|level| level.len() < ranges.lines.len()));
             let edges = spans.iter().flat_map(|span| [span.first.saturating_sub(1), span.first, span.last, span.last + 1]);
             for ip in edges.step_by(7).chain([0, 1 << 17]) {
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn nothing_holds_nothing() {
-        let none = Ranges::new(Vec::new(), Some);
+        let none = RangeTable::new(Vec::new(), Some);
         assert_eq!((none.find(0), none.find(u128::MAX)), (None, None));
-        let all = Ranges::new(vec![Span { first: 0, last: u128::MAX, line: Some(0) }], Some);
+        let all = RangeTable::new(vec![AddressSpan { first: 0, last: u128::MAX, line: Some(0) }], Some);
         assert_eq!((all.find(0), all.find(u128::MAX)), (Some(0), Some(0)));
     }
 }

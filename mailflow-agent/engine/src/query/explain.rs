@@ -6,16 +6,16 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use crate::{
     Engine,
     eval::{
-        group_key::{Source, Subject},
-        group_state::{State, Watched},
-        group_table::Known,
+        group_key::{GroupKey, Source},
+        group_state::{GroupState, IncidentState},
+        group_table::AllowStatus,
         window::value::TermValue,
     },
-    flow::{FlowRecord, phase::Stage},
-    network::{Ends, Place},
+    flow::{FlowRecord, phase::RecordPhase},
+    network::{AddressScope, Endpoints},
     rule::{
         Clause,
-        size_test::{Measure, Way},
+        size_test::{FlowDirection, SizeMeasure},
     },
     time::Time,
 };
@@ -28,20 +28,20 @@ pub struct Explanation {
     /// Its group.
     pub group: Option<String>,
     /// What each rule holds for it.
-    pub rules: Vec<Held>,
+    pub rules: Vec<RuleSnapshot>,
     /// Its newest flows, the newest first.
-    pub flows: Vec<Judged>,
+    pub flows: Vec<ExplainedFlow>,
     /// The oldest record that is remembered of anybody: before it nothing can be explained.
     pub since: Option<Time>,
 }
 
 /// What a rule holds for a subject.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct RuleSnapshot {
     /// The rule.
     pub rule: Arc<str>,
     /// Whom it is about.
-    pub subject: Subject,
+    pub subject: GroupKey,
     /// True if an allow-list puts these flows aside.
     pub suppressed: bool,
     /// Since when an alert fires.
@@ -52,7 +52,7 @@ pub struct Held {
 
 /// A flow, and what the rules say of it.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct ExplainedFlow {
     /// Its record.
     pub record: FlowRecord,
     /// Of each rule: nothing if it counts, or else why not, in words.
@@ -65,29 +65,29 @@ impl Engine {
         let site = self.settings.internal.locate(source);
         let group = site.network.and_then(|network| network.group.clone());
         let of = Source::of(source, self.settings.v6_source_prefix);
-        let about = |subject: &Subject| match subject {
-            Subject::Source(_) | Subject::Pair(_) => subject.source() == Some(of),
-            Subject::Group(name) => Some(&**name) == group.as_deref(),
-            Subject::Destination(server) => *server == source,
-            Subject::Many => false,
+        let about = |subject: &GroupKey| match subject {
+            GroupKey::Source(_) | GroupKey::Pair(_) => subject.source() == Some(of),
+            GroupKey::Group(name) => Some(&**name) == group.as_deref(),
+            GroupKey::Destination(server) => *server == source,
+            GroupKey::Many => false,
         };
         let mut rules = Vec::new();
         for watch in &self.evaluator.watches {
             let rule = &watch.plan.rule;
-            let tell = |subject: &Subject, known: Known, watched: &Watched| Held {
+            let tell = |subject: &GroupKey, known: AllowStatus, watched: &GroupState| RuleSnapshot {
                 rule: Arc::clone(&rule.name),
                 subject: subject.clone(),
-                suppressed: known == Known::Allowed,
+                suppressed: known == AllowStatus::Allowed,
                 firing: match watched.state() {
-                    State::Firing(firing) => Some(firing.0.told().starts_at),
-                    State::Quiet(_) => None,
+                    IncidentState::Firing(firing) => Some(firing.0.told().starts_at),
+                    IncidentState::Quiet(_) => None,
                 },
                 terms: watch.plan.values(&watched.terms(&watch.plan), watch.plan.levels_of(&site), now),
             };
             let before = rules.len();
-            for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
+            for (known, lane) in [(AllowStatus::No, &watch.unknown), (AllowStatus::Allowed, &watch.allowed)] {
                 let own = lane.iter().filter(|(subject, _)| about(subject));
-                let mut held: Vec<Held> =
+                let mut held: Vec<RuleSnapshot> =
                     own.map(|(subject, watched)| tell(subject, known, watched)).collect();
                 held.sort_by(|one, other| one.subject.cmp(&other.subject));
                 rules.extend(held);
@@ -96,9 +96,9 @@ impl Engine {
             if rules.len() == before
                 && rule.matching.source.holds(&site)
                 && let Some(subject) =
-                    Subject::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
+                    GroupKey::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
             {
-                rules.push(tell(&subject, Known::No, &Watched::new(&watch.plan)));
+                rules.push(tell(&subject, AllowStatus::No, &GroupState::new(&watch.plan)));
             }
         }
         let own = |record: &&FlowRecord| {
@@ -121,16 +121,16 @@ impl Engine {
         }
     }
 
-    fn explained(&self, record: &FlowRecord) -> Judged {
-        let ends = Ends::of(&record.flow, &self.settings.internal);
-        let verdict = |watch: &crate::eval::rule_state::Watch| {
+    fn explained(&self, record: &FlowRecord) -> ExplainedFlow {
+        let ends = Endpoints::of(&record.flow, &self.settings.internal);
+        let verdict = |watch: &crate::eval::rule_state::RuleState| {
             let rule = &watch.plan.rule;
             let lacking = rule.matching.inputs() - record.inputs;
             if !lacking.is_empty() {
                 let why = format!("not evaluable, as its log does not tell: {lacking}");
                 return (Arc::clone(&rule.name), Some(why));
             }
-            let against = if rule.matching.judges(Stage::of(record.reason)) {
+            let against = if rule.matching.judges(RecordPhase::of(record.reason)) {
                 rule.matching.check(&record.flow, record.app, &ends, self.settings.epoch).err()
             } else {
                 Some(Clause::NotEnded)
@@ -143,7 +143,7 @@ impl Engine {
             (Arc::clone(&rule.name), why)
         };
         let verdicts = self.evaluator.watches.iter().map(verdict).collect();
-        Judged { record: record.clone(), verdicts }
+        ExplainedFlow { record: record.clone(), verdicts }
     }
 }
 
@@ -158,17 +158,17 @@ impl fmt::Display for Clause {
             Clause::Protocol(protocol) => write!(f, "protocol {protocol} is not one of the rule's"),
             Clause::Size(short) => {
                 let way = match short.way {
-                    Way::Up => "up",
-                    Way::Down => "down",
+                    FlowDirection::Up => "up",
+                    FlowDirection::Down => "down",
                 };
                 let (bytes, packets, needed) = (short.bytes, short.packets, short.needed);
                 match short.measure {
-                    Measure::Ratio if packets == 0 => write!(f, "no packet {way}"),
-                    Measure::Ratio => {
+                    SizeMeasure::Ratio if packets == 0 => write!(f, "no packet {way}"),
+                    SizeMeasure::Ratio => {
                         let ratio = bytes as f64 / packets as f64;
                         write!(f, "{way} {bytes} B / {packets} = {ratio:.1} B a packet, less than {needed}")
                     }
-                    Measure::Count => {
+                    SizeMeasure::Count => {
                         write!(f, "{way} {packets} packets and {bytes} B, not {needed} of each")
                     }
                 }
@@ -181,11 +181,11 @@ impl fmt::Display for Clause {
     }
 }
 
-fn named(place: Place) -> String {
+fn named(place: AddressScope) -> String {
     match place {
-        Place::Internal => "internal".to_owned(),
-        Place::Internet => "on the Internet".to_owned(),
-        Place::Special(special) => format!("in {} ({}, {})", special.net, special.name, special.rfc),
+        AddressScope::Internal => "internal".to_owned(),
+        AddressScope::Internet => "on the Internet".to_owned(),
+        AddressScope::Special(special) => format!("in {} ({}, {})", special.net, special.name, special.rfc),
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     use crate::{
         eval::window::value::Value,
         fixture::{self, at},
-        flow::{Fate, RecordReason, timeout},
+        flow::{EvictOutcome, RecordReason, timeout},
     };
 
     fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64, bytes: u64) {
@@ -234,7 +234,7 @@ mod tests {
         small.down.bytes = 799;
         engine.begin(at(400));
         engine.look(&[counts, small]);
-        engine.end(&[Fate::Removed; 2]);
+        engine.end(&[EvictOutcome::Evicted; 2]);
         engine.tick(at(400));
         let told = engine.explain("10.0.0.1".parse().unwrap(), at(400), 10);
         let mut counted: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.is_none()).collect();

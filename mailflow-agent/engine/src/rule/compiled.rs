@@ -3,41 +3,41 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    definition::{Allow, Condition, GroupBy, Rule},
-    pair_index::Pairs,
-    term::{End, Measure, Term},
-    thresholds::Level,
+    definition::{AllowEntry, Condition, GroupBy, Rule},
+    pair_index::PairIndex,
+    term::{Endpoint, Measure, Term},
+    thresholds::Thresholds,
 };
 use crate::{
     eval::window::{
-        distinct::Mark,
-        spec::{PARTS, Shape},
-        state::{Frame, Gain, Store, Until},
+        distinct::EndpointBytes,
+        spec::{PARTS, WindowSpec},
+        state::{HoldsUntil, Increment, TermSpec, WindowState},
         value::{TermValue, Value},
     },
     flow::{
-        class::{Kind, Kinds},
-        fields::Inputs,
+        class::{FlowClass, FlowClasses},
+        fields::RecordFields,
         quantity::Quantities,
     },
-    network::{Ends, Set, Site},
-    time::{Epoch, Time},
+    network::{AddressSet, Endpoints, ResolvedAddress},
+    time::{Time, WallClockOffset},
 };
 
 /// A rule with what follows from it.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct CompiledRule {
     pub(crate) rule: Rule,
-    frames: Vec<Frame>,
+    frames: Vec<TermSpec>,
     names: Vec<Arc<str>>,
     /// The rule's allow-list.
-    allow: Pairs,
+    allow: PairIndex,
     /// Those for whom it has other thresholds.
-    others: Pairs,
-    inputs: Vec<Inputs>,
+    others: PairIndex,
+    inputs: Vec<RecordFields>,
     /// What some record did not tell.
-    lacking: Inputs,
-    levels: Vec<Level>,
+    lacking: RecordFields,
+    levels: Vec<Thresholds>,
     /// The lowest threshold of any subject, by term.
     least: Vec<u64>,
     /// True if it has something to say about flows that are open, between their records.
@@ -50,42 +50,42 @@ pub(crate) struct Plan {
 
 /// What a record, or a look at an open flow, tells that was not known yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
+pub(crate) struct RecordDelta {
     pub(crate) time: Time,
-    pub(crate) kinds: Kinds,
+    pub(crate) kinds: FlowClasses,
     pub(crate) gains: Quantities,
-    pub(crate) inputs: Inputs,
-    pub(crate) source: Mark,
-    pub(crate) destination: Mark,
+    pub(crate) inputs: RecordFields,
+    pub(crate) source: EndpointBytes,
+    pub(crate) destination: EndpointBytes,
     pub(crate) port: u16,
     /// True if the server has answered with payload, which it does to a client at that address only.
     pub(crate) completed: bool,
 }
 
-impl Plan {
+impl CompiledRule {
     /// Of `rule`; a record is at most `lateness` late.
     pub(crate) fn new(rule: Rule, lateness: Duration) -> Self {
         let frame = |(index, term): (usize, &Term)| {
             let levels = rule.thresholds.iter().filter_map(|thresholds| thresholds.levels.get(index));
             let need = levels.chain([&term.level]).map(|level| level.at_least).max().unwrap_or(1);
-            let shape = Shape::new(term.window, need, lateness);
+            let shape = WindowSpec::new(term.window, need, lateness);
             let shape = if rule.terms.len() > 1 { shape.with_room(PARTS as usize + 1) } else { shape };
-            Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
+            TermSpec { measure: term.measure, shape, need, learnt: Time::ZERO }
         };
-        let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();
+        let frames: Vec<TermSpec> = rule.terms.iter().enumerate().map(frame).collect();
         let live = |measure: &Measure| {
-            matches!(measure, Measure::Sum(_) | Measure::Count(Kind::Delivering))
-                || matches!(measure, Measure::Distinct { among: Kind::Delivering, .. })
+            matches!(measure, Measure::Sum(_) | Measure::Count(FlowClass::Delivering))
+                || matches!(measure, Measure::Distinct { among: FlowClass::Delivering, .. })
         };
-        let anywhere = Set::default();
+        let anywhere = AddressSet::default();
         Self {
-            retention: frames.iter().map(Frame::retention).max().unwrap_or_default(),
-            soonest: frames.iter().map(Frame::retention).min().unwrap_or_default(),
+            retention: frames.iter().map(TermSpec::retention).max().unwrap_or_default(),
+            soonest: frames.iter().map(TermSpec::retention).min().unwrap_or_default(),
             names: names(&rule.terms),
-            allow: Pairs::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
-            others: Pairs::new(rule.thresholds.iter().map(|other| (&other.of, &anywhere))),
+            allow: PairIndex::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
+            others: PairIndex::new(rule.thresholds.iter().map(|other| (&other.of, &anywhere))),
             inputs: rule.terms.iter().map(Term::inputs).collect(),
-            lacking: Inputs::empty(),
+            lacking: RecordFields::empty(),
             levels: rule.terms.iter().map(|term| term.level).collect(),
             least: (0..rule.terms.len()).map(|term| least(&rule, term)).collect(),
             live: rule.terms.iter().any(|term| live(&term.measure)),
@@ -95,8 +95,8 @@ impl Plan {
     }
 
     /// Returns true if what was remembered for `other` means the same for this.
-    pub(crate) fn continues(&self, other: &Plan) -> bool {
-        let terms = |plan: &Plan| -> Vec<_> {
+    pub(crate) fn continues(&self, other: &CompiledRule) -> bool {
+        let terms = |plan: &CompiledRule| -> Vec<_> {
             plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
         };
         self.rule.matching == other.rule.matching
@@ -126,12 +126,12 @@ impl Plan {
     }
 
     /// Goes on from `before`: what was learnt stays so.
-    pub(crate) fn inherit(&mut self, before: &Plan) {
+    pub(crate) fn inherit(&mut self, before: &CompiledRule) {
         self.set_learnt(&before.learnt());
     }
 
     /// The terms.
-    pub(crate) fn frames(&self) -> &[Frame] {
+    pub(crate) fn frames(&self) -> &[TermSpec] {
         &self.frames
     }
 
@@ -141,33 +141,38 @@ impl Plan {
     }
 
     /// The thresholds for a subject whose flow is between `ends`.
-    pub(crate) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
+    pub(crate) fn levels(&self, ends: &Endpoints<'_>) -> &[Thresholds] {
         let site = if self.rule.group_by == GroupBy::Destination { &ends.destination } else { &ends.source };
         self.levels_of(site)
     }
 
     /// The thresholds for a subject at `site`.
-    pub(crate) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
-        let ends = Ends { source: *site, destination: *site };
+    pub(crate) fn levels_of(&self, site: &ResolvedAddress<'_>) -> &[Thresholds] {
+        let ends = Endpoints { source: *site, destination: *site };
         let of = |number: usize| self.rule.thresholds.get(number);
         let own = self.others.first(&ends, |number| of(number).is_some_and(|other| other.of.holds(site)));
         own.and_then(of).map_or(&self.levels, |thresholds| &thresholds.levels)
     }
 
     /// Returns what makes a flow between these ends at `time` known, if anything does.
-    pub(crate) fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
+    pub(crate) fn allowed(
+        &self,
+        ends: &Endpoints<'_>,
+        time: Time,
+        epoch: WallClockOffset,
+    ) -> Option<&AllowEntry> {
         let of = |number: usize| self.rule.allow.get(number);
         let holds = |number| of(number).is_some_and(|allow| allow.holds(ends, time, epoch));
         self.allow.first(ends, holds).and_then(of)
     }
 
     /// The thresholds of everybody else.
-    pub(crate) fn usual_levels(&self) -> &[Level] {
+    pub(crate) fn usual_levels(&self) -> &[Thresholds] {
         &self.levels
     }
 
     /// A record that counts tells this much.
-    pub(crate) fn told(&mut self, inputs: Inputs) {
+    pub(crate) fn told(&mut self, inputs: RecordFields) {
         self.lacking |= inputs.complement();
     }
 
@@ -182,7 +187,7 @@ impl Plan {
     }
 
     /// What `news` adds to a term, if anything.
-    pub(crate) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
+    pub(crate) fn gain(&self, term: usize, news: &RecordDelta) -> Option<Increment> {
         let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
         // Of a ratio's flow it may be known that it is below the line, and not whether it is above: it is not.
         let below_only =
@@ -192,50 +197,50 @@ impl Plan {
             return None;
         }
         let of = |end| match end {
-            End::Source => news.source,
-            End::Destination => news.destination,
-            End::Port => mark_of_port(news.port),
+            Endpoint::Source => news.source,
+            Endpoint::Destination => news.destination,
+            Endpoint::Port => mark_of_port(news.port),
         };
         match frame.measure {
-            Measure::Count(kind) => news.kinds.are(kind).then_some(Gain::One),
+            Measure::Count(kind) => news.kinds.are(kind).then_some(Increment::One),
             Measure::Sum(quantity) => {
                 let amount = news.gains.get(quantity);
-                (amount > 0).then_some(Gain::Amount(amount))
+                (amount > 0).then_some(Increment::Amount(amount))
             }
             Measure::Ratio { of, to } => {
                 let of = u64::from(known && news.kinds.are(of));
                 let to = u64::from(news.kinds.are(to));
-                (of + to > 0).then_some(Gain::Parts(of, to))
+                (of + to > 0).then_some(Increment::Parts(of, to))
             }
-            Measure::Distinct { of: end, among } => news.kinds.are(among).then(|| Gain::With(of(end))),
+            Measure::Distinct { of: end, among } => news.kinds.are(among).then(|| Increment::With(of(end))),
             Measure::FirstSeen { of: end, .. } => {
-                news.kinds.contains(Kinds::FLOWS).then(|| Gain::With(of(end)))
+                news.kinds.contains(FlowClasses::FLOWS).then(|| Increment::With(of(end)))
             }
         }
     }
 
     /// Returns true if the first news of a subject can be kept as they are: they give each term at most one flow, or
     /// one end, and the condition does not hold by them alone, whatever the subject's thresholds are.
-    pub(crate) fn keeps_first(&self, news: &News, clock: Time) -> bool {
+    pub(crate) fn keeps_first(&self, news: &RecordDelta, clock: Time) -> bool {
         let gain = |term| self.gain(term, news);
         let small = self.frames.iter().enumerate().all(|(term, frame)| match gain(term) {
             None => !matches!(frame.measure, Measure::FirstSeen { .. }),
-            Some(Gain::Amount(_)) => false,
+            Some(Increment::Amount(_)) => false,
             Some(_) => {
                 !matches!(frame.measure, Measure::FirstSeen { .. }) && frame.shape.matters(news.time, clock)
             }
         });
         let holds = |term: usize| match gain(term) {
-            None | Some(Gain::Amount(_)) => false,
-            Some(Gain::Parts(of, _)) => of > 0,
-            Some(Gain::One | Gain::With(_)) => self.least.get(term).is_none_or(|least| *least <= 1),
+            None | Some(Increment::Amount(_)) => false,
+            Some(Increment::Parts(of, _)) => of > 0,
+            Some(Increment::One | Increment::With(_)) => self.least.get(term).is_none_or(|least| *least <= 1),
         };
         small && !self.holding(&self.rule.condition, &holds)
     }
 
     /// What the windows that end at `time` hold.
-    pub(crate) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
-        let value = |(index, (store, level)): (usize, (&Store, &Level))| {
+    pub(crate) fn values(&self, stores: &[WindowState], levels: &[Thresholds], time: Time) -> Vec<TermValue> {
+        let value = |(index, (store, level)): (usize, (&WindowState, &Thresholds))| {
             let (frame, name) = (self.frames.get(index)?, self.names.get(index)?);
             let value = self.known(index, store.value(frame, time));
             Some(TermValue {
@@ -251,7 +256,7 @@ impl Plan {
     }
 
     /// The value of one term.
-    pub(crate) fn value(&self, stores: &[Store], term: usize, time: Time) -> Value {
+    pub(crate) fn value(&self, stores: &[WindowState], term: usize, time: Time) -> Value {
         match (self.frames.get(term), stores.get(term)) {
             (Some(frame), Some(store)) => store.value(frame, time),
             _ => Value::Exactly(0),
@@ -259,7 +264,7 @@ impl Plan {
     }
 
     /// Returns true if the condition may hold at any time: cheap, and no for most.
-    pub(crate) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
+    pub(crate) fn may_hold(&self, stores: &[WindowState], levels: &[Thresholds]) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
             stores.get(term).is_some_and(|store| store.most() >= level)
@@ -267,7 +272,7 @@ impl Plan {
     }
 
     /// Returns true if the condition holds at `time`.
-    pub(crate) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
+    pub(crate) fn holds(&self, stores: &[WindowState], levels: &[Thresholds], time: Time) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
             self.value(stores, term, time).number() >= level
@@ -297,12 +302,12 @@ impl Plan {
     }
 
     /// Until when the condition last held, or will have held, at the thresholds for its end.
-    pub(crate) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
+    pub(crate) fn until(&self, stores: &[WindowState], levels: &[Thresholds]) -> Option<Time> {
         match self.lasting(&self.rule.condition, stores, levels, Time::END) {
-            Until::Then(until) => Some(until),
-            Until::Never => None,
+            HoldsUntil::At(until) => Some(until),
+            HoldsUntil::Never => None,
             // Nothing but ratios: for as long as there is something above the line.
-            Until::Whatever => {
+            HoldsUntil::Undecided => {
                 let both = self.frames.iter().zip(stores);
                 both.filter_map(|(frame, store)| store.empties(frame)).max()
             }
@@ -336,19 +341,25 @@ impl Plan {
     }
 
     /// Until when, `before` at the latest, a part of the condition last held.
-    fn lasting(&self, condition: &Condition, stores: &[Store], levels: &[Level], before: Time) -> Until {
+    fn lasting(
+        &self,
+        condition: &Condition,
+        stores: &[WindowState],
+        levels: &[Thresholds],
+        before: Time,
+    ) -> HoldsUntil {
         match condition {
             Condition::Term(term) => match (self.frames.get(*term), stores.get(*term), levels.get(*term)) {
                 (Some(frame), Some(store), Some(level)) => store.until(frame, level.resolve_below, before),
-                _ => Until::Never,
+                _ => HoldsUntil::Never,
             },
             Condition::Any(parts) => {
                 let untils = parts.iter().map(|part| self.lasting(part, stores, levels, before));
-                untils.fold(Until::Whatever, |one, other| match (one, other) {
-                    (Until::Then(one), Until::Then(other)) => Until::Then(one.max(other)),
-                    (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
-                    (Until::Never, _) | (_, Until::Never) => Until::Never,
-                    (Until::Whatever, Until::Whatever) => Until::Whatever,
+                untils.fold(HoldsUntil::Undecided, |one, other| match (one, other) {
+                    (HoldsUntil::At(one), HoldsUntil::At(other)) => HoldsUntil::At(one.max(other)),
+                    (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
+                    (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
+                    (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
                 })
             }
             Condition::All(parts) => self.lasting_together(parts, stores, levels, before),
@@ -359,22 +370,24 @@ impl Plan {
     fn lasting_together(
         &self,
         parts: &[Condition],
-        stores: &[Store],
-        levels: &[Level],
+        stores: &[WindowState],
+        levels: &[Thresholds],
         mut before: Time,
-    ) -> Until {
+    ) -> HoldsUntil {
         loop {
             let mut first = None;
             for part in parts {
                 match self.lasting(part, stores, levels, before) {
-                    Until::Never => return Until::Never,
-                    Until::Then(until) => first = Some(first.map_or(until, |first: Time| first.min(until))),
-                    Until::Whatever => {}
+                    HoldsUntil::Never => return HoldsUntil::Never,
+                    HoldsUntil::At(until) => {
+                        first = Some(first.map_or(until, |first: Time| first.min(until)))
+                    }
+                    HoldsUntil::Undecided => {}
                 }
             }
             match first {
-                None => return Until::Whatever,
-                Some(until) if until >= before => return Until::Then(until),
+                None => return HoldsUntil::Undecided,
+                Some(until) if until >= before => return HoldsUntil::At(until),
                 Some(until) => before = until,
             }
         }
@@ -404,7 +417,7 @@ fn least(rule: &Rule, term: usize) -> u64 {
     others.chain(usual).map(|level| level.at_least).min().unwrap_or(0)
 }
 
-fn mark_of_port(port: u16) -> Mark {
+fn mark_of_port(port: u16) -> EndpointBytes {
     let mut mark = [0; 16];
     if let Some(last) = mark.last_chunk_mut::<2>() {
         *last = port.to_be_bytes();

@@ -6,9 +6,9 @@ use super::{
     filter::Match,
     severity::Severity,
     term::{Term, Window},
-    thresholds::Thresholds,
+    thresholds::ThresholdOverride,
 };
-use crate::network::Set;
+use crate::network::AddressSet;
 
 /// A rule: which flows count, and what of them is too much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,9 @@ pub struct Rule {
     /// How the terms go together.
     pub condition: Condition,
     /// Other thresholds for some; the first whose set holds the subject decides.
-    pub thresholds: Vec<Thresholds>,
+    pub thresholds: Vec<ThresholdOverride>,
     /// Flows that are known and put aside: the first that holds one decides.
-    pub allow: Vec<Allow>,
+    pub allow: Vec<AllowEntry>,
     /// A firing alert ends once the condition has not held, with each term's `resolve_below` for
     /// `at_least`, for this long.
     pub resolve_after: Duration,
@@ -79,11 +79,11 @@ pub enum Condition {
 
 /// Flows that are known: they are counted apart, and alerts about them are suppressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
+pub struct AllowEntry {
     /// The client.
-    pub source: Set,
+    pub source: AddressSet,
     /// The server.
-    pub destination: Set,
+    pub destination: AddressSet,
     /// Why, in words.
     pub reason: Arc<str>,
     /// Flows from then on are not known any more, nanoseconds since 1970.

@@ -4,7 +4,7 @@ use mailflow_common::App;
 
 use crate::{
     flow::{quantity::Quantity, service::Service},
-    network::Set,
+    network::AddressSet,
 };
 
 /// Transport protocols.
@@ -20,9 +20,9 @@ pub enum Transport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
     /// The client.
-    pub source: Set,
+    pub source: AddressSet,
     /// The server.
-    pub destination: Set,
+    pub destination: AddressSet,
     /// Server ports.
     pub ports: Vec<u16>,
     /// Services all of whose ports are in `ports`, as the rule names them.

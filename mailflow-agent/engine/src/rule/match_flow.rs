@@ -3,23 +3,23 @@
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::{
-    definition::Allow,
+    definition::AllowEntry,
     filter::{Bound, Counter, Hours, Match, Transport},
     size_test::Shortfall,
 };
 use crate::{
-    flow::{Flow, phase::Stage, quantity::Quantity},
-    network::{Ends, Place},
-    time::{Epoch, Time},
+    flow::{Flow, phase::RecordPhase, quantity::Quantity},
+    network::{AddressScope, Endpoints},
+    time::{Time, WallClockOffset},
 };
 
 /// The clause of a match that a flow does not fulfil, with what was found instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clause {
     /// The client is not in the rule's set, but there.
-    Source(Place),
+    Source(AddressScope),
     /// The server is not in the rule's set, but there.
-    Destination(Place),
+    Destination(AddressScope),
     /// The server port is not one of the rule's.
     Port(u16),
     /// The flow was identified as another application.
@@ -50,7 +50,13 @@ impl Match {
     ///
     /// # Errors
     /// The first clause that fails, in the order of the fields.
-    pub fn check(&self, flow: &Flow, app: App, ends: &Ends<'_>, epoch: Epoch) -> Result<(), Clause> {
+    pub fn check(
+        &self,
+        flow: &Flow,
+        app: App,
+        ends: &Endpoints<'_>,
+        epoch: WallClockOffset,
+    ) -> Result<(), Clause> {
         if !self.source.holds(&ends.source) {
             return Err(Clause::Source(ends.source.place));
         }
@@ -61,12 +67,12 @@ impl Match {
     }
 
     /// The same of the ends alone.
-    pub(crate) fn joins(&self, ends: &Ends<'_>) -> bool {
+    pub(crate) fn joins(&self, ends: &Endpoints<'_>) -> bool {
         self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
     }
 
     /// The same without the ends: what needs no look-up.
-    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
+    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: WallClockOffset) -> Result<(), Clause> {
         if !self.ports.contains(&flow.key.server_port) {
             return Err(Clause::Port(flow.key.server_port));
         }
@@ -89,8 +95,8 @@ impl Match {
     }
 
     /// Returns true if flows can be judged at this stage: an open one may still pass an upper bound.
-    pub(crate) fn judges(&self, stage: Stage) -> bool {
-        stage == Stage::Ended || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
+    pub(crate) fn judges(&self, stage: RecordPhase) -> bool {
+        stage == RecordPhase::Final || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
     }
 }
 
@@ -136,7 +142,7 @@ impl Counter {
 
 impl Hours {
     /// Returns true if `time` is within them.
-    fn hold(&self, time: Time, epoch: Epoch) -> bool {
+    fn hold(&self, time: Time, epoch: WallClockOffset) -> bool {
         let seconds = epoch.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
         let minutes = seconds.div_euclid(60);
         // 1 January 1970 was a Thursday.
@@ -151,9 +157,9 @@ impl Hours {
     }
 }
 
-impl Allow {
+impl AllowEntry {
     /// Returns true if a flow between these ends at `time` is known.
-    pub(crate) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
+    pub(crate) fn holds(&self, ends: &Endpoints<'_>, time: Time, epoch: WallClockOffset) -> bool {
         self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
             && self.source.holds(&ends.source)
             && self.destination.holds(&ends.destination)
@@ -176,13 +182,13 @@ mod tests {
     use crate::{
         fixture::{self, at},
         network::Member,
-        rule::{compiled::Plan, definition::Rule},
+        rule::{compiled::CompiledRule, definition::Rule},
     };
 
     fn verdict_of(matching: &Match, client: &str, server: &str, app: App) -> Result<(), Clause> {
         let flow = fixture::flow(client, server);
         let internal = fixture::internal();
-        matching.check(&flow, app, &Ends::of(&flow, &internal), Epoch::default())
+        matching.check(&flow, app, &Endpoints::of(&flow, &internal), WallClockOffset::default())
     }
 
     fn verdict(client: &str, server: &str, app: App) -> Result<(), Clause> {
@@ -203,14 +209,17 @@ mod tests {
     fn the_first_clause_that_fails_is_named() {
         let (source, destination) =
             (|found| Err(Clause::Source(found)), |found| Err(Clause::Destination(found)));
-        assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(Place::Internet));
-        assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(Place::Internal));
+        assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(AddressScope::Internet));
+        assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(AddressScope::Internal));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:8025", App::Smtp), Err(Clause::Port(8025)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Other), Err(Clause::App(App::Other)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Imap), Err(Clause::App(App::Imap)));
         for special in ["192.0.2.1", "127.0.0.1", "224.0.0.1", "[2001:db8::1]"] {
             let found = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
-            assert!(matches!(found, Err(Clause::Destination(Place::Special(_)))), "{special}: {found:?}");
+            assert!(
+                matches!(found, Err(Clause::Destination(AddressScope::Special(_)))),
+                "{special}: {found:?}"
+            );
         }
     }
 
@@ -218,9 +227,9 @@ mod tests {
     fn udp_counts_only_by_name() {
         let flow = fixture::udp("10.0.0.1:4000", "9.9.9.9:25");
         let internal = fixture::internal();
-        let ends = Ends::of(&flow, &internal);
+        let ends = Endpoints::of(&flow, &internal);
         let mut matching = fixture::rule().matching;
-        let check = |matching: &Match| matching.check(&flow, App::Unseen, &ends, Epoch::default());
+        let check = |matching: &Match| matching.check(&flow, App::Unseen, &ends, WallClockOffset::default());
         assert_eq!(check(&matching), Err(Clause::Protocol(PROTOCOL_UDP)));
         matching.protocols.push(Transport::Udp);
         assert_eq!(check(&matching), Ok(()));
@@ -231,8 +240,8 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.down.bytes = flow.down.packets * 80 - 1;
         let internal = fixture::internal();
-        let ends = Ends::of(&flow, &internal);
-        let check = |matching: &Match, app| matching.check(&flow, app, &ends, Epoch::default());
+        let ends = Endpoints::of(&flow, &internal);
+        let check = |matching: &Match, app| matching.check(&flow, app, &ends, WallClockOffset::default());
         let matching = fixture::rule().matching;
         assert!(matches!(check(&matching, App::Smtp), Err(Clause::Size(_))));
         assert_eq!(check(&matching, App::Other), Err(Clause::App(App::Other)));
@@ -248,12 +257,12 @@ mod tests {
         let check = |app| verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", app);
         assert_eq!(check(App::Smtp), Err(Clause::Bound { of, found: 1_400, wanted: bound }));
         assert_eq!(check(App::Smtps), Ok(()));
-        assert!(!matching.judges(Stage::Open) && matching.judges(Stage::Ended));
-        assert!(fixture::rule().matching.judges(Stage::Open));
+        assert!(!matching.judges(RecordPhase::Interim) && matching.judges(RecordPhase::Final));
+        assert!(fixture::rule().matching.judges(RecordPhase::Interim));
         let least = Bound { at_least: 1_401, at_most: None, at_most_tls: None, ..bound };
         let matching = Match { bounds: vec![least], ..matching };
         assert!(verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", App::Smtps).is_err());
-        assert!(matching.judges(Stage::Open), "what an open flow has, it keeps");
+        assert!(matching.judges(RecordPhase::Interim), "what an open flow has, it keeps");
     }
 
     #[test]
@@ -261,7 +270,7 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.facts.syn_ack = 0;
         let matching = Match { sessions_only: true, ..fixture::rule().matching };
-        assert_eq!(matching.check_flow(&flow, App::Smtp, Epoch::default()), Err(Clause::NoSession));
+        assert_eq!(matching.check_flow(&flow, App::Smtp, WallClockOffset::default()), Err(Clause::NoSession));
     }
 
     #[test]
@@ -269,7 +278,7 @@ mod tests {
         // 2026-11-21, a Saturday, 00:00 UTC.
         const SATURDAY: i128 = 1_795_219_200;
         let hold = |hours: &Hours, hour: i128| {
-            let epoch = Epoch::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
+            let epoch = WallClockOffset::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
             hours.hold(at(100), epoch)
         };
         let weekend = Hours { days: 0b110_0000, from: 0, to: 1_440, utc_offset: 0 };
@@ -284,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_allowed_is_so_until_its_end() {
-        let allow = |until| Allow {
+        let allow = |until| AllowEntry {
             source: Member::Net("10.0.0.1/32".parse().unwrap()).into(),
             destination: Member::Any.into(),
             reason: "relay".into(),
@@ -293,12 +302,12 @@ mod tests {
         let internal = fixture::internal();
         let plan = |until| {
             let rule = Rule { allow: vec![allow(until)], ..fixture::rule() };
-            Plan::new(rule, std::time::Duration::from_secs(300))
+            CompiledRule::new(rule, std::time::Duration::from_secs(300))
         };
         let allowed = |client: &str, until| {
             let flow = fixture::flow(client, "9.9.9.9:25");
-            let ends = Ends::of(&flow, &internal);
-            plan(until).allowed(&ends, at(100), Epoch::default()).is_some()
+            let ends = Endpoints::of(&flow, &internal);
+            plan(until).allowed(&ends, at(100), WallClockOffset::default()).is_some()
         };
         assert!(allowed("10.0.0.1:4000", None));
         assert!(!allowed("10.0.0.2:4000", None));

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::network::{
-    Ends, Member, Place, Set, Site,
+    AddressScope, AddressSet, Endpoints, Member, ResolvedAddress,
     address_set::{around, length},
 };
 
@@ -20,18 +20,18 @@ const MOST_KEYS: usize = 64;
 
 /// Pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pairs {
+pub(super) struct PairIndex {
     /// How many there are, if they are gone over one by one.
     few: usize,
     /// The numbers of the pairs, ascending, by their keys.
     keys: HashMap<(Member, Member), Vec<u32>>,
     /// The kinds of the keys that there are.
-    kinds: Vec<(Kind, Kind)>,
+    kinds: Vec<(KeyKind, KeyKind)>,
 }
 
 /// Which of the keys of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum KeyKind {
     Any,
     Internal,
     External,
@@ -41,9 +41,9 @@ enum Kind {
     Net(bool, u8),
 }
 
-impl Pairs {
+impl PairIndex {
     /// Returns an index of sources and destinations.
-    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
+    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a AddressSet, &'a AddressSet)>) -> Self {
         if pairs.len() <= FEW {
             return Self { few: pairs.len(), ..Self::default() };
         }
@@ -59,7 +59,7 @@ impl Pairs {
             }
             for source in &sources {
                 for destination in &destinations {
-                    kinds.insert((Kind::of(source), Kind::of(destination)));
+                    kinds.insert((KeyKind::of(source), KeyKind::of(destination)));
                     let numbers = index.keys.entry((source.clone(), destination.clone())).or_default();
                     if numbers.last() != Some(&number) {
                         numbers.push(number);
@@ -72,7 +72,7 @@ impl Pairs {
     }
 
     /// Returns the number of the first pair between `ends` for which `holds` says so.
-    pub(super) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(super) fn first(&self, ends: &Endpoints<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
             return (0..self.few).find(|number| holds(*number));
         }
@@ -91,7 +91,7 @@ impl Pairs {
 }
 
 /// Members of which an address of the set is one.
-fn members(set: &Set) -> Vec<Member> {
+fn members(set: &AddressSet) -> Vec<Member> {
     let key = |member: &Member| match member {
         Member::Net(net) => Member::Net(net.trunc()),
         other => other.clone(),
@@ -99,31 +99,31 @@ fn members(set: &Set) -> Vec<Member> {
     if set.any().is_empty() { vec![Member::Any] } else { set.any().iter().map(key).collect() }
 }
 
-impl Kind {
+impl KeyKind {
     fn of(member: &Member) -> Self {
         match member {
-            Member::Any => Kind::Any,
-            Member::Internal => Kind::Internal,
-            Member::External => Kind::External,
-            Member::Group(_) => Kind::Group,
-            Member::Role(_) => Kind::Role,
+            Member::Any => KeyKind::Any,
+            Member::Internal => KeyKind::Internal,
+            Member::External => KeyKind::External,
+            Member::Group(_) => KeyKind::Group,
+            Member::Role(_) => KeyKind::Role,
             Member::Net(net) => {
                 let (v6, length) = length(net);
-                Kind::Net(v6, length)
+                KeyKind::Net(v6, length)
             }
         }
     }
 
     /// Returns the member of this kind that holds an address, if one can.
-    fn of_site(self, site: &Site<'_>) -> Option<Member> {
+    fn of_site(self, site: &ResolvedAddress<'_>) -> Option<Member> {
         match self {
-            Kind::Any => Some(Member::Any),
-            Kind::Internal => (site.place == Place::Internal).then_some(Member::Internal),
-            Kind::External => (site.place == Place::Internet).then_some(Member::External),
-            Kind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
-            Kind::Role => site.network?.role.map(Member::Role),
-            Kind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
-            Kind::Net(_, length) => around(site.ip, length).map(Member::Net),
+            KeyKind::Any => Some(Member::Any),
+            KeyKind::Internal => (site.place == AddressScope::Internal).then_some(Member::Internal),
+            KeyKind::External => (site.place == AddressScope::Internet).then_some(Member::External),
+            KeyKind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
+            KeyKind::Role => site.network?.role.map(Member::Role),
+            KeyKind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
+            KeyKind::Net(_, length) => around(site.ip, length).map(Member::Net),
         }
     }
 }
@@ -145,9 +145,9 @@ mod tests {
         prop_oneof![8 => net, 1 => group, 1 => Just(Member::Internal), 1 => Just(Member::External), 1 => Just(Member::Any)]
     }
 
-    fn set() -> impl Strategy<Value = Set> {
+    fn set() -> impl Strategy<Value = AddressSet> {
         let many = |most| prop::collection::vec(member(), 0..most);
-        (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| Set::new(any, but))
+        (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| AddressSet::new(any, but))
     }
 
     proptest! {
@@ -159,10 +159,10 @@ mod tests {
             pairs in prop::collection::vec((set(), set()), 0..60), out in prop::collection::vec(any::<bool>(), 60),
         ) {
             let internal = fixture::internal();
-            let index = Pairs::new(pairs.iter().map(|(source, destination)| (source, destination)));
+            let index = PairIndex::new(pairs.iter().map(|(source, destination)| (source, destination)));
             for n in 0..300u32 {
                 let ip = |n: u32| Ipv4Addr::from(if n.is_multiple_of(3) { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
-                let ends = Ends { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
+                let ends = Endpoints { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
                 let holds = |number: usize| {
                     let (source, destination) = &pairs[number];
                     !out[number] && source.holds(&ends.source) && destination.holds(&ends.destination)
@@ -175,20 +175,21 @@ mod tests {
     #[test]
     fn of_100_000_entries_a_look_up_asks_a_few() {
         let internal = fixture::internal();
-        let net = |n: u32| Set::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));
-        let ten = Set::from(Member::Net("10.0.0.0/8".parse().unwrap()));
-        let sets: Vec<(Set, Set)> = (0..100_000u32)
+        let net =
+            |n: u32| AddressSet::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));
+        let ten = AddressSet::from(Member::Net("10.0.0.0/8".parse().unwrap()));
+        let sets: Vec<(AddressSet, AddressSet)> = (0..100_000u32)
             .map(|n| match n % 3 {
-                0 => (net(0x0a00_0000 + n), Set::default()),
+                0 => (net(0x0a00_0000 + n), AddressSet::default()),
                 1 => (ten.clone(), net(0x0900_0000 + n)),
                 _ => (net(0x0a00_0001), net(0x0900_0000 + n)),
             })
             .collect();
-        let index = Pairs::new(sets.iter().map(|(source, destination)| (source, destination)));
+        let index = PairIndex::new(sets.iter().map(|(source, destination)| (source, destination)));
         let asked = std::cell::Cell::new(0);
         let mut most = 0;
         for n in 0..100_000u32 {
-            let ends = Ends {
+            let ends = Endpoints {
                 source: internal.locate(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
                 destination: internal.locate(Ipv4Addr::from(0x0900_0000 + n).into()),
             };

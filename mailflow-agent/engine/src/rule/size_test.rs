@@ -1,11 +1,11 @@
 //! The size test of a rule: is this flow heavy enough to be a delivery?
 
 use super::filter::{Layer, SizeKind, SizeTest};
-use crate::flow::{Direction, Flow};
+use crate::flow::{DirectionStats, Flow};
 
 /// One of a flow's two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum FlowDirection {
     /// Client to server.
     Up,
     /// Server to client.
@@ -14,7 +14,7 @@ pub enum Way {
 
 /// How one way was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Measure {
+pub enum SizeMeasure {
     /// Bytes per packet.
     Ratio,
     /// Packets, and bytes.
@@ -25,9 +25,9 @@ pub enum Measure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shortfall {
     /// Which way.
-    pub way: Way,
+    pub way: FlowDirection,
     /// What was measured.
-    pub measure: Measure,
+    pub measure: SizeMeasure,
     /// The bytes looked at.
     pub bytes: u64,
     /// The packets looked at.
@@ -41,35 +41,37 @@ impl SizeTest {
     /// is the ratio's, as both fell short.
     pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
         match self.kind {
-            SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, Measure::Ratio),
-            SizeKind::Count => self.both(flow, Measure::Count),
+            SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, SizeMeasure::Ratio),
+            SizeKind::Count => self.both(flow, SizeMeasure::Count),
             SizeKind::Either => self
-                .both(flow, Measure::Ratio)
-                .or_else(|ratio| self.both(flow, Measure::Count).or(Err(ratio))),
-            SizeKind::UpOnly => self.one(flow, Way::Up, Measure::Ratio),
+                .both(flow, SizeMeasure::Ratio)
+                .or_else(|ratio| self.both(flow, SizeMeasure::Count).or(Err(ratio))),
+            SizeKind::UpOnly => self.one(flow, FlowDirection::Up, SizeMeasure::Ratio),
         }
     }
 
-    fn both(&self, flow: &Flow, measure: Measure) -> Result<(), Shortfall> {
-        self.one(flow, Way::Up, measure)?;
-        self.one(flow, Way::Down, measure)
+    fn both(&self, flow: &Flow, measure: SizeMeasure) -> Result<(), Shortfall> {
+        self.one(flow, FlowDirection::Up, measure)?;
+        self.one(flow, FlowDirection::Down, measure)
     }
 
-    fn one(&self, flow: &Flow, way: Way, measure: Measure) -> Result<(), Shortfall> {
+    fn one(&self, flow: &Flow, way: FlowDirection, measure: SizeMeasure) -> Result<(), Shortfall> {
         let (direction, needed) = match way {
-            Way::Up => (&flow.up, self.up),
-            Way::Down => (&flow.down, self.down),
+            FlowDirection::Up => (&flow.up, self.up),
+            FlowDirection::Down => (&flow.down, self.down),
         };
         let (bytes, packets) = self.looked_at(direction);
         let enough = match measure {
             // Multiplied, as a quotient would be rounded.
-            Measure::Ratio => packets > 0 && u128::from(bytes) >= u128::from(needed) * u128::from(packets),
-            Measure::Count => packets >= needed && bytes >= needed,
+            SizeMeasure::Ratio => {
+                packets > 0 && u128::from(bytes) >= u128::from(needed) * u128::from(packets)
+            }
+            SizeMeasure::Count => packets >= needed && bytes >= needed,
         };
         if enough { Ok(()) } else { Err(Shortfall { way, measure, bytes, packets, needed }) }
     }
 
-    fn looked_at(&self, direction: &Direction) -> (u64, u64) {
+    fn looked_at(&self, direction: &DirectionStats) -> (u64, u64) {
         match (self.kind, self.layer) {
             (SizeKind::DataRatio, Layer::L3) => (direction.data_bytes, direction.data_packets),
             (SizeKind::DataRatio, Layer::Payload) => (direction.payload, direction.data_packets),
@@ -99,9 +101,15 @@ mod tests {
     fn ratio_is_exact_at_its_threshold_both_ways() {
         let ratio = test(SizeKind::Ratio);
         assert_eq!(ratio.check(&flow((3, 240), (7, 560))), Ok(()));
-        let short = Shortfall { way: Way::Up, measure: Measure::Ratio, bytes: 239, packets: 3, needed: 80 };
+        let short = Shortfall {
+            way: FlowDirection::Up,
+            measure: SizeMeasure::Ratio,
+            bytes: 239,
+            packets: 3,
+            needed: 80,
+        };
         assert_eq!(ratio.check(&flow((3, 239), (7, 560))), Err(short));
-        let short = Shortfall { way: Way::Down, bytes: 559, packets: 7, ..short };
+        let short = Shortfall { way: FlowDirection::Down, bytes: 559, packets: 7, ..short };
         assert_eq!(ratio.check(&flow((3, 240), (7, 559))), Err(short));
         assert!(ratio.check(&flow((3, 240), (0, 0))).is_err(), "no packet, no ratio");
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::thresholds::Level;
-use crate::flow::{class::Kind, quantity::Quantity};
+use super::thresholds::Thresholds;
+use crate::flow::{class::FlowClass, quantity::Quantity};
 
 /// One thing that a rule looks at: a number over a window, and when it is too high.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Term {
     /// Over which time.
     pub window: Window,
     /// When it is too much, for whom no other thresholds are named.
-    pub level: Level,
+    pub level: Thresholds,
 }
 
 /// A window of event time.
@@ -38,28 +38,28 @@ pub enum WindowKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Measure {
     /// Flows of a kind.
-    Count(Kind),
+    Count(FlowClass),
     /// A quantity, summed over flows. Open flows count with what they have so far.
     Sum(Quantity),
     /// Distinct ends of flows of a kind.
     Distinct {
         /// Which end.
-        of: End,
+        of: Endpoint,
         /// Of which flows.
-        among: Kind,
+        among: FlowClass,
     },
     /// Flows of one kind for each of another, at most one. It takes part in how an incident begins; its
     /// end follows from the other terms, or, where there are none, from the flows of the first kind.
     Ratio {
         /// Numerator.
-        of: Kind,
+        of: FlowClass,
         /// Denominator.
-        to: Kind,
+        to: FlowClass,
     },
     /// Ends that the subject was seen with for the first time within the window.
     FirstSeen {
         /// Which end.
-        of: End,
+        of: Endpoint,
         /// What was not seen for this long is new again.
         horizon: Duration,
         /// Nothing is new before the rule has watched for this long.
@@ -71,10 +71,10 @@ impl Measure {
     /// The name in configuration, alerts and metrics.
     pub fn name(&self) -> String {
         match self {
-            Measure::Count(Kind::Flows) => "count".to_owned(),
+            Measure::Count(FlowClass::Flows) => "count".to_owned(),
             Measure::Count(kind) => format!("count {}", kind.name()),
             Measure::Sum(quantity) => format!("sum {}", quantity.name()),
-            Measure::Distinct { of, among: Kind::Flows } => format!("distinct {}", of.name()),
+            Measure::Distinct { of, among: FlowClass::Flows } => format!("distinct {}", of.name()),
             Measure::Distinct { of, among } => format!("distinct {} among {}", of.name(), among.name()),
             Measure::Ratio { of, to } => format!("ratio {}/{}", of.name(), to.name()),
             Measure::FirstSeen { of, .. } => format!("first_seen {}", of.name()),
@@ -84,7 +84,7 @@ impl Measure {
     /// What its values and thresholds are divided by to be shown.
     pub const fn scale(&self) -> u64 {
         match self {
-            Measure::Ratio { .. } => Level::PARTS,
+            Measure::Ratio { .. } => Thresholds::PARTS,
             _ => 1,
         }
     }
@@ -107,7 +107,7 @@ pub fn unit(term: &str) -> &'static str {
 
 /// An end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum Endpoint {
     /// The client, IPv6 by prefix.
     Source,
     /// The server's address.
@@ -116,16 +116,16 @@ pub enum End {
     Port,
 }
 
-impl End {
+impl Endpoint {
     /// Every one.
-    pub const ALL: [End; 3] = [End::Source, End::Destination, End::Port];
+    pub const ALL: [Endpoint; 3] = [Endpoint::Source, Endpoint::Destination, Endpoint::Port];
 
     /// The name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
-            End::Source => "source",
-            End::Destination => "destination",
-            End::Port => "port",
+            Endpoint::Source => "source",
+            Endpoint::Destination => "destination",
+            Endpoint::Port => "port",
         }
     }
 }
@@ -144,17 +144,17 @@ mod tests {
             };
             assert_eq!(unit(&Measure::Sum(quantity).name()), expected);
         }
-        for of in End::ALL {
+        for of in Endpoint::ALL {
             let expected = format!("{}s", of.name());
             let seen = Measure::FirstSeen { of, horizon: Duration::ZERO, learning: Duration::ZERO };
             assert_eq!(unit(&seen.name()), expected);
-            for among in Kind::ALL {
+            for among in FlowClass::ALL {
                 assert_eq!(unit(&Measure::Distinct { of, among }.name()), expected);
             }
         }
-        for kind in Kind::ALL {
+        for kind in FlowClass::ALL {
             assert_eq!(unit(&Measure::Count(kind).name()), "flows");
-            assert_eq!(unit(&Measure::Ratio { of: kind, to: Kind::Flows }.name()), "");
+            assert_eq!(unit(&Measure::Ratio { of: kind, to: FlowClass::Flows }.name()), "");
         }
         assert_eq!((unit("count #2"), unit("sum payload_up #2"), unit("none")), ("flows", "bytes", ""));
     }

@@ -7,9 +7,9 @@ use fastrand::Rng;
 use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Scope, SourceOverflowKey, Vlans};
 
 use crate::{
-    eval::group_key::{Source, Subject},
+    eval::group_key::{GroupKey, Source},
     fixture::flow,
-    flow::{Flow, fingerprint::Names},
+    flow::{Flow, fingerprint::FingerprintHasher},
 };
 
 /// Inputs of 288 bits: the addresses and ports of a flow.
@@ -61,12 +61,12 @@ fn flow_of(words: &Words) -> Flow {
 #[test]
 fn no_difference_makes_two_flows_share_a_name() {
     let found = collisions(flow_of, |random, one, other| {
-        let names = Names::of_seeds([random.u64(..), random.u64(..)]);
+        let names = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
         [names.of(one), names.of(other)].map(|name| name.high)
     });
     assert_eq!(found, 0);
     let found = collisions(flow_of, |random, one, other| {
-        let names = Names::of_seeds([random.u64(..), random.u64(..)]);
+        let names = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
         [names.of(one), names.of(other)].map(|name| name.low)
     });
     assert!(found <= 1, "{found} pairs share 32 bits");
@@ -81,8 +81,9 @@ fn keyed<T: Hash>(_: &mut Rng, one: &T, other: &T) -> [u64; 2] {
 #[test]
 fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
     let ip = |words: &Words| flow_of(words).client();
-    let subject = |words: &Words| Subject::Source(Source::of(ip(words), 128));
-    let pair = |words: &Words| Subject::Pair(Box::new((Source::of(ip(words), 128), flow_of(words).server())));
+    let subject = |words: &Words| GroupKey::Source(Source::of(ip(words), 128));
+    let pair =
+        |words: &Words| GroupKey::Pair(Box::new((Source::of(ip(words), 128), flow_of(words).server())));
     let spill = |words: &Words| {
         let FlowKey { client, server_port, .. } = flow_of(words).key;
         SourceOverflowKey { source: client, server_port, protocol: u16::from(PROTOCOL_TCP) }

@@ -6,7 +6,8 @@ use super::*;
 fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
     let mut before = engine();
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-    let seen = |last: u64| Flow { up: flow::Direction { last: Some(at(last)), ..flow.up }, ..flow.clone() };
+    let seen =
+        |last: u64| Flow { up: flow::DirectionStats { last: Some(at(last)), ..flow.up }, ..flow.clone() };
     read(&mut before, at(390), &[seen(380)]);
     // This reading does not show the flow, whose interval has passed by then.
     read(&mut before, at(410), &[]);
@@ -65,7 +66,7 @@ fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
 fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
     let term = |kind, seconds| Term { measure: Measure::Count(kind), ..count(1, seconds) };
     let both = Condition::All(vec![Condition::Term(0), Condition::Term(1)]);
-    let terms = vec![term(Kind::Delivering, 300), term(Kind::Failed, 300)];
+    let terms = vec![term(FlowClass::Delivering, 300), term(FlowClass::Failed, 300)];
     let mut settings =
         Settings { rules: vec![Rule { terms, condition: both, ..fixture::rule() }], ..fixture::settings() };
     settings.timeouts.idle = Duration::from_secs(40);
@@ -87,14 +88,14 @@ fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
 #[test]
 fn the_start_of_an_alert_on_the_wall_clock_is_fixed_when_it_begins() {
     let mut engine = two_in_five_minutes(300);
-    engine.set_epoch(Epoch::from_unix_nanos(5));
+    engine.set_epoch(WallClockOffset::from_unix_nanos(5));
     let told = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;
     let start = i128::from(at(374).as_nanos()) + 5;
     assert_eq!((told.len(), told[0].starts_at_unix), (1, start));
     // The wall clock is set back by an hour, and another process goes on after that.
-    engine.set_epoch(Epoch::from_unix_nanos(-3_600_000_000_000));
+    engine.set_epoch(WallClockOffset::from_unix_nanos(-3_600_000_000_000));
     let mut other = two_in_five_minutes(300);
-    other.set_epoch(Epoch::from_unix_nanos(7));
+    other.set_epoch(WallClockOffset::from_unix_nanos(7));
     other.restore(engine.save());
     assert_eq!(other.firing()[0].starts_at_unix, start);
     for engine in [&mut engine, &mut other] {

@@ -43,7 +43,7 @@ fn told_again_an_alert_names_the_term_that_keeps_it_up() {
 #[test]
 fn of_terms_that_do_not_hold_any_more_the_nearest_is_named_and_of_none_the_last() {
     let day = |at_least, resolve_below| Term {
-        level: Level { at_least, resolve_below },
+        level: Thresholds { at_least, resolve_below },
         ..count(at_least, 86_400)
     };
     let mut engine = any(vec![count(3, 60), day(5, 2)]);
@@ -64,7 +64,7 @@ fn what_no_record_tells_is_not_zero() {
         let record = timeout::record(closed(port, 100), &fixture::settings().services, RecordReason::Closed);
         FlowRecord { inputs, ..record }
     };
-    let lacking = Inputs::all() - Inputs::MESSAGES;
+    let lacking = RecordFields::all() - RecordFields::MESSAGES;
     let mut alerts = Vec::new();
     for port in 4_000..4_003 {
         alerts.extend(engine.record(at(110), &record(port, lacking)).alerts);
@@ -75,6 +75,6 @@ fn what_no_record_tells_is_not_zero() {
     let source = "10.0.0.1".parse().unwrap();
     let explained = |engine: &Engine| values(&engine.explain(source, at(110), 10).rules[0].terms);
     assert_eq!(explained(&engine), [Value::Exactly(3), Value::Unknown]);
-    engine.record(at(111), &record(4_003, Inputs::all()));
+    engine.record(at(111), &record(4_003, RecordFields::all()));
     assert_eq!(explained(&engine), [Value::Exactly(4), Value::AtLeast(1)], "one tells of its message");
 }

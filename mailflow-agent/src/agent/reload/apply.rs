@@ -19,7 +19,7 @@ use crate::{
     status::shared_status::Shown,
     util::error_chain,
 };
-use mailflow_engine::Reconfigured;
+use mailflow_engine::ReconfigureOutcome;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, KernelError, Verify};
 
@@ -74,7 +74,7 @@ impl Pipeline {
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
         let now = clock::now();
-        let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
+        let ReconfigureOutcome { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.tell(effects.alerts.iter().map(Told::of));
         self.sinks.take((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);

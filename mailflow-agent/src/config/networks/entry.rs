@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::list_file::ListFile;
 use crate::config::diagnostics::{Collector, Fault, Place, Position, nearest, plain, quote};
-use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
+use mailflow_engine::network::{AssetRole, Network, NetworkOrigin, canonical};
 
 /// A network as it stands in a file.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl Said<'_> {
             Ok(mut network) => {
                 network.group = network.group.or_else(|| file.group.clone());
                 network.role = network.role.or(file.role);
-                network.origin = Some(Origin { file: file.name.clone(), line: position.line });
+                network.origin = Some(NetworkOrigin { file: file.name.clone(), line: position.line });
                 let place = Place { file: file.name.clone(), position: Some(position) };
                 Some(Listed { place, path: String::new(), network, vrf: None })
             }

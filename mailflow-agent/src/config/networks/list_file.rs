@@ -1,7 +1,7 @@
 //! A file of networks, as the configuration names it.
 
 use crate::config::diagnostics::Place;
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 use std::{path::PathBuf, sync::Arc};
 
 /// A file of networks, as the configuration names it.

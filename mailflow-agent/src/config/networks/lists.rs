@@ -17,7 +17,7 @@ use crate::{
     },
     util::terminal::escape,
 };
-use mailflow_engine::assets::Networks;
+use mailflow_engine::network::Networks;
 
 /// Where the internal networks come from, and how the files looked when they were read.
 #[derive(Clone)]

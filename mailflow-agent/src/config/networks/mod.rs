@@ -23,7 +23,7 @@ use super::{
         values::{choice, items, parsed, string},
     },
 };
-use mailflow_engine::assets::{AssetRole, Networks, Origin};
+use mailflow_engine::network::{AssetRole, NetworkOrigin, Networks};
 
 /// Reads the internal networks, and tells where they come from; files are relative to `directory`.
 pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Networks, Lists)> {
@@ -65,7 +65,7 @@ fn listed(at: &At<'_>, faults: &mut Collector, said: Said<'_>) -> Option<Listed>
     match said.network() {
         Ok(mut network) => {
             let Place { file, position } = at.written(faults);
-            network.origin = position.map(|position| Origin { file, line: position.line });
+            network.origin = position.map(|position| NetworkOrigin { file, line: position.line });
             Some(Listed { place: at.place(faults), path: at.path().to_owned(), network, vrf: None })
         }
         Err(expected) => at.fault(faults, expected),

@@ -18,7 +18,7 @@ use super::{
     positions::Walk,
 };
 use crate::config::diagnostics::{Collector, Position, plain};
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 
 const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
 

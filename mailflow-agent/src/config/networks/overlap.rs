@@ -2,7 +2,7 @@
 
 use super::lists::Listed;
 use crate::config::diagnostics::Collector;
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 
 /// More remarks of this kind than this are only counted.
 const MOST: usize = 20;

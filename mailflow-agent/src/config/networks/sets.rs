@@ -12,16 +12,16 @@ use crate::config::{
         values::{items, string},
     },
 };
-use mailflow_engine::assets::{Member, Networks, Set};
+use mailflow_engine::network::{AddressSet, Member, Networks};
 
 /// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
 /// `internal`, where it is known.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<Set> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<AddressSet> {
     if !matches!(at.content(), Content::List(_)) {
         let (sign, member) = member(at, faults, internal)?;
         return Some(match sign {
-            Sign::In => Set::new(vec![member], Vec::new()),
-            Sign::Out => Set::new(Vec::new(), vec![member]),
+            Sign::In => AddressSet::new(vec![member], Vec::new()),
+            Sign::Out => AddressSet::new(Vec::new(), vec![member]),
         });
     }
     let mut seen = HashSet::new();
@@ -42,7 +42,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networ
             Sign::Out => but.push(member),
         }
     }
-    Some(Set::new(any, but))
+    Some(AddressSet::new(any, but))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,7 +108,7 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
 mod tests {
     use super::*;
     use crate::config::yaml::parse;
-    use mailflow_engine::assets::Network;
+    use mailflow_engine::network::Network;
 
     fn internal() -> Networks {
         let line = |net: &str, group: &str| Network {

@@ -11,8 +11,8 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    assets::{Member, Networks, Set},
-    settings::Allow,
+    network::{AddressSet, Member, Networks},
+    settings::AllowEntry,
 };
 
 /// An entry that ends.
@@ -30,11 +30,11 @@ pub(crate) fn read(
     faults: &mut Collector,
     internal: Option<&Networks>,
     ending: &mut Vec<Expiry>,
-) -> Option<Vec<Allow>> {
+) -> Option<Vec<AllowEntry>> {
     let items = items(at, faults, |item, faults| {
         mapping(item, faults, "{ source: 10.0.0.1, reason: our relay }")?;
         Fields::read(item, faults, |fields| {
-            let any = || Set::from(Member::Any);
+            let any = || AddressSet::from(Member::Any);
             let given = [fields.own("source"), fields.own("destination")].iter().any(Option::is_some);
             let source = fields.or("source", any(), |at, faults| sets::read(at, faults, internal));
             let destination = fields.or("destination", any(), |at, faults| sets::read(at, faults, internal));
@@ -50,7 +50,8 @@ pub(crate) fn read(
                 ending.push(Expiry { until, warning });
                 Some(Some(until))
             });
-            let allow = Allow { source: source?, destination: destination?, reason: reason?, until: until? };
+            let allow =
+                AllowEntry { source: source?, destination: destination?, reason: reason?, until: until? };
             if !given || (allow.source == any() && allow.destination == any()) {
                 let expected = "would suppress every alert; expected source, destination or both";
                 return item.fault_inside(fields.faults, expected);

@@ -17,8 +17,8 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    assets::Networks,
-    settings::{Level, Measure, Thresholds},
+    network::Networks,
+    settings::{Measure, ThresholdOverride, Thresholds},
 };
 
 /// How long a condition must not hold, where a rule does not say.
@@ -50,13 +50,13 @@ impl Resolve {
     pub(crate) const DEFAULT: Resolve = Resolve { below: Below::Factor(FACTOR), after: AFTER };
 
     /// Both thresholds of a term.
-    pub(crate) fn level(&self, at_least: u64) -> Level {
+    pub(crate) fn level(&self, at_least: u64) -> Thresholds {
         // Whole values below 0.8 x threshold are those below the next whole number.
         let below = match self.below {
             Below::Factor(parts) => scaled(at_least, parts, PARTS),
             Below::Of(below, of) => scaled(at_least, below, of),
         };
-        Level { at_least, resolve_below: below.clamp(1, highest(at_least)) }
+        Thresholds { at_least, resolve_below: below.clamp(1, highest(at_least)) }
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn thresholds(
     internal: Option<&Networks>,
     terms: Option<&[Given<'_>]>,
     resolve: Option<Resolve>,
-) -> Option<Vec<Thresholds>> {
+) -> Option<Vec<ThresholdOverride>> {
     let items = items(at, faults, |item, faults| {
         mapping(item, faults, "{ for: \"role:mta\", factor: 5 }")?;
         Fields::read(item, faults, |fields| {
@@ -125,7 +125,7 @@ pub(crate) fn thresholds(
             };
             let resolve = resolve.unwrap_or(Resolve::DEFAULT);
             let levels = levels?.into_iter().map(|at_least| resolve.level(at_least)).collect();
-            Some(Thresholds { of: of?, levels })
+            Some(ThresholdOverride { of: of?, levels })
         })
     })?;
     items.into_iter().collect()

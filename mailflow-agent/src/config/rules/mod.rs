@@ -27,9 +27,9 @@ use super::{
 pub use allow::Expiry;
 use levels::Resolve;
 use mailflow_engine::{
-    assets::Networks,
     event::Severity,
-    settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
+    network::Networks,
+    settings::{AllowEntry, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
 use matching::Known;
 
@@ -55,7 +55,7 @@ pub(crate) struct Around<'a> {
     /// The shipped rules.
     pub(crate) shipped: Option<&'a Node>,
     /// What is allowed for all rules.
-    pub(crate) allow: &'a [Allow],
+    pub(crate) allow: &'a [AllowEntry],
 }
 
 /// Reads the rules, and adds entries of their allow-lists that end to `ending`.

@@ -3,7 +3,7 @@
 use super::terms::{Given, show};
 use crate::config::{diagnostics::Collector, yaml::get::At};
 use mailflow_engine::settings::{
-    Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
+    Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Match, Measure, Quantity, Rule, Transport,
 };
 
 /// Warns of terms that can never hold, and of ratios that hold at once.
@@ -51,15 +51,15 @@ fn most(rule: &Rule, measure: Measure) -> Option<(u64, String)> {
     }
 }
 
-fn ends(rule: &Rule, of: End) -> Option<(u64, String)> {
+fn ends(rule: &Rule, of: Endpoint) -> Option<(u64, String)> {
     match (of, rule.group_by) {
-        (End::Source, GroupBy::Source | GroupBy::SourceAndDestination) => {
+        (Endpoint::Source, GroupBy::Source | GroupBy::SourceAndDestination) => {
             Some((1, "the rule groups by source, so there is one source".to_owned()))
         }
-        (End::Destination, GroupBy::Destination | GroupBy::SourceAndDestination) => {
+        (Endpoint::Destination, GroupBy::Destination | GroupBy::SourceAndDestination) => {
             Some((1, "the rule groups by destination, so there is one destination".to_owned()))
         }
-        (End::Port, _) => {
+        (Endpoint::Port, _) => {
             let ports = rule.matching.ports.len();
             Some((ports as u64, format!("{ports} ports match")))
         }
@@ -68,13 +68,13 @@ fn ends(rule: &Rule, of: End) -> Option<(u64, String)> {
 }
 
 /// Why no flow that matches is of a kind.
-fn absent(matching: &Match, kind: Kind) -> Option<&'static str> {
-    if kind != Kind::Flows && !matching.protocols.contains(&Transport::Tcp) {
+fn absent(matching: &Match, kind: FlowClass) -> Option<&'static str> {
+    if kind != FlowClass::Flows && !matching.protocols.contains(&Transport::Tcp) {
         return Some("only TCP has a SYN");
     }
     match kind {
-        Kind::Delivering if no_message(matching) => Some("no flow with a message matches"),
-        Kind::Failed if only_messages(matching) => Some("only flows with a message match"),
+        FlowClass::Delivering if no_message(matching) => Some("no flow with a message matches"),
+        FlowClass::Failed if only_messages(matching) => Some("only flows with a message match"),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{
         values::{choice, mapping, number, parsed},
     },
 };
-use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
+use mailflow_engine::settings::{Endpoint, FlowClass, Measure, Quantity, Window, WindowKind};
 
 /// The keys that a term is written under.
 pub(crate) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
@@ -58,19 +58,19 @@ pub(crate) fn read<'a>(
             "sum" => fields.needed("of", quantity).map(Measure::Sum),
             "distinct" => {
                 let of = fields.needed("of", end);
-                let among = fields.or("among", Kind::Flows, kind);
+                let among = fields.or("among", FlowClass::Flows, kind);
                 of.zip(among).map(|(of, among)| Measure::Distinct { of, among })
             }
             "ratio" => ratio(fields),
             "first_seen" => first_seen(fields),
-            _ => fields.or("of", Kind::Flows, kind).map(Measure::Count),
+            _ => fields.or("of", FlowClass::Flows, kind).map(Measure::Count),
         };
         // Without `of` a threshold is still read, so that what is wrong with it is told.
         let unit = measure.unwrap_or(match key {
             "sum" => Measure::Sum(Quantity::PayloadUp),
-            "ratio" => Measure::Ratio { of: Kind::Failed, to: Kind::Attempts },
-            "count" => Measure::Count(Kind::Flows),
-            _ => Measure::Distinct { of: End::Destination, among: Kind::Flows },
+            "ratio" => Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts },
+            "count" => Measure::Count(FlowClass::Flows),
+            _ => Measure::Distinct { of: Endpoint::Destination, among: FlowClass::Flows },
         });
         let at_least = fields.needed("at_least", |at, faults| threshold(at, faults, unit));
         let window = match fields.own("window") {
@@ -128,10 +128,10 @@ fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     let to = fields.needed("to", |at, faults| Some((kind(at, faults)?, at.clone())));
     let (of, (to, at)) = (of?, to?);
     let wider: &[&str] = match of {
-        Kind::Flows => &[],
-        Kind::Attempts => &["flows"],
-        Kind::Sessions | Kind::Failed => &["flows", "attempts"],
-        Kind::Delivering => &["flows", "attempts", "sessions"],
+        FlowClass::Flows => &[],
+        FlowClass::Attempts => &["flows"],
+        FlowClass::Sessions | FlowClass::Failed => &["flows", "attempts"],
+        FlowClass::Delivering => &["flows", "attempts", "sessions"],
     };
     if wider.contains(&to.name()) {
         return Some(Measure::Ratio { of, to });
@@ -154,20 +154,20 @@ fn first_seen(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     Some(Measure::FirstSeen { of: of?, horizon: horizon?, learning: learning? })
 }
 
-fn kind(at: &At<'_>, faults: &mut Collector) -> Option<Kind> {
+fn kind(at: &At<'_>, faults: &mut Collector) -> Option<FlowClass> {
     if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| at.text() == Some(name)) {
         return at.fault(faults, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
     }
-    choice(at, faults, &Kind::ALL.map(|kind| (kind.name(), kind)))
+    choice(at, faults, &FlowClass::ALL.map(|kind| (kind.name(), kind)))
 }
 
 fn quantity(at: &At<'_>, faults: &mut Collector) -> Option<Quantity> {
-    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| at.text() == Some(name)) {
+    if let Some(name) = FlowClass::ALL.map(FlowClass::name).into_iter().find(|name| at.text() == Some(name)) {
         return at.fault(faults, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
     }
     choice(at, faults, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
 }
 
-fn end(at: &At<'_>, faults: &mut Collector) -> Option<End> {
-    choice(at, faults, &End::ALL.map(|end| (end.name(), end)))
+fn end(at: &At<'_>, faults: &mut Collector) -> Option<Endpoint> {
+    choice(at, faults, &Endpoint::ALL.map(|end| (end.name(), end)))
 }

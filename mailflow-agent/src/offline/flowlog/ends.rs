@@ -6,7 +6,7 @@ use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::text::Proto;
 use mailflow_engine::{
-    inputs::Inputs,
+    flow::RecordFields,
     settings::{Service, Services},
 };
 
@@ -33,8 +33,8 @@ pub(crate) enum Handshake {
 }
 
 /// What else is known of a flow whose SYN got no SYN-ACK, whatever its log tells: that no message was accepted.
-pub(crate) fn without_session(facts: &Facts) -> Inputs {
-    if facts.syn != 0 && facts.syn_ack == 0 { Inputs::MESSAGES } else { Inputs::empty() }
+pub(crate) fn without_session(facts: &Facts) -> RecordFields {
+    if facts.syn != 0 && facts.syn_ack == 0 { RecordFields::MESSAGES } else { RecordFields::empty() }
 }
 
 /// How the two ends lie in a flow.

@@ -20,7 +20,7 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    flow::{Direction, FlowRecord},
+    flow::{DirectionStats, FlowRecord},
     settings::{Service, Settings},
     time::Time,
 };
@@ -59,8 +59,8 @@ pub(crate) struct Given {
     pub(crate) port: u16,
     pub(crate) client_port: Option<u16>,
     pub(crate) app: App,
-    pub(crate) up: Direction,
-    pub(crate) down: Direction,
+    pub(crate) up: DirectionStats,
+    pub(crate) down: DirectionStats,
     pub(crate) messages: u32,
     pub(crate) answer: Answer,
     pub(crate) syn: bool,
@@ -131,7 +131,7 @@ fn watched(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> 
     Some(port)
 }
 
-fn direction(at: &At<'_>, faults: &mut Collector, usual: Direction) -> Option<Direction> {
+fn direction(at: &At<'_>, faults: &mut Collector, usual: DirectionStats) -> Option<DirectionStats> {
     Fields::read(at, faults, |fields| {
         let mut count = |key, usual| fields.or(key, usual, |at, faults| number(at, faults, 0..=HIGHEST));
         let (packets, data_packets) =
@@ -139,7 +139,7 @@ fn direction(at: &At<'_>, faults: &mut Collector, usual: Direction) -> Option<Di
         let mut size = |key, usual| fields.or(key, usual, |at, faults| bytes(at, faults, 0..=HIGHEST));
         let all = size("bytes", usual.bytes);
         let (payload, data_bytes) = (size("payload", usual.payload), size("data_bytes", usual.data_bytes));
-        Some(Direction {
+        Some(DirectionStats {
             packets: packets?,
             bytes: all?,
             payload: payload?,

@@ -2,7 +2,7 @@
 
 use mailflow_common::App;
 
-use mailflow_engine::{flow::Direction, settings::Service};
+use mailflow_engine::{flow::DirectionStats, settings::Service};
 
 /// What a flow is, as far as a test does not say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) enum Kind {
 /// The counters of a kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    pub(crate) up: Direction,
-    pub(crate) down: Direction,
+    pub(crate) up: DirectionStats,
+    pub(crate) down: DirectionStats,
     pub(crate) messages: u32,
     pub(crate) answer: Answer,
 }
@@ -100,6 +100,6 @@ impl Kind {
     }
 }
 
-const fn way(packets: u64, bytes: u64, payload: u64, data_packets: u64, data_bytes: u64) -> Direction {
-    Direction { packets, bytes, payload, data_packets, data_bytes, last: None }
+const fn way(packets: u64, bytes: u64, payload: u64, data_packets: u64, data_bytes: u64) -> DirectionStats {
+    DirectionStats { packets, bytes, payload, data_packets, data_bytes, last: None }
 }

@@ -7,8 +7,8 @@ use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
 use super::{flow::Given, kinds::Answer};
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -61,7 +61,7 @@ impl Given {
                 (0, _) | (_, RecordReason::Closed | RecordReason::Idle) => number,
                 (all, _) => u64::try_from(u128::from(number) * passed.as_nanos() / all).unwrap_or(number),
             };
-            let way = |way: Direction| Direction {
+            let way = |way: DirectionStats| DirectionStats {
                 packets: part(way.packets),
                 bytes: part(way.bytes),
                 payload: part(way.payload),
@@ -81,7 +81,7 @@ impl Given {
                 interface: None,
                 facts,
             };
-            FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
+            FlowRecord { flow, app, reason, complete, inputs: RecordFields::all() }
         };
         let on_its_way = (1..self.steps(active)).map(move |step| record(active * step, RecordReason::Active));
         on_its_way.chain(std::iter::once(record(all, reason)))

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{common::Moment, flow::FlowLine};
 use crate::outputs::gateway::Gateway;
 use mailflow_engine::{
-    event::{Alert, Gain, Severity, TermValue, Value},
-    inputs::Inputs,
+    event::{Alert, CounterDelta, Severity, TermValue, Value},
+    flow::RecordFields,
     settings::{signature_id, unit},
-    time::Epoch,
+    time::WallClockOffset,
 };
 
 /// Returns an alert event of `gateway` as JSON, without the line end, with at most so many of its newest flows.
@@ -18,7 +18,12 @@ use mailflow_engine::{
 ///
 /// # Errors
 /// None that these types can bring about; it is serde's to say so.
-pub fn line(alert: &Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> serde_json::Result<String> {
+pub fn line(
+    alert: &Alert,
+    epoch: WallClockOffset,
+    gateway: &Gateway,
+    flows: usize,
+) -> serde_json::Result<String> {
     serde_json::to_string(&AlertLine::of(alert, epoch, gateway, flows))
 }
 
@@ -139,9 +144,9 @@ struct Sum {
 
 impl Sum {
     /// Returns the sum over the flows of an alert; null where one of them lacks it.
-    fn of(alert: &Alert, Gain { packets, bytes }: Gain) -> Self {
+    fn of(alert: &Alert, CounterDelta { packets, bytes }: CounterDelta) -> Self {
         let known = |input, sum| alert.tells(input).then_some(sum);
-        Self { packets: known(Inputs::PACKETS, packets), bytes: known(Inputs::BYTES, bytes) }
+        Self { packets: known(RecordFields::PACKETS, packets), bytes: known(RecordFields::BYTES, bytes) }
     }
 }
 
@@ -153,7 +158,7 @@ struct Destination {
 
 impl<'a> AlertLine<'a> {
     /// The line of `alert`, with at most so many of its newest flows.
-    pub fn of(alert: &'a Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> Self {
+    pub fn of(alert: &'a Alert, epoch: WallClockOffset, gateway: &Gateway, flows: usize) -> Self {
         let moment = |time| Moment::of(time, epoch);
         let decided = &alert.decided;
         let interfaces = gateway.interfaces_of(alert);
@@ -205,7 +210,7 @@ impl<'a> AlertLine<'a> {
                 applications: alert.apps.iter().map(|app| app.name()).collect(),
                 up: Sum::of(alert, alert.sums.up),
                 down: Sum::of(alert, alert.sums.down),
-                messages_estimated: alert.tells(Inputs::MESSAGES).then_some(alert.sums.messages),
+                messages_estimated: alert.tells(RecordFields::MESSAGES).then_some(alert.sums.messages),
                 destinations: alert
                     .destinations
                     .iter()

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use mailflow_engine::{
     event::Alert,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// A moment as EVE writes it: `2026-11-21T03:31:00.123456+0000`, always UTC, cut to microseconds.
@@ -16,7 +16,7 @@ pub struct Moment(Timestamp);
 
 impl Moment {
     /// The wall time of `time`; moments outside the years -9999 to 9999 become the nearest end.
-    pub fn of(time: Time, epoch: Epoch) -> Self {
+    pub fn of(time: Time, epoch: WallClockOffset) -> Self {
         let nanos = epoch.unix_nanos(time);
         let clamped = nanos.clamp(Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
         Self(Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX))
@@ -24,11 +24,11 @@ impl Moment {
 
     /// The start of an alert, fixed on the wall clock when it began.
     pub fn of_start(alert: &Alert) -> Self {
-        Self::of(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix))
+        Self::of(Time::ZERO, WallClockOffset::from_unix_nanos(alert.starts_at_unix))
     }
 
     /// The end of an alert: never before its start, also where the wall clock was set back meanwhile.
-    pub fn of_end(alert: &Alert, epoch: Epoch) -> Option<Self> {
+    pub fn of_end(alert: &Alert, epoch: WallClockOffset) -> Option<Self> {
         alert.ends_at.map(|end| Self::of(end, epoch).max(Self::of_start(alert)))
     }
 
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn moments_are_utc_with_microseconds() {
-        let epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
+        let epoch = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
         let written = |nanos| Moment::of(Time::from_nanos(nanos), epoch).to_string();
         assert_eq!(written(123_456_789), "2026-11-21T03:31:00.123456+0000");
         assert_eq!(written(0), "2026-11-21T03:31:00.000000+0000");
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn moments_before_1970_and_out_of_range_are_written_too() {
-        let before = Epoch::from_unix_nanos(-1_500_000_000);
+        let before = WallClockOffset::from_unix_nanos(-1_500_000_000);
         assert_eq!(Moment::of(Time::ZERO, before).to_string(), "1969-12-31T23:59:58.500000+0000");
-        let far = Epoch::from_unix_nanos(i128::from(i64::MAX) * 1_000);
+        let far = WallClockOffset::from_unix_nanos(i128::from(i64::MAX) * 1_000);
         assert!(Moment::of(Time::ZERO, far).to_string().starts_with("9999-12-3"));
     }
 

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use mailflow_common::FlowKey;
 
 use mailflow_engine::{
-    event::Gain,
-    flow::{Direction, FlowRecord, RecordReason},
+    event::CounterDelta,
+    flow::{DirectionStats, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -24,16 +24,16 @@ pub(crate) struct Gains {
 
 #[derive(Clone, Copy, Debug)]
 struct Exported {
-    up: Gain,
-    down: Gain,
+    up: CounterDelta,
+    down: CounterDelta,
     time: Time,
 }
 
 /// What a flow gained: client to server, and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Both {
-    pub(crate) up: Gain,
-    pub(crate) down: Gain,
+    pub(crate) up: CounterDelta,
+    pub(crate) down: CounterDelta,
 }
 
 impl Gains {
@@ -61,12 +61,12 @@ impl Gains {
     }
 }
 
-fn sum(direction: &Direction) -> Gain {
-    Gain { packets: direction.packets, bytes: direction.bytes }
+fn sum(direction: &DirectionStats) -> CounterDelta {
+    CounterDelta { packets: direction.packets, bytes: direction.bytes }
 }
 
-fn less(now: Gain, before: Gain) -> Gain {
-    Gain {
+fn less(now: CounterDelta, before: CounterDelta) -> CounterDelta {
+    CounterDelta {
         packets: now.packets.saturating_sub(before.packets),
         bytes: now.bytes.saturating_sub(before.bytes),
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::outputs::eve::flow::flow_id;
 use mailflow_engine::{
     flow::{FlowRecord, RecordReason},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Version number of IPFIX.
@@ -38,7 +38,7 @@ pub(crate) struct Data {
 
 impl Data {
     /// The record of what a flow gained.
-    pub(crate) fn of(record: &FlowRecord, gain: &Both, epoch: Epoch) -> Self {
+    pub(crate) fn of(record: &FlowRecord, gain: &Both, epoch: WallClockOffset) -> Self {
         let flow = &record.flow;
         let mut bytes = Vec::with_capacity(112);
         let mut set = V4;
@@ -160,7 +160,7 @@ const fn end_reason(reason: RecordReason) -> u8 {
     }
 }
 
-fn millis(time: Time, epoch: Epoch) -> u64 {
+fn millis(time: Time, epoch: WallClockOffset) -> u64 {
     u64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(0)
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::output_offsets::Mark;
 use mailflow_engine::{
-    flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{DirectionStats, Flow, RecordReason, SupersededFlow, facts_bytes, facts_of},
     time::Time,
 };
 use mailflow_kernel::{pack_spill_key, unpack_spill_key};
@@ -28,11 +28,11 @@ pub enum Entry {
     /// It was not: it had gained packets.
     Lives(Flow),
     /// A finished flow is to be taken out, with its entry's sums.
-    Finished(Finished, Vec<u8>),
+    Finished(SupersededFlow, Vec<u8>),
     /// A flow lives, and a record of it was made.
     Active(Flow),
     /// A source's overflow is to be taken out.
-    Spilled(Spill),
+    Spilled(SourceOverflow),
     /// The poll is over, and the history has its records.
     Over,
     /// The outputs have written all of the entries before; these are the files they write to.
@@ -92,7 +92,7 @@ impl Entry {
             Self::Poll { now, epoch } => Line::Poll { now: now.as_nanos(), epoch: *epoch },
             Self::Ended(flow) => Line::Ended(plain(flow)),
             Self::Lives(flow) => Line::Lives(plain(flow)),
-            Self::Finished(Finished { flow, replaced }, sums) => {
+            Self::Finished(SupersededFlow { flow, replaced }, sums) => {
                 Line::Finished(plain(flow), replaced.as_nanos(), sums.clone())
             }
             Self::Active(flow) => Line::Active(plain(flow)),
@@ -112,13 +112,14 @@ impl Entry {
             Line::Poll { now, epoch } => Self::Poll { now: Time::from_nanos(now), epoch },
             Line::Ended(plain) => Self::Ended(flow(plain)),
             Line::Lives(plain) => Self::Lives(flow(plain)),
-            Line::Finished(plain, replaced, sums) => {
-                Self::Finished(Finished { flow: flow(plain), replaced: Time::from_nanos(replaced) }, sums)
-            }
+            Line::Finished(plain, replaced, sums) => Self::Finished(
+                SupersededFlow { flow: flow(plain), replaced: Time::from_nanos(replaced) },
+                sums,
+            ),
             Line::Active(plain) => Self::Active(flow(plain)),
             Line::Spilled(key, up, down, attempts, sessions) => {
                 let key = unpack_spill_key(&key)?;
-                Self::Spilled(Spill {
+                Self::Spilled(SourceOverflow {
                     key,
                     up: direction(up),
                     down: direction(down),
@@ -155,13 +156,13 @@ impl Judged {
     }
 }
 
-fn way(way: &Direction) -> Way {
-    let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *way;
+fn way(way: &DirectionStats) -> Way {
+    let DirectionStats { packets, bytes, payload, data_packets, data_bytes, last } = *way;
     (packets, bytes, payload, data_packets, data_bytes, last.map(Time::as_nanos))
 }
 
-fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> Direction {
-    Direction { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
+fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> DirectionStats {
+    DirectionStats { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
 }
 
 pub(crate) fn plain(flow: &Flow) -> Plain {
@@ -216,7 +217,7 @@ pub(crate) mod tests {
 
     pub(crate) fn some_flow(port: u16) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-        let way = |n| Direction {
+        let way = |n| DirectionStats {
             packets: n,
             bytes: n * 100,
             payload: n * 50,
@@ -236,7 +237,7 @@ pub(crate) mod tests {
         Flow {
             key,
             up: way(7),
-            down: Direction::default(),
+            down: DirectionStats::default(),
             first: at(3),
             messages: 2,
             rejected: 1,
@@ -276,7 +277,7 @@ pub(crate) mod tests {
     #[test]
     fn entries_come_back() {
         let flow = some_flow(4_000);
-        let spill = Spill {
+        let spill = SourceOverflow {
             key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
             up: flow.up,
             down: flow.down,
@@ -288,7 +289,10 @@ pub(crate) mod tests {
             Entry::Poll { now: Time::from_nanos(9), epoch: -5 },
             Entry::Ended(flow.clone()),
             Entry::Lives(flow.clone()),
-            Entry::Finished(Finished { flow: flow.clone(), replaced: Time::from_nanos(11) }, vec![1, 2]),
+            Entry::Finished(
+                SupersededFlow { flow: flow.clone(), replaced: Time::from_nanos(11) },
+                vec![1, 2],
+            ),
             Entry::Active(flow.clone()),
             Entry::Spilled(spill),
             Entry::Over,

@@ -31,23 +31,23 @@ use thin_vec::ThinVec;
 
 use super::{
     entries::{forget, heap, last_run, more, runs},
-    spec::Shape,
+    spec::WindowSpec,
     value::Value,
 };
 use crate::time::Time;
 
 /// Times of events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Times {
+pub(crate) struct CountWindow {
     /// Ascending.
     events: ThinVec<Time>,
     /// The newest event forgotten for want of room; the clock's beginning is before every event.
     forgotten: Time,
 }
 
-impl Times {
+impl CountWindow {
     /// Adds an event that arrives while the clock is at `clock`.
-    pub(super) fn add(&mut self, shape: &Shape, clock: Time, time: Time) {
+    pub(super) fn add(&mut self, shape: &WindowSpec, clock: Time, time: Time) {
         self.prune(shape, clock);
         if self.events.len() == self.events.capacity() {
             // Most sources have few events: grow from one, not from a vector's four.
@@ -58,7 +58,7 @@ impl Times {
     }
 
     /// Forgets events beyond the capacity.
-    pub(super) fn fit(&mut self, shape: &Shape) {
+    pub(super) fn fit(&mut self, shape: &WindowSpec) {
         if self.events.len() > shape.capacity() {
             let excess = self.events.len() - shape.capacity();
             if let Some(last) = self.events.get(excess - 1) {
@@ -69,7 +69,7 @@ impl Times {
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+    pub(super) fn prune(&mut self, shape: &WindowSpec, clock: Time) {
         if self.events.first().is_none_or(|event| shape.matters(*event, clock)) {
             return;
         }
@@ -78,7 +78,7 @@ impl Times {
     }
 
     /// The first event time after `after` at which there are `need`.
-    pub(super) fn decided(&self, shape: &Shape, need: u64, after: Option<Time>) -> Option<Time> {
+    pub(super) fn decided(&self, shape: &WindowSpec, need: u64, after: Option<Time>) -> Option<Time> {
         self.events.windows(runs(need)).find_map(|run| {
             let (oldest, newest) = (*run.first()?, *run.last()?);
             (after.is_none_or(|after| newest > after) && shape.reaches(oldest, newest)).then_some(newest)
@@ -86,12 +86,12 @@ impl Times {
     }
 
     /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
         last_run(&self.events, |event| *event, shape, hold, before)
     }
 
     /// How many the window that ends at `time` holds.
-    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+    pub(super) fn value(&self, shape: &WindowSpec, time: Time) -> Value {
         let behind = self.events.partition_point(|event| *event <= time);
         let before = self.events[..behind].partition_point(|event| !shape.reaches(*event, time));
         let count = (behind - before) as u64;
@@ -128,12 +128,12 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn shape(kind: WindowKind, need: u64) -> Shape {
-        Shape::new(Window { length: Duration::from_secs(3_600), kind }, need, LATE)
+    fn shape(kind: WindowKind, need: u64) -> WindowSpec {
+        WindowSpec::new(Window { length: Duration::from_secs(3_600), kind }, need, LATE)
     }
 
-    fn times(shape: &Shape, events: impl IntoIterator<Item = u64>) -> Times {
-        let (mut times, mut clock) = (Times::default(), Time::ZERO);
+    fn times(shape: &WindowSpec, events: impl IntoIterator<Item = u64>) -> CountWindow {
+        let (mut times, mut clock) = (CountWindow::default(), Time::ZERO);
         for event in events {
             clock = clock.max(at(event));
             times.add(shape, clock, at(event));
@@ -195,7 +195,7 @@ mod tests {
         let ten = shape(WindowKind::Sliding, 10);
         let mut one = times(&ten, [7]);
         assert_eq!(one.events.capacity(), 1);
-        assert_eq!(size_of::<Times>(), 16);
+        assert_eq!(size_of::<CountWindow>(), 16);
         one.prune(&ten, at(7) + ten.retention());
         assert_eq!((one.len(), one.events.capacity()), (0, 0));
     }
@@ -203,6 +203,6 @@ mod tests {
     #[test]
     fn a_window_shorter_than_the_lateness_keeps_more() {
         let window = Window { length: Duration::from_secs(60), kind: WindowKind::Sliding };
-        assert_eq!(Shape::new(window, 10, LATE).capacity(), 9 * 7 + 1);
+        assert_eq!(WindowSpec::new(window, 10, LATE).capacity(), 9 * 7 + 1);
     }
 }

@@ -9,26 +9,26 @@ use thin_vec::ThinVec;
 
 use super::{
     entries::{forget, heap, last_run},
-    spec::Shape,
+    spec::WindowSpec,
     value::Value,
 };
 use crate::time::Time;
 
 /// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
-pub(crate) type Mark = [u8; 16];
+pub(crate) type EndpointBytes = [u8; 16];
 
 /// Distinct ends with their last events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ends {
+pub(crate) struct DistinctWindow {
     /// Ascending in time.
-    entries: ThinVec<(Time, Mark)>,
+    entries: ThinVec<(Time, EndpointBytes)>,
     /// The newest event of an end forgotten for want of room.
     forgotten: Time,
 }
 
-impl Ends {
+impl DistinctWindow {
     /// Adds an event with `end`; `need` (K) are told apart.
-    pub(super) fn add(&mut self, shape: &Shape, need: u64, clock: Time, time: Time, end: Mark) {
+    pub(super) fn add(&mut self, shape: &WindowSpec, need: u64, clock: Time, time: Time, end: EndpointBytes) {
         self.prune(shape, clock);
         if let Some(place) = self.entries.iter().position(|(_, known)| *known == end) {
             if self.entries.get(place).is_some_and(|(last, _)| *last >= time) {
@@ -45,7 +45,7 @@ impl Ends {
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+    pub(super) fn prune(&mut self, shape: &WindowSpec, clock: Time) {
         if self.entries.first().is_none_or(|(last, _)| shape.matters(*last, clock)) {
             return;
         }
@@ -54,7 +54,7 @@ impl Ends {
     }
 
     /// How many distinct ends the window that ends at `time` holds.
-    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+    pub(super) fn value(&self, shape: &WindowSpec, time: Time) -> Value {
         let inside = |last: &Time| *last <= time && shape.reaches(*last, time);
         let count = self.entries.iter().filter(|(last, _)| inside(last)).count() as u64;
         let lost = self.forgotten > Time::ZERO && inside(&self.forgotten);
@@ -62,7 +62,7 @@ impl Ends {
     }
 
     /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
         last_run(&self.entries, |(last, _)| *last, shape, hold, before)
     }
 
@@ -93,13 +93,13 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn hour() -> Shape {
+    fn hour() -> WindowSpec {
         let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
-        Shape::new(window, 3, Duration::from_secs(300))
+        WindowSpec::new(window, 3, Duration::from_secs(300))
     }
 
-    fn ends(events: &[(u64, u8)]) -> Ends {
-        let mut ends = Ends::default();
+    fn ends(events: &[(u64, u8)]) -> DistinctWindow {
+        let mut ends = DistinctWindow::default();
         for (second, end) in events {
             ends.add(&hour(), 3, at(*second), at(*second), [*end; 16]);
         }

@@ -2,7 +2,7 @@
 
 use thin_vec::ThinVec;
 
-use super::spec::Shape;
+use super::spec::WindowSpec;
 use crate::time::Time;
 
 /// Forgets the `old` first entries, and gives back room that is mostly unused.
@@ -34,7 +34,7 @@ pub(super) fn more(entries: usize) -> usize {
 pub(super) fn last_run<T>(
     entries: &[T],
     time: impl Fn(&T) -> Time,
-    shape: &Shape,
+    shape: &WindowSpec,
     hold: u64,
     before: Time,
 ) -> Option<Time> {

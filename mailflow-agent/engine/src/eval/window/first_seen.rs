@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use super::{
-    distinct::Mark,
+    distinct::EndpointBytes,
     entries::{heap, last_run},
-    spec::Shape,
+    spec::WindowSpec,
     value::Value,
 };
 use crate::time::Time;
@@ -18,30 +18,30 @@ const MOST: usize = 1_024;
 
 /// Ends with the first and the last time they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Sightings {
-    seen: ThinVec<Sighting>,
+pub(crate) struct FirstSeenWindow {
+    seen: ThinVec<FirstSeenEntry>,
     /// True if there was no room for one.
     full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Sighting {
-    end: Mark,
+struct FirstSeenEntry {
+    end: EndpointBytes,
     /// The clock's beginning, if it is none that is new.
     first: Time,
     last: Time,
 }
 
-impl Sightings {
+impl FirstSeenWindow {
     /// Adds an event with `end`. What was not seen for `horizon` is new again; nothing is new before
     /// `learnt`.
     pub(super) fn add(
         &mut self,
-        shape: &Shape,
+        shape: &WindowSpec,
         (horizon, learnt): (Duration, Time),
         clock: Time,
         time: Time,
-        end: Mark,
+        end: EndpointBytes,
     ) {
         self.prune(shape, horizon, clock);
         let new = if time < learnt { Time::ZERO } else { time };
@@ -57,19 +57,19 @@ impl Sightings {
                     sighting.first = new;
                 }
             }
-            None if room => self.seen.push(Sighting { end, first: new, last: time }),
+            None if room => self.seen.push(FirstSeenEntry { end, first: new, last: time }),
             None => self.full = true,
         }
     }
 
     /// Forgets what no record still to come can have been seen within `horizon` of.
-    pub(super) fn prune(&mut self, shape: &Shape, horizon: Duration, clock: Time) {
+    pub(super) fn prune(&mut self, shape: &WindowSpec, horizon: Duration, clock: Time) {
         self.seen.retain(|sighting| sighting.last + horizon + shape.lateness() > clock);
         self.full &= !self.seen.is_empty();
     }
 
     /// How many were new in the window that ends at `time`.
-    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+    pub(super) fn value(&self, shape: &WindowSpec, time: Time) -> Value {
         let new = self.seen.iter().map(|sighting| sighting.first);
         let count = new.filter(|first| *first > Time::ZERO && *first <= time && shape.reaches(*first, time));
         let count = count.count() as u64;
@@ -77,7 +77,7 @@ impl Sightings {
     }
 
     /// Until when, `before` at the latest, there last were, or will have been, `hold` new ones.
-    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
         let mut firsts: Vec<Time> = self.seen.iter().map(|sighting| sighting.first).collect();
         firsts.retain(|first| *first > Time::ZERO);
         firsts.sort_unstable();
@@ -116,17 +116,17 @@ mod tests {
         Time::from_nanos(hours * 3_600 * 1_000_000_000)
     }
 
-    fn day() -> Shape {
-        Shape::new(Window { length: DAY, kind: WindowKind::Sliding }, 1, Duration::from_secs(300))
+    fn day() -> WindowSpec {
+        WindowSpec::new(Window { length: DAY, kind: WindowKind::Sliding }, 1, Duration::from_secs(300))
     }
 
-    fn add(sightings: &mut Sightings, learnt: u64, hours: u64, end: u8) {
+    fn add(sightings: &mut FirstSeenWindow, learnt: u64, hours: u64, end: u8) {
         sightings.add(&day(), (30 * DAY, at(learnt)), at(hours), at(hours), [end; 16]);
     }
 
     #[test]
     fn only_what_is_new_counts_and_only_for_a_window() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         for (hours, end) in [(1, 1), (2, 1), (10, 2), (30, 1)] {
             add(&mut sightings, 0, hours, end);
         }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_was_away_for_the_horizon_is_new_again() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         add(&mut sightings, 0, 1, 1);
         add(&mut sightings, 0, 1 + 30 * 24, 1);
         assert_eq!(sightings.value(&day(), at(1 + 30 * 24)), Value::Exactly(1));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_late_record_finds_what_was_seen_before_it() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         add(&mut sightings, 0, 1, 1);
         let (hour, late) = (at(1), Duration::from_secs(200));
         let back = hour + 30 * DAY - Duration::from_secs(100);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_late_record_tells_since_when_it_is_seen() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         add(&mut sightings, 0, 10, 1);
         let earlier = at(10) - Duration::from_secs(100);
         sightings.add(&day(), (30 * DAY, Time::ZERO), at(10), earlier, [1; 16]);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn while_learning_nothing_is_new() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         add(&mut sightings, 24, 1, 1);
         add(&mut sightings, 24, 30, 1);
         assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(0));
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_value_says_so() {
-        let mut sightings = Sightings::default();
+        let mut sightings = FirstSeenWindow::default();
         for end in 0..2_000u16 {
             let mut mark = [0; 16];
             mark[..2].copy_from_slice(&end.to_be_bytes());

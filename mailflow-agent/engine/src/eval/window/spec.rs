@@ -12,7 +12,7 @@ pub(crate) const PARTS: u32 = 60;
 
 /// The shape of a term's windows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct WindowSpec {
     kind: WindowKind,
     /// W.
     length: Duration,
@@ -24,7 +24,7 @@ pub(crate) struct Shape {
     part: Option<u64>,
 }
 
-impl Shape {
+impl WindowSpec {
     /// The shape of `window`, in which at most `need` (K) must be told apart; a record is at most
     /// `lateness` (L) late.
     pub(crate) fn new(window: Window, need: u64, lateness: Duration) -> Self {

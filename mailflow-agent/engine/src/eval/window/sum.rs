@@ -4,41 +4,41 @@
 //! time has an entry of its own and every sum is exact. Beyond [`PARTS`] entries, those whose times are
 //! in the same sub-window (a window's [`PARTS`]th) become one.
 //!
-//! The sum of a window leaves out an entry that is not wholly inside ([`Series::within`]): it is never
+//! The sum of a window leaves out an entry that is not wholly inside ([`SumWindow::within`]): it is never
 //! over, and under by no more than what fell into one sub-window at its beginning. Where a number
 //! must not be too low, as below a ratio, an entry that is partly inside counts in full
-//! ([`Series::touching`]).
+//! ([`SumWindow::touching`]).
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use super::{
     entries::{forget, heap, more},
-    spec::{PARTS, Shape},
+    spec::{PARTS, WindowSpec},
 };
 use crate::time::Time;
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Series {
+pub(crate) struct SumWindow {
     /// Ascending; no two overlap.
-    entries: ThinVec<Entry>,
+    entries: ThinVec<SumBin>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Entry {
+struct SumBin {
     first: Time,
     last: Time,
     amount: u64,
 }
 
-impl Series {
+impl SumWindow {
     /// Adds an amount that arrives while the clock is at `clock`.
-    pub(super) fn add(&mut self, shape: &Shape, clock: Time, time: Time, amount: u64) {
+    pub(super) fn add(&mut self, shape: &WindowSpec, clock: Time, time: Time, amount: u64) {
         self.prune(shape, clock);
         let next = self.entries.partition_point(|entry| entry.last < time);
         let dense = self.entries.len() >= PARTS as usize;
-        let together = |entry: &Entry| {
+        let together = |entry: &SumBin| {
             (entry.first <= time && time <= entry.last)
                 || (dense && shape.part(entry.first) == shape.part(time))
         };
@@ -53,14 +53,14 @@ impl Series {
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(more(self.entries.len()));
         }
-        self.entries.insert(next, Entry { first: time, last: time, amount });
+        self.entries.insert(next, SumBin { first: time, last: time, amount });
         if dense {
             self.join(shape);
         }
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+    pub(super) fn prune(&mut self, shape: &WindowSpec, clock: Time) {
         if self.entries.first().is_none_or(|entry| shape.matters(entry.last, clock)) {
             return;
         }
@@ -69,17 +69,17 @@ impl Series {
     }
 
     /// What the window that ends at `time` holds: never over.
-    pub(super) fn within(&self, shape: &Shape, time: Time) -> u64 {
+    pub(super) fn within(&self, shape: &WindowSpec, time: Time) -> u64 {
         self.sum(|entry| entry.last <= time && shape.reaches(entry.first, time))
     }
 
     /// What the window that ends at `time` touches: never under.
-    pub(super) fn touching(&self, shape: &Shape, time: Time) -> u64 {
+    pub(super) fn touching(&self, shape: &WindowSpec, time: Time) -> u64 {
         self.sum(|entry| entry.first <= time && shape.reaches(entry.last, time))
     }
 
     /// Until when, `before` at the latest, the sum last was, or will have been, at least `hold`.
-    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
         let known = self.entries.partition_point(|entry| entry.last < before);
         let entries = self.entries.get(..known)?;
         // `oldest..=newest` is what one window holds; both go back in time.
@@ -127,13 +127,13 @@ impl Series {
         self.sum(|_| true)
     }
 
-    fn sum(&self, counts: impl Fn(&Entry) -> bool) -> u64 {
+    fn sum(&self, counts: impl Fn(&SumBin) -> bool) -> u64 {
         let counted = self.entries.iter().filter(|entry| counts(entry));
         counted.fold(0, |sum, entry| sum.saturating_add(entry.amount))
     }
 
     /// Makes one of entries that are in the same sub-window.
-    fn join(&mut self, shape: &Shape) {
+    fn join(&mut self, shape: &WindowSpec) {
         self.entries.dedup_by(|later, entry| {
             let same = shape.part(entry.first) == shape.part(later.first);
             if same {
@@ -158,13 +158,13 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn hour() -> Shape {
+    fn hour() -> WindowSpec {
         let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
-        Shape::new(window, 1, Duration::from_secs(300))
+        WindowSpec::new(window, 1, Duration::from_secs(300))
     }
 
-    fn series(events: &[(u64, u64)]) -> Series {
-        let (mut series, mut clock) = (Series::default(), Time::ZERO);
+    fn series(events: &[(u64, u64)]) -> SumWindow {
+        let (mut series, mut clock) = (SumWindow::default(), Time::ZERO);
         for (second, amount) in events {
             clock = clock.max(at(*second));
             series.add(&hour(), clock, at(*second), *amount);
@@ -203,7 +203,7 @@ mod tests {
         fn sums_err_by_at_most_one_sub_window(
             steps in prop::collection::vec((0..200u64, 0..300u64, 1..50u64), 1..400),
         ) {
-            let (shape, mut series) = (hour(), Series::default());
+            let (shape, mut series) = (hour(), SumWindow::default());
             let (mut clock, mut all) = (1_000u64, Vec::new());
             for (pass, late, amount) in steps {
                 clock += pass;
@@ -233,7 +233,7 @@ mod tests {
             let mut events = events;
             events.sort_unstable();
             let clock = at(3_000);
-            let mut series = Series::default();
+            let mut series = SumWindow::default();
             for (time, amount) in &events {
                 series.add(&hour(), clock, at(*time), *amount);
             }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::eval::group_key::Subject;
+use crate::eval::group_key::GroupKey;
 
 /// A value a window holds. At the window's bound only "at least" is known, and so it is where some records did
 /// not tell what the term needs.
@@ -40,7 +40,7 @@ pub struct TermValue {
     pub value: Value,
     /// What it needed.
     pub threshold: u64,
-    /// What both are divided by to be shown: 1, or [`Level::PARTS`](crate::settings::Level::PARTS) for a ratio.
+    /// What both are divided by to be shown: 1, or [`Thresholds::PARTS`](crate::settings::Level::PARTS) for a ratio.
     pub scale: u64,
     /// True if it holds.
     pub holds: bool,
@@ -72,7 +72,7 @@ pub struct WindowValue {
     /// Name of the term, as in [`TermValue::name`].
     pub term: Arc<str>,
     /// Whom it is about.
-    pub subject: Subject,
+    pub subject: GroupKey,
     /// What its window holds now.
     pub value: Value,
 }

@@ -12,8 +12,8 @@ use crate::offline::flowlog::{
     text::{Read, Text, refused},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
 };
 
 /// The record of a line; its source is the client.
@@ -32,7 +32,7 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
                      bytes: Option<u64>,
                      payload: Option<u64>,
                      data: Option<u64>,
-                     data_bytes: Option<u64>| Direction {
+                     data_bytes: Option<u64>| DirectionStats {
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
@@ -74,15 +74,15 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
     Ok(Some(Entry { record, origin: Origin::Mailflow }))
 }
 
-fn inputs(counters: &Counters<'_>, extra: &Extra<'_>) -> Inputs {
+fn inputs(counters: &Counters<'_>, extra: &Extra<'_>) -> RecordFields {
     let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
     let mut inputs = counters.inputs();
-    inputs.set(Inputs::PAYLOAD, both(extra.payload_up, extra.payload_down));
-    inputs.set(Inputs::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
-    inputs.set(Inputs::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));
-    inputs.set(Inputs::MESSAGES, extra.messages_estimated.is_some());
-    inputs.set(Inputs::SYN, extra.syn.is_some());
-    inputs.set(Inputs::SYN_ACK, extra.synack.is_some());
+    inputs.set(RecordFields::PAYLOAD, both(extra.payload_up, extra.payload_down));
+    inputs.set(RecordFields::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
+    inputs.set(RecordFields::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));
+    inputs.set(RecordFields::MESSAGES, extra.messages_estimated.is_some());
+    inputs.set(RecordFields::SYN, extra.syn.is_some());
+    inputs.set(RecordFields::SYN_ACK, extra.synack.is_some());
     inputs
 }
 

@@ -15,8 +15,8 @@ use crate::offline::flowlog::{
     text::{Flags, Proto, Read, refused},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
 };
 
 /// An Ethernet header (IEEE 802.3).
@@ -49,12 +49,18 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
         let last = packets.is_none_or(|packets| packets > 0).then_some(end.0);
         // Without the packets it is not known what to take off.
         let (Some(packets), Some(frames)) = (packets, frames) else {
-            return Ok(Direction { packets: packets.unwrap_or_default(), last, ..Direction::default() });
+            return Ok(DirectionStats {
+                packets: packets.unwrap_or_default(),
+                last,
+                ..DirectionStats::default()
+            });
         };
         let bytes = packets.checked_mul(overhead).and_then(|overhead| frames.checked_sub(overhead));
         let expected = || format!("at least {overhead} a packet, of which there are {packets}");
         let short = || Fault::new(json::column(text, field), field, refused(frames, &expected()));
-        bytes.map(|bytes| Direction { packets, bytes, last, ..Direction::default() }).ok_or_else(short)
+        bytes
+            .map(|bytes| DirectionStats { packets, bytes, last, ..DirectionStats::default() })
+            .ok_or_else(short)
     };
     let mut up = direction(counters.pkts_toserver, counters.bytes_toserver, "flow.bytes_toserver")?;
     let mut down = direction(counters.pkts_toclient, counters.bytes_toclient, "flow.bytes_toclient")?;
@@ -62,7 +68,7 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
         std::mem::swap(&mut up, &mut down);
         std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
     }
-    let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
+    let unanswered = inputs.contains(RecordFields::PACKETS) && down.packets == 0;
     facts.seen = (down.packets > 0).into();
 
     let names = [&line.app_proto, &line.app_proto_orig].into_iter().flatten().map(|name| &*name.0);
@@ -81,10 +87,10 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
 }
 
 /// What the line tells, and the facts among it.
-fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
+fn seen(line: &Eve<'_>) -> (RecordFields, Facts) {
     let mut inputs = line.flow.inputs();
-    if !inputs.contains(Inputs::PACKETS) {
-        inputs.remove(Inputs::BYTES);
+    if !inputs.contains(RecordFields::PACKETS) {
+        inputs.remove(RecordFields::BYTES);
     }
     let Some(Tcp { tcp_flags_ts: Some(Read(Flags(up))), tcp_flags_tc: Some(Read(Flags(down))) }) = line.tcp
     else {
@@ -99,5 +105,5 @@ fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
         reset: has(up | down, flag::RST),
         ..Facts::default()
     };
-    (inputs | Inputs::SYN | Inputs::SYN_ACK | without_session(&facts), facts)
+    (inputs | RecordFields::SYN | RecordFields::SYN_ACK | without_session(&facts), facts)
 }

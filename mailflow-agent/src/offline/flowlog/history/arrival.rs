@@ -2,7 +2,7 @@
 
 use crate::offline::flowlog::{Entry, Origin};
 use mailflow_engine::{
-    flow::{Direction, FlowRecord, RecordReason, facts_bytes},
+    flow::{DirectionStats, FlowRecord, RecordReason, facts_bytes},
     settings::Timeouts,
     time::Time,
 };
@@ -16,7 +16,7 @@ pub(crate) fn rank(record: &FlowRecord) -> impl Ord + use<> {
     let ends = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
     let scope = (key.scope.protocol(), key.scope.vlans().tags().collect::<Vec<_>>());
     let last = record.reason != RecordReason::Active;
-    let way = |way: &Direction| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
+    let way = |way: &DirectionStats| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
     let counters = (way(&flow.up), way(&flow.down), flow.messages, flow.rejected);
     let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
     let facts = facts_bytes(&flow.facts);

@@ -8,8 +8,8 @@ use mailflow_common::{Address, App, FlowKey, Scope, Vlans};
 
 use super::Arrival;
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
     time::Time,
 };
 
@@ -67,7 +67,7 @@ pub(crate) fn write(out: &mut Vec<u8>, Arrival { at, record }: &Arrival) {
     let interface = interface.map_or(0, NonZeroU32::get);
     [*messages, *rejected, interface].into_iter().for_each(|count| number(out, u64::from(count)));
     for way in [up, down] {
-        let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *way;
+        let DirectionStats { packets, bytes, payload, data_packets, data_bytes, last } = *way;
         [packets, bytes, payload, data_packets, data_bytes].into_iter().for_each(|count| number(out, count));
         if let Some(last) = last {
             moment(out, time, last);
@@ -112,7 +112,7 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
     let mut small = || u32::try_from(from.number()?).ok();
     let (messages, rejected, interface) = (small()?, small()?, NonZeroU32::new(small()?));
     let mut way = |flag: u16| {
-        Some(Direction {
+        Some(DirectionStats {
             packets: from.number()?,
             bytes: from.number()?,
             payload: from.number()?,
@@ -128,7 +128,7 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
         app: *App::ALL.get(usize::from(flags >> flag::APP & 0xf))?,
         reason: *RecordReason::ALL.get(usize::from(flags >> flag::REASON & 0x3))?,
         complete: is(flag::COMPLETE),
-        inputs: Inputs::from_bits_retain(inputs),
+        inputs: RecordFields::from_bits_retain(inputs),
     };
     *bytes = from.0;
     Some(Arrival { at, record })
@@ -201,11 +201,11 @@ pub(crate) mod tests {
         .prop_map(Time::from_nanos)
     }
 
-    fn way() -> impl Strategy<Value = Direction> {
+    fn way() -> impl Strategy<Value = DirectionStats> {
         let count = || prop_oneof![0..200_u64, any::<u64>()];
         let counts = (count(), count(), count(), count(), count());
         (counts, prop::option::of(time())).prop_map(
-            |((packets, bytes, payload, data_packets, data_bytes), last)| Direction {
+            |((packets, bytes, payload, data_packets, data_bytes), last)| DirectionStats {
                 packets,
                 bytes,
                 payload,
@@ -240,7 +240,7 @@ pub(crate) mod tests {
         let reason = prop::sample::select(&RecordReason::ALL);
         (time(), flow, prop::sample::select(&App::ALL), reason, any::<bool>(), any::<u8>()).prop_map(
             |(at, flow, app, reason, complete, inputs)| {
-                let inputs = Inputs::from_bits_retain(inputs);
+                let inputs = RecordFields::from_bits_retain(inputs);
                 Arrival { at, record: FlowRecord { flow, app, reason, complete, inputs } }
             },
         )

@@ -15,8 +15,8 @@ use crate::offline::flowlog::{
     text::{Mac, Moment, Proto, Read, Span},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -139,7 +139,7 @@ impl Conn<'_> {
             std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
         }
         let mut inputs = self.inputs(seen.inputs);
-        let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
+        let unanswered = inputs.contains(RecordFields::PACKETS) && down.packets == 0;
         facts.seen = (down.packets > 0).into();
         let app = app::class(self.service.names(), service);
         app::stands_for(app, false, &mut facts);
@@ -151,7 +151,7 @@ impl Conn<'_> {
         };
         if self.open && facts.syn_ack == 0 {
             // It may still be answered.
-            inputs.remove(Inputs::MESSAGES);
+            inputs.remove(RecordFields::MESSAGES);
         }
         let whole = match self.proto.0 {
             Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
@@ -164,40 +164,41 @@ impl Conn<'_> {
         Line::Entry(Entry { record, origin: Origin::Zeek })
     }
 
-    fn inputs(&self, mut inputs: Inputs) -> Inputs {
+    fn inputs(&self, mut inputs: RecordFields) -> RecordFields {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
-        inputs.set(Inputs::PACKETS, both(self.orig_pkts, self.resp_pkts));
-        inputs.set(Inputs::BYTES, both(self.orig_ip_bytes, self.resp_ip_bytes));
-        inputs.set(Inputs::PAYLOAD, both(self.orig_bytes, self.resp_bytes));
+        inputs.set(RecordFields::PACKETS, both(self.orig_pkts, self.resp_pkts));
+        inputs.set(RecordFields::BYTES, both(self.orig_ip_bytes, self.resp_ip_bytes));
+        inputs.set(RecordFields::PAYLOAD, both(self.orig_bytes, self.resp_bytes));
         inputs
     }
 }
 
-fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end: Time) -> Direction {
-    Direction {
+fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end: Time) -> DirectionStats {
+    DirectionStats {
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
         // Also of a side of which nothing is known: this is the flow's event time.
         last: Some(end),
-        ..Direction::default()
+        ..DirectionStats::default()
     }
 }
 
 /// What is known of the handshake and the end.
 struct Seen {
     handshake: Handshake,
-    inputs: Inputs,
+    inputs: RecordFields,
     facts: Facts,
 }
 
 impl Seen {
     fn of(conn: &Conn<'_>) -> Self {
-        let unseen = Self { handshake: Handshake::Unseen, inputs: Inputs::empty(), facts: Facts::default() };
+        let unseen =
+            Self { handshake: Handshake::Unseen, inputs: RecordFields::empty(), facts: Facts::default() };
         if conn.proto.0 != Proto::Tcp {
             return unseen;
         }
-        let inputs = Inputs::SYN | Inputs::SYN_ACK;
+        let inputs = RecordFields::SYN | RecordFields::SYN_ACK;
         let (handshake, facts) = match (&conn.history, &conn.conn_state) {
             (Some(history), _) => by_history(&history.0),
             (None, Some(state)) => by_state(&state.0),

@@ -1,20 +1,20 @@
 //! What the rules' windows hold, gone over in steps and kept in bounded memory.
 //!
 //! A million sources with several terms each are neither gone over nor told between two readings: a
-//! [`Survey`] goes on from one part of the subjects to the next, and of the values only the highest stay.
+//! [`WindowScan`] goes on from one part of the subjects to the next, and of the values only the highest stay.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use crate::{
     Engine,
     eval::{
-        group_key::Subject,
-        group_state::{State, Watched},
-        rule_state::Watch,
+        group_key::GroupKey,
+        group_state::{GroupState, IncidentState},
+        rule_state::RuleState,
         timing_wheel::SHARDS,
         window::value::{Value, WindowValue},
     },
-    rule::{Term, compiled::Plan},
+    rule::{Term, compiled::CompiledRule},
     time::Time,
 };
 
@@ -23,28 +23,28 @@ const STEP: usize = 1_024;
 
 /// What the rules' windows hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overview {
+pub struct WindowReport {
     /// The highest values; in the order of the rules, then by subject, then in the order of the terms.
     pub values: Vec<WindowValue>,
     /// Values that are not zero either, for which there was no room.
     pub omitted: u64,
     /// What there is to say of each rule.
-    pub rules: Vec<Standing>,
+    pub rules: Vec<RulePeak>,
     /// What the windows hold of subjects about which an alert fires, for the terms that decided: at most
     /// [`MAX_FIRING`].
-    pub firing: Vec<Reached>,
+    pub firing: Vec<TermProgress>,
 }
 
-/// Most subjects of which [`Overview::firing`] tells.
+/// Most subjects of which [`WindowReport::firing`] tells.
 pub const MAX_FIRING: usize = 10_000;
 
 /// What a term holds for a subject, and what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reached {
+pub struct TermProgress {
     /// The rule.
     pub rule: Arc<str>,
     /// Whom it is about.
-    pub subject: Subject,
+    pub subject: GroupKey,
     /// The term, by its name.
     pub term: Arc<str>,
     /// What its window holds.
@@ -55,7 +55,7 @@ pub struct Reached {
     pub scale: u64,
 }
 
-impl Reached {
+impl TermProgress {
     /// Returns true if this is nearer to its threshold than `other`, or of equals the lower subject.
     fn is_nearer(&self, other: &Self) -> bool {
         let share = |one: &Self, of: &Self| u128::from(one.value.number()) * u128::from(of.threshold.max(1));
@@ -65,18 +65,18 @@ impl Reached {
 
 /// How near the subjects of a rule are to its thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RulePeak {
     /// The rule.
     pub rule: Arc<str>,
     /// Subjects whose windows hold something.
     pub subjects: u64,
     /// The one that is nearest to the threshold of a term, whatever the term counts.
-    pub highest: Option<Reached>,
+    pub highest: Option<TermProgress>,
 }
 
 /// From which value on a term of a rule holds, for whom no other threshold is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Threshold {
+pub struct TermThreshold {
     /// The rule.
     pub rule: Arc<str>,
     /// The term, by its name.
@@ -89,15 +89,15 @@ pub struct Threshold {
 
 /// A walk over all subjects, in steps.
 #[derive(Debug)]
-pub struct Survey {
+pub struct WindowScan {
     /// Most values kept.
     most: usize,
     /// Where it goes on: a rule, a shard of its subjects, and a place in that.
     next: (usize, usize, usize),
     highest: BinaryHeap<Ranked>,
     omitted: u64,
-    rules: Vec<Standing>,
-    firing: Vec<Reached>,
+    rules: Vec<RulePeak>,
+    firing: Vec<TermProgress>,
 }
 
 /// A value by its rank: the greater it is, the sooner it is left out.
@@ -105,11 +105,11 @@ pub struct Survey {
 struct Ranked {
     number: Reverse<u64>,
     /// Of equals, those of the first rules and the lowest subjects stay, so that the choice lasts.
-    place: (usize, Subject, usize),
+    place: (usize, GroupKey, usize),
     exact: bool,
 }
 
-impl Survey {
+impl WindowScan {
     /// Keeps at most so many values.
     pub fn new(most: usize) -> Self {
         Self {
@@ -123,7 +123,13 @@ impl Survey {
     }
 
     /// A subject with what its windows hold at `now`.
-    fn see(&mut self, (rule, watch): (usize, &Watch), subject: &Subject, watched: &Watched, now: Time) {
+    fn see(
+        &mut self,
+        (rule, watch): (usize, &RuleState),
+        subject: &GroupKey,
+        watched: &GroupState,
+        now: Time,
+    ) {
         let mut seen = false;
         for (term, value) in watch.held(watched, now) {
             if let Some(standing) = self.rules.get_mut(rule)
@@ -137,7 +143,7 @@ impl Survey {
             }
             self.rank(value, (rule, subject, term));
         }
-        if let State::Firing(firing) = watched.state()
+        if let IncidentState::Firing(firing) = watched.state()
             && self.firing.len() < MAX_FIRING
         {
             let (incident, term) = &**firing;
@@ -147,7 +153,7 @@ impl Survey {
         }
     }
 
-    fn rank(&mut self, value: Value, (rule, subject, term): (usize, &Subject, usize)) {
+    fn rank(&mut self, value: Value, (rule, subject, term): (usize, &GroupKey, usize)) {
         if self.highest.len() >= self.most {
             self.omitted += 1;
             let better = |last: &Ranked| {
@@ -166,7 +172,7 @@ impl Survey {
         });
     }
 
-    fn over(&mut self, watches: &[Watch]) -> Overview {
+    fn over(&mut self, watches: &[RuleState]) -> WindowReport {
         let Self { most, highest, omitted, rules, firing, .. } =
             std::mem::replace(self, Self::new(self.most));
         debug_assert!(highest.len() <= most);
@@ -183,19 +189,19 @@ impl Survey {
                 value: if exact { Value::Exactly(number) } else { Value::AtLeast(number) },
             })
         };
-        Overview { values: kept.into_iter().filter_map(value).collect(), omitted, rules, firing }
+        WindowReport { values: kept.into_iter().filter_map(value).collect(), omitted, rules, firing }
     }
 }
 
 /// What a term holds for a subject, with the threshold for whom no other is named unless it is given.
 fn reached(
-    plan: &Plan,
-    subject: &Subject,
+    plan: &CompiledRule,
+    subject: &GroupKey,
     (term, value): (usize, Value),
     threshold: Option<u64>,
-) -> Option<Reached> {
+) -> Option<TermProgress> {
     let measured = plan.rule.terms.get(term)?;
-    Some(Reached {
+    Some(TermProgress {
         rule: Arc::clone(&plan.rule.name),
         subject: subject.clone(),
         term: Arc::clone(plan.name(term)?),
@@ -208,14 +214,14 @@ fn reached(
 impl Engine {
     /// Goes on with a survey at `now`, over some of the subjects of one rule. With the last of them it gives what it
     /// found, and the survey starts again. It must start again with other rules too.
-    pub fn survey(&self, survey: &mut Survey, now: Time) -> Option<Overview> {
+    pub fn survey(&self, survey: &mut WindowScan, now: Time) -> Option<WindowReport> {
         let watches = &self.evaluator.watches;
         let (rule, shard, from) = survey.next;
         let mut further = false;
         if let Some(watch) = watches.get(rule) {
             if (shard, from) == (0, 0) {
                 let (rule, highest) = (Arc::clone(&watch.plan.rule.name), None);
-                survey.rules.push(Standing { rule, subjects: 0, highest });
+                survey.rules.push(RulePeak { rule, subjects: 0, highest });
             }
             let (subjects, more) = watch.unknown.part(shard, from, STEP);
             subjects.for_each(|(subject, watched)| survey.see((rule, watch), subject, watched, now));
@@ -230,13 +236,13 @@ impl Engine {
     }
 
     /// The thresholds in force, in the order of the rules and their terms.
-    pub fn thresholds(&self) -> Vec<Threshold> {
-        let of = |plan: &Plan| {
+    pub fn thresholds(&self) -> Vec<TermThreshold> {
+        let of = |plan: &CompiledRule| {
             let terms = plan.rule.terms.iter().enumerate();
             let threshold = |(index, term): (usize, &Term)| {
                 let (rule, name) = (Arc::clone(&plan.rule.name), Arc::clone(plan.name(index)?));
                 let scale = term.measure.scale();
-                Some(Threshold { rule, term: name, at_least: term.level.at_least, scale })
+                Some(TermThreshold { rule, term: name, at_least: term.level.at_least, scale })
             };
             terms.filter_map(threshold).collect::<Vec<_>>()
         };
@@ -244,8 +250,8 @@ impl Engine {
     }
 
     /// What the rules' windows hold at `now`, of all subjects at once: at most `most` values.
-    pub fn overview(&self, now: Time, most: usize) -> Overview {
-        let mut survey = Survey::new(most);
+    pub fn overview(&self, now: Time, most: usize) -> WindowReport {
+        let mut survey = WindowScan::new(most);
         loop {
             if let Some(overview) = self.survey(&mut survey, now) {
                 return overview;
@@ -259,8 +265,8 @@ mod tests {
     use super::*;
     use crate::{
         fixture::{self, at},
-        flow::{RecordReason, class::Kind, timeout},
-        rule::{Level, Measure},
+        flow::{RecordReason, class::FlowClass, timeout},
+        rule::{Measure, Thresholds},
     };
 
     /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.
@@ -312,8 +318,8 @@ mod tests {
         let mut settings = fixture::settings();
         let rule = &mut settings.rules[0];
         let count = rule.terms[0].clone();
-        let ratio = Measure::Ratio { of: Kind::Failed, to: Kind::Attempts };
-        let half = Level { at_least: Level::PARTS / 2, resolve_below: 1 };
+        let ratio = Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts };
+        let half = Thresholds { at_least: Thresholds::PARTS / 2, resolve_below: 1 };
         rule.terms =
             vec![count.clone(), count, Term { measure: ratio, level: half, ..rule.terms[0].clone() }];
         let usual = rule.terms[0].level.at_least;
@@ -328,6 +334,6 @@ mod tests {
     fn without_rules_it_is_over_at_once() {
         let settings = crate::settings::Settings { rules: Vec::new(), ..fixture::settings() };
         let engine = Engine::new(settings);
-        assert_eq!(engine.survey(&mut Survey::new(5), at(1)), Some(Overview::default()));
+        assert_eq!(engine.survey(&mut WindowScan::new(5), at(1)), Some(WindowReport::default()));
     }
 }
