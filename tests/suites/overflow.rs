@@ -342,7 +342,7 @@ fn an_overflow_that_fell_silent_is_taken_out_and_begins_anew() {
     let spilled = |kernel: &mut Kernel, now: u64| {
         let spilled = kernel.snapshot(at(now)).unwrap().spilled;
         conserved(kernel);
-        spilled.iter().map(|spill| (spill.up.packets, spill.over)).collect::<Vec<_>>()
+        spilled.iter().map(|spill| (spill.up.packets, spill.is_final)).collect::<Vec<_>>()
     };
     assert_eq!(spilled(&mut kernel, 300_999), [(4, false)]);
     assert_eq!(spilled(&mut kernel, 301_000), [(4, true)]);

@@ -594,7 +594,10 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
             (first_payload::OTHER, 0),
             "{program}"
         );
-        assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
+        assert_eq!(
+            (before.flow.first, before.flow.last(), before.superseded_at),
+            (at(1000), at(1050), at(2000))
+        );
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // Read once: it is finished once.
         assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);

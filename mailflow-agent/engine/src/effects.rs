@@ -18,28 +18,28 @@ pub struct Effects {
     /// Flow records.
     pub records: Vec<FlowRecord>,
     /// Flows that rules counted.
-    pub qualified: Vec<Qualified>,
+    pub matched_flows: Vec<MatchedFlow>,
     /// Alert events.
     pub alerts: Vec<Alert>,
     /// Alerts that are told together with others.
-    pub grouped: Vec<Grouped>,
+    pub aggregated_alerts: Vec<AggregatedAlert>,
 }
 
 impl Effects {
     /// Forgets them, and keeps their room.
     pub fn clear(&mut self) {
-        let Self { deltas, records, qualified, alerts, grouped } = self;
+        let Self { deltas, records, matched_flows, alerts, aggregated_alerts } = self;
         deltas.clear();
         records.clear();
-        qualified.clear();
+        matched_flows.clear();
         alerts.clear();
-        grouped.clear();
+        aggregated_alerts.clear();
     }
 }
 
 /// A flow that a rule counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Qualified {
+pub struct MatchedFlow {
     /// Name of the rule.
     pub rule: Arc<str>,
     /// The flow.
@@ -50,19 +50,19 @@ pub struct Qualified {
 
 /// An alert that is told together with others, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grouped {
+pub struct AggregatedAlert {
     /// Name of the rule.
     pub rule: Arc<str>,
     /// Its fingerprint.
     pub fingerprint: String,
     /// Whom it is about.
-    pub subject: GroupKey,
+    pub group_key: GroupKey,
 }
 
-impl Grouped {
+impl AggregatedAlert {
     /// Of `alert`.
     pub(crate) fn of(alert: &Alert) -> Self {
         let (rule, fingerprint) = (Arc::clone(&alert.rule), alert.fingerprint.clone());
-        Self { rule, fingerprint, subject: alert.subject.clone() }
+        Self { rule, fingerprint, group_key: alert.group_key.clone() }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn ending(mut flow: Flow, last: Time) -> Flow {
 pub(crate) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
     let (app, reason) = (App::Smtp, RecordReason::Closed);
-    Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() })
+    Arc::new(FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() })
 }
 
 /// R1.
@@ -101,10 +101,10 @@ pub(crate) fn rule() -> Rule {
         terms: vec![Term {
             measure: Measure::Count(FlowClass::Flows),
             window,
-            level: Thresholds { at_least: 10, resolve_below: 8 },
+            thresholds: Thresholds { at_least: 10, resolve_below: 8 },
         }],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
@@ -133,7 +133,7 @@ pub(crate) fn settings() -> Settings {
         ]),
         internal: internal(),
         v6_source_prefix: 64,
-        epoch: WallClockOffset::default(),
+        clock_offset: WallClockOffset::default(),
         rules: vec![rule()],
         limits: RuleLimits::default(),
     }

@@ -4,7 +4,7 @@
 //!
 //! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::begin`],
 //! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, [`Engine::overflow`], and then
-//! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::ending`] out of the
+//! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::pending_eviction`] out of the
 //! kernel's table and tells [`Engine::end`] what became of them. Nothing here holds the table: it may be
 //! far larger than what is remembered of it.
 //!
@@ -72,7 +72,7 @@ use self::{
 pub mod event {
     pub use crate::{
         alert::event::{Alert, AlertState, FlowTotals, RelayHint},
-        effects::{Effects, Grouped, Qualified},
+        effects::{AggregatedAlert, Effects, MatchedFlow},
         eval::{
             group_key::Source,
             pending::RuleInput,
@@ -84,29 +84,29 @@ pub mod event {
 }
 
 /// Flows looked at together.
-const BATCH: usize = 32;
+const BATCH_FLOWS: usize = 32;
 
 /// Ended flows for which room is kept from one reading to the next.
-const KEPT: usize = 4_096;
+const RETAINED_CAPACITY: usize = 4_096;
 
 /// Turns snapshots of the flow table into records and alerts.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
     limits: TimeoutNanos,
-    table: LiveFlowTable,
-    spills: SourceOverflowTable,
+    flow_table: LiveFlowTable,
+    source_overflow: SourceOverflowTable,
     evaluator: Evaluator,
     /// The moment of the reading that is on.
     now: Time,
     /// Flows it found ended, with their gains booked. The table has forgotten them.
-    ending: Vec<Flow>,
+    pending_eviction: Vec<Flow>,
     /// Records the rules have not seen yet, or saw last.
-    arrivals: PendingRecords,
+    pending_records: PendingRecords,
     /// What sources gained beyond the flow table, and the rules have not seen yet.
-    overflowed: Vec<OverflowDelta>,
+    overflow_deltas: Vec<OverflowDelta>,
     /// The newest records, to be explained.
-    recent: RecentRecords,
+    recent_records: RecentRecords,
 }
 
 /// How much the engine holds.
@@ -139,21 +139,22 @@ impl Engine {
             (rules, settings.limits),
             settings.v6_source_prefix,
             limits.lateness(),
-            settings.epoch,
+            settings.clock_offset,
         );
-        let (table, spills) = (LiveFlowTable::default(), SourceOverflowTable::default());
-        let (ending, arrivals, overflowed) = (Vec::new(), PendingRecords::default(), Vec::new());
+        let (flow_table, source_overflow) = (LiveFlowTable::default(), SourceOverflowTable::default());
+        let (pending_eviction, pending_records, overflow_deltas) =
+            (Vec::new(), PendingRecords::default(), Vec::new());
         Self {
             settings,
             limits,
-            table,
-            spills,
+            flow_table,
+            source_overflow,
             evaluator,
             now: Time::ZERO,
-            ending,
-            arrivals,
-            overflowed,
-            recent: RecentRecords::new(),
+            pending_eviction,
+            pending_records,
+            overflow_deltas,
+            recent_records: RecentRecords::new(),
         }
     }
 
@@ -176,42 +177,43 @@ impl Engine {
         let mut effects = self.tick(now);
         self.limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
-        (settings.v6_source_prefix, settings.epoch) = (self.settings.v6_source_prefix, self.settings.epoch);
+        (settings.v6_source_prefix, settings.clock_offset) =
+            (self.settings.v6_source_prefix, self.settings.clock_offset);
         let lateness = self.limits.lateness();
         let changed =
             self.evaluator.reconfigure((rules, settings.limits), lateness, &settings.internal, &mut effects);
-        self.table.renumber(|rule| changed.numbers.get(rule).copied().flatten());
+        self.flow_table.renumber_rules(|rule| changed.rule_numbers.get(rule).copied().flatten());
         self.settings = settings;
         ReconfigureOutcome { restarted: changed.restarted, effects }
     }
 
     /// Where the packet clock lies on the wall clock from now on. Live, the wall clock may be set.
-    pub fn set_epoch(&mut self, epoch: WallClockOffset) {
-        self.settings.epoch = epoch;
-        self.evaluator.epoch = epoch;
+    pub fn set_clock_offset(&mut self, clock_offset: WallClockOffset) {
+        self.settings.clock_offset = clock_offset;
+        self.evaluator.clock_offset = clock_offset;
     }
 
     /// A reading of the flow table begins.
-    pub fn begin(&mut self, now: Time) {
-        self.remain();
+    pub fn begin_poll(&mut self, now: Time) {
+        self.requeue_pending();
         self.now = now;
-        self.table.begin(now);
+        self.flow_table.begin_poll(now);
     }
 
     /// The flows that others on the same tuple have followed: their last gains and their records. Comes
     /// before the parts of the same reading.
-    pub fn finish(&mut self, finished: &[SupersededFlow]) -> Effects {
-        self.remain();
+    pub fn finish_superseded(&mut self, superseded: &[SupersededFlow]) -> Effects {
+        self.requeue_pending();
         let mut effects = Effects::default();
-        for SupersededFlow { flow, replaced } in finished {
+        for SupersededFlow { flow, superseded_at } in superseded {
             let end = FlowEnd::of(flow, &self.limits);
             // A SYN may follow a flow sooner than silence would have ended it.
-            let end = if end.at <= *replaced {
+            let end = if end.at <= *superseded_at {
                 end
             } else {
-                FlowEnd { at: *replaced, reason: RecordReason::Closed }
+                FlowEnd { at: *superseded_at, reason: RecordReason::Closed }
             };
-            self.conclude(flow, end, &mut effects);
+            self.finish_flow(flow, end, &mut effects);
         }
         effects
     }
@@ -221,16 +223,16 @@ impl Engine {
     ///
     /// A flow is the same one as long as its `first` is. One that a reading does not show is not
     /// forgotten: it may be back in the next.
-    pub fn look(&mut self, flows: &[Flow]) -> Effects {
+    pub fn observe_batch(&mut self, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
         effects.deltas.reserve(flows.len());
-        for flows in flows.chunks(BATCH) {
+        for flows in flows.chunks(BATCH_FLOWS) {
             // One that is new and over already has never been in the table.
-            let short =
-                |flow: &Flow| self.table.is_new(flow) && FlowEnd::of(flow, &self.limits).at <= self.now;
-            let names = self.table.names::<BATCH>(flows, short);
-            for (name, flow) in names.into_iter().zip(flows) {
-                self.see(name, flow, &mut effects);
+            let is_ended =
+                |flow: &Flow| self.flow_table.is_new(flow) && FlowEnd::of(flow, &self.limits).at <= self.now;
+            let fingerprints = self.flow_table.fingerprints::<BATCH_FLOWS>(flows, is_ended);
+            for (fingerprint, flow) in fingerprints.into_iter().zip(flows) {
+                self.update_flow(fingerprint, flow, &mut effects);
             }
         }
         effects
@@ -239,37 +241,41 @@ impl Engine {
     /// The flows that had ended, of those looked at since [`Engine::begin`] or [`Engine::end`].
     ///
     /// The caller takes them out of the kernel's table, unless they have gained something meanwhile.
-    pub fn ending(&self) -> &[Flow] {
-        &self.ending
+    pub fn pending_eviction(&self) -> &[Flow] {
+        &self.pending_eviction
     }
 
-    /// What became of [`Engine::ending`], in its order: those that are out of the kernel's table have
+    /// What became of [`Engine::pending_eviction`], in its order: those that are out of the kernel's table have
     /// their records. The others live, also those of which nothing is said; a later reading judges them
     /// again.
-    pub fn end(&mut self, fates: &[EvictOutcome]) -> Effects {
+    pub fn apply_evictions(&mut self, outcomes: &[EvictOutcome]) -> Effects {
         let mut effects = Effects::default();
-        effects.records.reserve(fates.len());
-        let mut ending = std::mem::take(&mut self.ending);
-        for (flow, fate) in ending.drain(..fates.len().min(ending.len())).zip(fates) {
-            match fate {
+        effects.records.reserve(outcomes.len());
+        let mut pending_eviction = std::mem::take(&mut self.pending_eviction);
+        for (flow, outcome) in
+            pending_eviction.drain(..outcomes.len().min(pending_eviction.len())).zip(outcomes)
+        {
+            match outcome {
                 EvictOutcome::Evicted | EvictOutcome::Missing => {
                     let end = FlowEnd::of(&flow, &self.limits);
-                    self.make(flow, end, &mut effects);
+                    self.emit_record(flow, end, &mut effects);
                 }
-                EvictOutcome::Changed => self.table.put(&flow),
+                EvictOutcome::Changed => self.flow_table.insert(&flow),
             }
         }
-        self.ending = ending;
-        self.remain();
+        self.pending_eviction = pending_eviction;
+        self.requeue_pending();
         effects
     }
 
     /// What sources have beyond the flow table: their gains. There are no records of them.
-    pub fn overflow(&mut self, spilled: &[SourceOverflow]) -> Effects {
+    pub fn observe_overflow(&mut self, counters: &[SourceOverflow]) -> Effects {
         let mut effects = Effects::default();
-        for (delta, gain) in spilled.iter().filter_map(|spill| self.spills.look(spill)) {
+        for (delta, overflow_delta) in
+            counters.iter().filter_map(|counters| self.source_overflow.observe(counters))
+        {
             effects.deltas.push(delta);
-            self.overflowed.push(gain);
+            self.overflow_deltas.push(overflow_delta);
         }
         effects
     }
@@ -277,78 +283,78 @@ impl Engine {
     /// Lets time pass: the rules see the records made so far, alerts are repeated and resolved.
     pub fn tick(&mut self, now: Time) -> Effects {
         let mut effects = Effects::default();
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort();
-        for arrival in arrivals.in_order() {
-            self.deliver(arrival, &mut effects);
+        let mut pending_records = std::mem::take(&mut self.pending_records);
+        pending_records.sort();
+        for pending in pending_records.in_order() {
+            self.evaluate(pending, &mut effects);
         }
-        self.arrivals = arrivals;
-        for gain in std::mem::take(&mut self.overflowed) {
-            self.evaluator.overflow(&gain, &self.settings.internal, &mut effects);
+        self.pending_records = pending_records;
+        for delta in std::mem::take(&mut self.overflow_deltas) {
+            self.evaluator.ingest_overflow(&delta, &self.settings.internal, &mut effects);
         }
-        self.pass(now, &mut effects);
+        self.advance_to(now, &mut effects);
         effects
     }
 
     /// The last look at a part of the table: every open flow gets its record. [`Engine::shutdown`]
     /// follows.
-    pub fn look_last(&mut self, now: Time, flows: &[Flow]) -> Effects {
-        self.remain();
+    pub fn observe_final_batch(&mut self, now: Time, flows: &[Flow]) -> Effects {
+        self.requeue_pending();
         let mut effects = Effects::default();
         for flow in flows {
             let end = FlowEnd::of(flow, &self.limits);
             let end = if end.at <= now { end } else { FlowEnd { at: now, reason: RecordReason::Shutdown } };
-            self.conclude(flow, end, &mut effects);
+            self.finish_flow(flow, end, &mut effects);
         }
         effects
     }
 
     /// The end: the rules see the last records, and no flow is remembered.
     pub fn shutdown(&mut self, now: Time) -> Effects {
-        self.table.clear();
+        self.flow_table.clear();
         self.tick(now)
     }
 
     /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
     /// it was made; records are given in that order.
-    pub fn record(&mut self, now: Time, record: &FlowRecord) -> Effects {
+    pub fn ingest_record(&mut self, now: Time, record: &FlowRecord) -> Effects {
         let mut effects = Effects::default();
-        self.record_into(now, record, &mut effects);
+        self.ingest_record_into(now, record, &mut effects);
         effects
     }
 
     /// Does so, and adds to `effects`: of millions of records few have any.
-    pub fn record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
-        self.recent.push(record);
-        self.present(now, record, RecordPhase::of(record.reason), effects);
+    pub fn ingest_record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
+        self.recent_records.push(record);
+        self.ingest_external(now, record, RecordPhase::of(record.reason), effects);
     }
 
-    /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::AHEAD`]
+    /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::PREFETCH_RECORDS`]
     /// at once. It changes nothing else.
     pub fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
-        self.evaluator.prefetch(next.take(Self::AHEAD));
+        self.evaluator.prefetch(next.take(Self::PREFETCH_RECORDS));
     }
 
     /// Records that are worth a look ahead at once.
-    pub const AHEAD: usize = 16;
+    pub const PREFETCH_RECORDS: usize = 16;
 
     /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
     /// again by an engine without any, they leave the same windows and alerts.
-    pub fn judged(&self) -> impl Iterator<Item = RuleInput<'_>> {
-        self.arrivals.judged()
+    pub fn rule_inputs(&self) -> impl Iterator<Item = RuleInput<'_>> {
+        self.pending_records.rule_inputs()
     }
 
     /// What each rule's window holds for each source at `now`, where that is not zero; ordered by
     /// rule, then source.
-    pub fn windows(&self, now: Time) -> Vec<WindowValue> {
+    pub fn window_values(&self, now: Time) -> Vec<WindowValue> {
         self.evaluator.values(now)
     }
 
     /// How much is held.
     pub fn stats(&self) -> Stats {
         Stats {
-            open_flows: (self.table.len() + self.ending.len()) as u64,
-            vanished_flows: self.table.vanished(),
+            open_flows: (self.flow_table.len() + self.pending_eviction.len()) as u64,
+            vanished_flows: self.flow_table.lost(),
             rules: self.evaluator.stats(),
         }
     }
@@ -358,90 +364,90 @@ impl Engine {
         self.evaluator.counts()
     }
 
-    fn see(&mut self, name: Option<FlowFingerprint>, flow: &Flow, effects: &mut Effects) {
-        let Some(name) = name else {
-            effects.deltas.push(table::all(flow));
-            self.ending.push(flow.clone());
+    fn update_flow(&mut self, fingerprint: Option<FlowFingerprint>, flow: &Flow, effects: &mut Effects) {
+        let Some(fingerprint) = fingerprint else {
+            effects.deltas.push(table::first_delta(flow));
+            self.pending_eviction.push(flow.clone());
             return;
         };
         if FlowEnd::of(flow, &self.limits).at <= self.now {
-            effects.deltas.extend(self.table.take(name, flow));
-            self.ending.push(flow.clone());
+            effects.deltas.extend(self.flow_table.remove(fingerprint, flow));
+            self.pending_eviction.push(flow.clone());
             return;
         }
-        let seen = self.table.see(name, flow);
-        let gained = seen.delta.is_some();
-        effects.deltas.extend(seen.delta);
-        if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
-            self.make(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, effects);
-        } else if gained && self.evaluator.is_live() {
-            self.show(flow);
+        let update = self.flow_table.update(fingerprint, flow);
+        let has_delta = update.delta.is_some();
+        effects.deltas.extend(update.delta);
+        if let Some(at) = self.limits.elapsed_interval(flow, update.previous, self.now) {
+            self.emit_record(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, effects);
+        } else if has_delta && self.evaluator.is_live() {
+            self.offer_live(flow);
         }
     }
 
     /// Lets the rules see what an open flow gained, if that is enough to matter before its next record.
-    fn show(&mut self, flow: &Flow) {
-        if !self.table.show(flow) {
+    fn offer_live(&mut self, flow: &Flow) {
+        if !self.flow_table.has_live_update(flow) {
             return;
         }
         let record = timeout::record(flow.clone(), &self.settings.services, RecordReason::Active);
-        let fit = self.evaluator.fit(&record, RecordPhase::Live, &self.settings.internal);
-        if !fit.is_empty() {
-            self.arrivals.push(self.now, RecordPhase::Live, fit, record);
+        let mask = self.evaluator.matching_rules(&record, RecordPhase::Live, &self.settings.internal);
+        if !mask.is_empty() {
+            self.pending_records.push(self.now, RecordPhase::Live, mask, record);
         }
     }
 
     /// Flows that ended but were not taken out live on.
-    fn remain(&mut self) {
-        self.ending.drain(..).for_each(|flow| self.table.put(&flow));
-        self.ending.shrink_to(KEPT);
+    fn requeue_pending(&mut self) {
+        self.pending_eviction.drain(..).for_each(|flow| self.flow_table.insert(&flow));
+        self.pending_eviction.shrink_to(RETAINED_CAPACITY);
     }
 
-    fn conclude(&mut self, flow: &Flow, end: FlowEnd, effects: &mut Effects) {
-        effects.deltas.extend(self.table.take(self.table.name(flow), flow));
-        self.make(flow.clone(), end, effects);
+    fn finish_flow(&mut self, flow: &Flow, end: FlowEnd, effects: &mut Effects) {
+        effects.deltas.extend(self.flow_table.remove(self.flow_table.fingerprint(flow), flow));
+        self.emit_record(flow.clone(), end, effects);
     }
 
-    fn make(&mut self, flow: Flow, end: FlowEnd, effects: &mut Effects) {
+    fn emit_record(&mut self, flow: Flow, end: FlowEnd, effects: &mut Effects) {
         let record = timeout::record(flow, &self.settings.services, end.reason);
-        let stage = RecordPhase::of(end.reason);
-        let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
+        let phase = RecordPhase::of(end.reason);
+        let mask = self.evaluator.matching_rules(&record, phase, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.
-        if stage == RecordPhase::Final {
-            self.recent.push(&record);
+        if phase == RecordPhase::Final {
+            self.recent_records.push(&record);
         }
-        if !fit.is_empty() {
-            self.arrivals.push(end.at, stage, fit, record.clone());
-        } else if stage == RecordPhase::Final {
-            self.table.unmark(&record.flow);
+        if !mask.is_empty() {
+            self.pending_records.push(end.at, phase, mask, record.clone());
+        } else if phase == RecordPhase::Final {
+            self.flow_table.remove_contribution(&record.flow);
         }
         effects.records.push(record);
     }
 
     /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
-    fn present(&mut self, at: Time, record: &FlowRecord, stage: RecordPhase, effects: &mut Effects) {
-        let fit = self.evaluator.fit(record, stage, &self.settings.internal);
-        self.deliver(PendingRecord { at: at.max(record.time()), stage, fit, record }, effects);
-        self.pass(at, effects);
+    fn ingest_external(&mut self, at: Time, record: &FlowRecord, phase: RecordPhase, effects: &mut Effects) {
+        let mask = self.evaluator.matching_rules(record, phase, &self.settings.internal);
+        self.evaluate(PendingRecord { at: at.max(record.time()), phase, mask, record }, effects);
+        self.advance_to(at, effects);
     }
 
     /// Time passes: what is due is told.
-    fn pass(&mut self, now: Time, effects: &mut Effects) {
-        let told = effects.alerts.len();
+    fn advance_to(&mut self, now: Time, effects: &mut Effects) {
+        let first_alert = effects.alerts.len();
         self.evaluator.advance(now, &self.settings.internal, effects);
-        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
+        self.attach_relay_hints(effects.alerts.get_mut(first_alert..).unwrap_or_default());
     }
 
     /// Gives a record to the rules; a flow counts once for each.
-    fn deliver(&mut self, arrival: PendingRecord<'_>, effects: &mut Effects) {
-        let flow = &arrival.record.flow;
-        let mut tally = self.table.tally(flow);
-        let told = effects.alerts.len();
-        self.evaluator.admit(arrival, &mut tally, &self.settings.internal, effects);
-        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
-        match arrival.record.reason {
-            RecordReason::Active => self.table.mark(flow, tally),
-            _ => self.table.unmark(flow),
+    fn evaluate(&mut self, pending: PendingRecord<'_>, effects: &mut Effects) {
+        let flow = &pending.record.flow;
+        let mut contribution = self.flow_table.contribution(flow);
+        let first_alert = effects.alerts.len();
+        self.evaluator.ingest(pending, &mut contribution, &self.settings.internal, effects);
+        self.attach_relay_hints(effects.alerts.get_mut(first_alert..).unwrap_or_default());
+        match pending.record.reason {
+            RecordReason::Active => self.flow_table.set_contribution(flow, contribution),
+            _ => self.flow_table.remove_contribution(flow),
         }
     }
 }

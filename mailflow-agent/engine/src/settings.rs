@@ -27,7 +27,7 @@ pub struct Settings {
     /// Prefix length by which IPv6 clients are grouped into sources.
     pub v6_source_prefix: u8,
     /// Where the packet clock lies on the wall clock: rules may name hours, and allow-lists expire.
-    pub epoch: WallClockOffset,
+    pub clock_offset: WallClockOffset,
     /// The rules, enabled ones only.
     pub rules: Vec<Rule>,
     /// What they may hold and tell.

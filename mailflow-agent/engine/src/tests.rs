@@ -31,9 +31,9 @@ fn closed(port: u16, last: u64) -> Flow {
 /// A reading of the whole table, a flow a part; nothing is taken out.
 fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
     let mut effects = Effects::default();
-    engine.begin(now);
+    engine.begin_poll(now);
     for part in table.chunks(1) {
-        add(&mut effects, engine.look(part));
+        add(&mut effects, engine.observe_batch(part));
     }
     effects
 }
@@ -41,9 +41,9 @@ fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
 /// A whole cycle in which the kernel gives up exactly what it is asked for.
 fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
     let mut effects = read(engine, now, table);
-    table.retain(|flow| !engine.ending().contains(flow));
-    let fates = vec![EvictOutcome::Evicted; engine.ending().len()];
-    add(&mut effects, engine.end(&fates));
+    table.retain(|flow| !engine.pending_eviction().contains(flow));
+    let outcomes = vec![EvictOutcome::Evicted; engine.pending_eviction().len()];
+    add(&mut effects, engine.apply_evictions(&outcomes));
     add(&mut effects, engine.tick(now));
     effects
 }
@@ -51,11 +51,11 @@ fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
 fn add(effects: &mut Effects, more: Effects) {
     effects.deltas.extend(more.deltas);
     effects.records.extend(more.records);
-    effects.qualified.extend(more.qualified);
+    effects.matched_flows.extend(more.matched_flows);
     effects.alerts.extend(more.alerts);
 }
 
-fn booked(effects: &Effects) -> (u64, u64) {
+fn packet_deltas(effects: &Effects) -> (u64, u64) {
     let up: u64 = effects.deltas.iter().map(|delta| delta.up.packets).sum();
     (up, effects.deltas.iter().map(|delta| delta.down.packets).sum())
 }
@@ -65,14 +65,14 @@ fn nine_flows_are_silent_and_the_tenth_speaks() {
     let mut engine = engine();
     let mut nine: Vec<Flow> = (0..9).map(|n| closed(4_000 + n, 100 + u64::from(n))).collect();
     let effects = cycle(&mut engine, at(200), &mut nine);
-    assert_eq!((effects.records.len(), effects.qualified.len(), effects.alerts.len()), (9, 9, 0));
-    assert_eq!(engine.windows(at(200))[0].value, Value::Exactly(9));
+    assert_eq!((effects.records.len(), effects.matched_flows.len(), effects.alerts.len()), (9, 9, 0));
+    assert_eq!(engine.window_values(at(200))[0].value, Value::Exactly(9));
     assert!(nine.is_empty(), "all were asked for");
 
     let effects = cycle(&mut engine, at(211), &mut vec![closed(4_009, 206)]);
     let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
     assert_eq!((alert.state, alert.time, alert.starts_at), (AlertState::Firing, at(206), at(206)));
-    assert_eq!((alert.decided.value, alert.flows.len()), (Value::Exactly(10), 10));
+    assert_eq!((alert.deciding_term.value, alert.flows.len()), (Value::Exactly(10), 10));
     assert!(
         cycle(&mut engine, at(300), &mut vec![closed(4_010, 290)]).alerts.is_empty(),
         "one incident, one alert"
@@ -83,14 +83,14 @@ fn nine_flows_are_silent_and_the_tenth_speaks() {
 fn an_alert_repeats_and_resolves_once() {
     let mut engine = engine();
     cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
-    let told: Vec<_> = (1..200)
+    let alerts: Vec<_> = (1..200)
         .flat_map(|n| engine.tick(at(200 + 100 * n)).alerts)
-        .map(|alert| (alert.state, alert.time, alert.ends_at, alert.decided.value))
+        .map(|alert| (alert.state, alert.time, alert.ends_at, alert.deciding_term.value))
         .collect();
     // All ten leave at 3700, and the hour's repeat falls on the same moment.
     let ends = Some(at(3_700));
     assert_eq!(
-        told,
+        alerts,
         [
             (AlertState::Firing, at(3_700), None, Value::Exactly(0)),
             (AlertState::Resolved, at(4_300), ends, Value::Exactly(0))
@@ -105,8 +105,11 @@ fn a_flow_that_gained_something_before_its_removal_lives() {
     let mut engine = engine();
     let [gone, mut late] = [closed(4_000, 100), closed(4_001, 100)];
     let effects = read(&mut engine, at(105), &[gone.clone(), late.clone()]);
-    assert_eq!((booked(&effects), engine.ending().len(), effects.records.len()), ((20, 20), 2, 0));
-    let effects = engine.end(&[EvictOutcome::Missing, EvictOutcome::Changed]);
+    assert_eq!(
+        (packet_deltas(&effects), engine.pending_eviction().len(), effects.records.len()),
+        ((20, 20), 2, 0)
+    );
+    let effects = engine.apply_evictions(&[EvictOutcome::Missing, EvictOutcome::Changed]);
     assert_eq!((effects.deltas.len(), effects.records.len()), (0, 1));
     assert_eq!((&effects.records[0].flow, engine.stats().open_flows), (&gone, 1));
     (late.down.packets, late.down.bytes, late.down.last) = (11, 2_052, Some(at(105)));
@@ -121,17 +124,17 @@ fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
     let mut engine = engine();
     let table = [closed(4_000, 100), closed(4_001, 100)];
     read(&mut engine, at(105), &table);
-    assert_eq!(engine.end(&[EvictOutcome::Evicted]).records.len(), 1);
+    assert_eq!(engine.apply_evictions(&[EvictOutcome::Evicted]).records.len(), 1);
     let effects = read(&mut engine, at(106), &table[1..]);
-    assert_eq!((effects, engine.ending()), (Effects::default(), &table[1..]));
+    assert_eq!((effects, engine.pending_eviction()), (Effects::default(), &table[1..]));
     let effects = read(&mut engine, at(107), &table[1..]);
-    assert_eq!((effects, engine.ending()), (Effects::default(), &table[1..]));
+    assert_eq!((effects, engine.pending_eviction()), (Effects::default(), &table[1..]));
 }
 
 #[test]
 fn a_flow_somebody_else_took_out_is_booked_and_forgotten() {
     let mut engine = engine();
-    assert_eq!(booked(&read(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
+    assert_eq!(packet_deltas(&read(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
     for second in 106..206 {
         assert_eq!(cycle(&mut engine, at(second), &mut Vec::new()), Effects::default());
     }
@@ -149,10 +152,10 @@ fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
         let missed = [110, 120, 405].contains(&second);
         let table = if missed { Vec::new() } else { vec![flow.clone()] };
         let effects = read(&mut engine, at(second), &table);
-        let gained = booked(&effects);
+        let gained = packet_deltas(&effects);
         sum = (sum.0 + gained.0, sum.1 + gained.1);
         assert_eq!(
-            (effects.records.len(), engine.ending().len()),
+            (effects.records.len(), engine.pending_eviction().len()),
             (usize::from(second == 415), 0),
             "{second}"
         );
@@ -166,28 +169,28 @@ fn a_new_flow_under_an_old_key_is_another_flow() {
     let old = closed(4_000, 100);
     read(&mut engine, at(101), std::slice::from_ref(&old));
     let new = Flow { first: at(103), ..closed(4_000, 104) };
-    assert_eq!(booked(&read(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
-    let effects = engine.finish(&[SupersededFlow { flow: old.clone(), replaced: at(103) }]);
-    assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &old));
+    assert_eq!(packet_deltas(&read(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
+    let effects = engine.finish_superseded(&[SupersededFlow { flow: old.clone(), superseded_at: at(103) }]);
+    assert_eq!((packet_deltas(&effects), &effects.records[0].flow), ((0, 0), &old));
     let effects = cycle(&mut engine, at(109), &mut vec![new.clone()]);
-    assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &new));
-    assert_eq!((effects.qualified.len(), engine.stats().open_flows), (2, 0));
+    assert_eq!((packet_deltas(&effects), &effects.records[0].flow), ((0, 0), &new));
+    assert_eq!((effects.matched_flows.len(), engine.stats().open_flows), (2, 0));
 }
 
 #[test]
 fn a_living_flow_has_a_record_each_interval_and_counts_once() {
     let mut engine = engine();
     let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-    let (mut reasons, mut qualified) = (Vec::new(), 0);
+    let (mut reasons, mut matched_flows) = (Vec::new(), 0);
     for second in (100..1_310).step_by(5) {
         (flow.up.last, flow.down.last) = (Some(at(second)), Some(at(second)));
         let effects = cycle(&mut engine, at(second), &mut vec![flow.clone()]);
         reasons.extend(effects.records.iter().map(|record| (record.reason, second)));
-        qualified += effects.qualified.len();
+        matched_flows += effects.matched_flows.len();
     }
     assert_eq!(reasons, [400, 700, 1_000, 1_300].map(|second| (RecordReason::Active, second)));
-    assert_eq!(engine.look_last(at(1_310), &[flow]).records[0].reason, RecordReason::Shutdown);
-    assert_eq!((qualified, engine.shutdown(at(1_310)).qualified.len()), (1, 0));
+    assert_eq!(engine.observe_final_batch(at(1_310), &[flow]).records[0].reason, RecordReason::Shutdown);
+    assert_eq!((matched_flows, engine.shutdown(at(1_310)).matched_flows.len()), (1, 0));
 }
 
 #[test]
@@ -195,11 +198,11 @@ fn a_flow_counts_when_it_first_grows_large_enough() {
     let mut engine = engine();
     let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     (flow.down.bytes, flow.up.last) = (500, Some(at(390)));
-    assert!(cycle(&mut engine, at(400), &mut vec![flow.clone()]).qualified.is_empty());
+    assert!(cycle(&mut engine, at(400), &mut vec![flow.clone()]).matched_flows.is_empty());
     (flow.down.bytes, flow.up.last) = (5_000, Some(at(690)));
-    assert_eq!(cycle(&mut engine, at(700), &mut vec![flow.clone()]).qualified.len(), 1);
+    assert_eq!(cycle(&mut engine, at(700), &mut vec![flow.clone()]).matched_flows.len(), 1);
     let effects = cycle(&mut engine, at(1_100), &mut vec![flow]);
-    assert_eq!((effects.records[0].reason, effects.qualified.len()), (RecordReason::Idle, 0));
+    assert_eq!((effects.records[0].reason, effects.matched_flows.len()), (RecordReason::Idle, 0));
 }
 
 #[test]
@@ -207,13 +210,13 @@ fn shutdown_leaves_nothing_and_loses_nothing() {
     let mut engine = engine();
     let (over, open) = (closed(4_000, 100), fixture::flow("10.0.0.1:4001", "9.9.9.9:25"));
     read(&mut engine, at(100), std::slice::from_ref(&open));
-    let mut effects = engine.look_last(at(150), &[over]);
-    add(&mut effects, engine.look_last(at(150), &[open]));
+    let mut effects = engine.observe_final_batch(at(150), &[over]);
+    add(&mut effects, engine.observe_final_batch(at(150), &[open]));
     add(&mut effects, engine.shutdown(at(150)));
-    assert_eq!(booked(&effects), (10, 10), "the open one was booked before");
+    assert_eq!(packet_deltas(&effects), (10, 10), "the open one was booked before");
     let reasons: Vec<_> = effects.records.iter().map(|record| record.reason).collect();
     assert_eq!(reasons, [RecordReason::Closed, RecordReason::Shutdown]);
-    assert_eq!((effects.qualified.len(), engine.stats().open_flows), (2, 0));
+    assert_eq!((effects.matched_flows.len(), engine.stats().open_flows), (2, 0));
 }
 
 #[test]
@@ -221,11 +224,11 @@ fn records_from_elsewhere_count_once_too() {
     let mut engine = engine();
     let flow = closed(4_000, 100);
     let record = |reason| {
-        let (flow, app, inputs) = (flow.clone(), App::Smtp, RecordFields::all());
-        Arc::new(FlowRecord { flow, app, reason, complete: true, inputs })
+        let (flow, app, fields) = (flow.clone(), App::Smtp, RecordFields::all());
+        Arc::new(FlowRecord { flow, app, reason, complete: true, fields })
     };
     let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
-    let counts = counts.map(|reason| engine.record(at(105), &record(reason)).qualified.len());
+    let counts = counts.map(|reason| engine.ingest_record(at(105), &record(reason)).matched_flows.len());
     assert_eq!(counts, [1, 0, 0]);
     assert_eq!(engine.stats().open_flows, 0);
 }
@@ -235,24 +238,28 @@ fn a_flow_that_another_followed_ends_when_it_did() {
     let mut engine = engine();
     let last_seen = closed(4_000, 100);
     read(&mut engine, at(101), std::slice::from_ref(&last_seen));
-    assert_eq!(engine.ending(), []);
+    assert_eq!(engine.pending_eviction(), []);
     let mut old = last_seen.clone();
     old.up.packets += 3;
     let mut new = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     new.first = at(102);
-    engine.begin(at(103));
-    let mut effects = engine.finish(&[SupersededFlow { flow: old.clone(), replaced: at(102) }]);
-    assert_eq!(booked(&effects), (3, 0), "what it gained since the last look");
+    engine.begin_poll(at(103));
+    let mut effects =
+        engine.finish_superseded(&[SupersededFlow { flow: old.clone(), superseded_at: at(102) }]);
+    assert_eq!(packet_deltas(&effects), (3, 0), "what it gained since the last look");
     assert_eq!(effects.records.len(), 1);
     assert_eq!((&effects.records[0].flow, effects.records[0].reason), (&old, RecordReason::Closed));
     assert!(effects.records[0].complete);
     // Whenever it is read, it counts, and the flow that followed is another one.
-    let polled = engine.look(std::slice::from_ref(&new));
-    assert_eq!((booked(&polled), engine.ending()), ((new.up.packets, new.down.packets), &[][..]));
-    assert_eq!(engine.tick(at(103)).qualified.len(), 1, "the rules looked at the finished one");
+    let polled = engine.observe_batch(std::slice::from_ref(&new));
+    assert_eq!(
+        (packet_deltas(&polled), engine.pending_eviction()),
+        ((new.up.packets, new.down.packets), &[][..])
+    );
+    assert_eq!(engine.tick(at(103)).matched_flows.len(), 1, "the rules looked at the finished one");
     // One that silence ended did so at its own time, however late its successor came.
     let idle = fixture::ending(fixture::flow("10.0.0.2:1", "9.9.9.9:25"), at(100));
-    effects = engine.finish(&[SupersededFlow { flow: idle, replaced: at(900) }]);
+    effects = engine.finish_superseded(&[SupersededFlow { flow: idle, superseded_at: at(900) }]);
     assert_eq!(effects.records[0].reason, RecordReason::Idle);
 }
 
@@ -267,7 +274,7 @@ fn ipv6_sources_are_grouped_by_prefix() {
         })
         .collect();
     let alerts = cycle(&mut engine, at(200), &mut table).alerts;
-    assert_eq!(alerts[0].subject.to_string(), "fd00::/64");
+    assert_eq!(alerts[0].group_key.to_string(), "fd00::/64");
     assert_eq!(alerts[0].matched_network.as_deref(), Some("fd00::/8"));
 }
 
@@ -277,11 +284,11 @@ fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
     settings.rules[0].repeat_interval = Duration::from_secs(1_500);
     let mut engine = Engine::new(settings);
     cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
-    let told: Vec<_> =
-        engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.decided.value)).collect();
+    let alerts: Vec<_> =
+        engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.deciding_term.value)).collect();
     let expected =
         [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
-    assert_eq!(told, expected);
+    assert_eq!(alerts, expected);
 }
 
 #[test]
@@ -295,26 +302,29 @@ fn other_settings_keep_windows_and_incidents() {
     };
     let count = |engine: &mut Engine, from: u16, to: u16, now: u64| {
         let flows: Vec<Flow> = (from..to).map(closed).collect();
-        engine.begin(at(now));
-        engine.look(&flows);
-        engine.end(&vec![EvictOutcome::Evicted; flows.len()]);
+        engine.begin_poll(at(now));
+        engine.observe_batch(&flows);
+        engine.apply_evictions(&vec![EvictOutcome::Evicted; flows.len()]);
         engine.tick(at(now)).alerts
     };
     assert_eq!(count(&mut engine, 0, 9, 200), []);
     // A threshold that is lower holds from the next flow on.
     let mut settings = fixture::settings();
-    settings.rules[0].terms[0].level.at_least = 9;
+    settings.rules[0].terms[0].thresholds.at_least = 9;
     settings.rules[0].version += 1;
     let done = engine.reconfigure(at(201), settings.clone());
     assert_eq!(done, ReconfigureOutcome::default());
     let alerts = count(&mut engine, 9, 10, 202);
-    assert_eq!((alerts.len(), alerts[0].decided.threshold, alerts[0].decided.value.number()), (1, 9, 10));
+    assert_eq!(
+        (alerts.len(), alerts[0].deciding_term.threshold, alerts[0].deciding_term.value.number()),
+        (1, 9, 10)
+    );
     // Another window: it begins anew, and the incident goes on.
     settings.rules[0].terms[0].window.length *= 2;
     let done = engine.reconfigure(at(203), settings.clone());
     assert_eq!((done.restarted.len(), done.effects.alerts.len()), (1, 0));
     assert_eq!(count(&mut engine, 10, 20, 204), [], "it is the same incident");
-    assert_eq!(engine.windows(at(204))[0].value.number(), 10);
+    assert_eq!(engine.window_values(at(204))[0].value.number(), 10);
     // Without the rule its incident ends.
     settings.rules.clear();
     let done = engine.reconfigure(at(205), settings);
@@ -329,7 +339,7 @@ fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
     let deliver = |engine: &mut Engine, flows: &[Flow]| -> Vec<Alert> {
         let alerts = flows.iter().flat_map(|flow| {
             let record = timeout::record(flow.clone(), &fixture::settings().services, RecordReason::Closed);
-            engine.record(flow.last(), &record).alerts
+            engine.ingest_record(flow.last(), &record).alerts
         });
         alerts.collect()
     };
@@ -340,14 +350,14 @@ fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
     for cut in 0..=flows.len() {
         let (before, after) = flows.split_at(cut);
         let mut engine = engine();
-        let mut told = deliver(&mut engine, before);
+        let mut alerts = deliver(&mut engine, before);
         let text = serde_json::to_string(&engine.save()).unwrap();
         let mut engine = Engine::new(fixture::settings());
         let restored = engine.restore(serde_json::from_str(&text).unwrap());
-        assert_eq!((restored.subjects, restored.forgotten.len()), (usize::from(cut > 0), 0));
-        told.extend(deliver(&mut engine, after));
-        told.extend(engine.tick(at(20_000)).alerts);
-        assert_eq!(told, expected, "restarted after {cut} flows");
+        assert_eq!((restored.groups, restored.dropped_rules.len()), (usize::from(cut > 0), 0));
+        alerts.extend(deliver(&mut engine, after));
+        alerts.extend(engine.tick(at(20_000)).alerts);
+        assert_eq!(alerts, expected, "restarted after {cut} flows");
     }
 }
 
@@ -357,7 +367,7 @@ fn a_rule_that_means_something_else_begins_anew() {
     for n in 0..9 {
         let flow = closed(4_000 + n, 100 + u64::from(n));
         let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
-        engine.record(at(200), &record);
+        engine.ingest_record(at(200), &record);
     }
     let settings = |change: fn(&mut Rule)| {
         let mut settings = fixture::settings();
@@ -366,16 +376,16 @@ fn a_rule_that_means_something_else_begins_anew() {
     };
     let state = || serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap();
     let restored = |change| Engine::new(settings(change)).restore(state());
-    assert_eq!(restored(|_| {}).subjects, 1);
-    assert_eq!(restored(|rule| rule.terms[0].level.at_least = 12).subjects, 1, "what is held is the same");
-    assert_eq!(restored(|rule| rule.matching.ports = vec![25]).forgotten, ["smtp-burst"]);
+    assert_eq!(restored(|_| {}).groups, 1);
+    assert_eq!(restored(|rule| rule.terms[0].thresholds.at_least = 12).groups, 1, "what is held is the same");
+    assert_eq!(restored(|rule| rule.matching.ports = vec![25]).dropped_rules, ["smtp-burst"]);
 }
 
 /// A count of `at_least` within `seconds`.
 fn count(at_least: u64, seconds: u64) -> Term {
     let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
-    let level = Thresholds { at_least, resolve_below: at_least };
-    Term { measure: Measure::Count(FlowClass::Flows), window, level }
+    let thresholds = Thresholds { at_least, resolve_below: at_least };
+    Term { measure: Measure::Count(FlowClass::Flows), window, thresholds }
 }
 
 #[test]
@@ -389,8 +399,8 @@ fn terms_that_measure_the_same_have_names_of_their_own() {
     let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
     let terms: Vec<_> = alert.terms.iter().map(|term| (&*term.name, term.threshold, term.holds)).collect();
     assert_eq!(terms, [("count", 10, false), ("count #2", 3, true), ("count #3", 20, false)]);
-    assert_eq!((&*alert.decided.name, alert.decided.threshold), ("count #2", 3));
-    let windows = engine.windows(at(110));
+    assert_eq!((&*alert.deciding_term.name, alert.deciding_term.threshold), ("count #2", 3));
+    let windows = engine.window_values(at(110));
     let names: Vec<&str> = windows.iter().map(|value| &*value.term).collect();
     assert_eq!(names, ["count", "count #2", "count #3"], "each is a series of its own");
 }
@@ -409,17 +419,17 @@ fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
     cycle(&mut engine, at(110), &mut (0..3).map(|n| closed(4_000 + n, 100)).collect());
     let sum = Term { measure: Measure::Sum(Quantity::BytesUp), ..count(5_000, 600) };
     engine.reconfigure(at(120), rule(vec![sum.clone(), count(3, 600)]));
-    let told = |effects: Effects| {
+    let alerts = |effects: Effects| {
         let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
         let terms: Vec<_> = alert.terms.iter().map(|term| (term.name.to_string(), term.threshold)).collect();
-        (alert.decided.name.to_string(), terms)
+        (alert.deciding_term.name.to_string(), terms)
     };
     let (both, one) =
         ([("sum bytes_up".to_owned(), 5_000), ("count".to_owned(), 3)], [("sum bytes_up".to_owned(), 5_000)]);
-    assert_eq!(told(engine.tick(at(160))), ("count".to_owned(), both.to_vec()));
+    assert_eq!(alerts(engine.tick(at(160))), ("count".to_owned(), both.to_vec()));
     engine.reconfigure(at(170), rule(vec![sum]));
     assert_eq!(
-        told(engine.tick(at(220))),
+        alerts(engine.tick(at(220))),
         ("sum bytes_up".to_owned(), one.to_vec()),
         "the first stands for it"
     );
@@ -429,8 +439,8 @@ fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
 fn either_or_both() -> Rule {
     let term = |kind, at_least, seconds| {
         let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
-        let level = Thresholds { at_least, resolve_below: at_least };
-        Term { measure: Measure::Count(kind), window, level }
+        let thresholds = Thresholds { at_least, resolve_below: at_least };
+        Term { measure: Measure::Count(kind), window, thresholds }
     };
     let both = Condition::All(vec![Condition::Term(1), Condition::Term(2)]);
     Rule {
@@ -452,9 +462,9 @@ fn terms_that_held_one_after_the_other_did_not_hold_together() {
     assert_eq!(cycle(&mut engine, at(1_010), &mut table).alerts.len(), 1);
     // By now two that delivered are out of the window, and two that failed are in theirs.
     cycle(&mut engine, at(1_120), &mut vec![failed(4_003, 1_100), failed(4_004, 1_110)]);
-    let told = engine.tick(at(1_700)).alerts;
+    let alerts = engine.tick(at(1_700)).alerts;
     let end = |alert: &Alert| (alert.state, alert.ends_at);
-    assert_eq!(told.iter().map(end).collect::<Vec<_>>(), [(AlertState::Resolved, Some(at(1_060)))]);
+    assert_eq!(alerts.iter().map(end).collect::<Vec<_>>(), [(AlertState::Resolved, Some(at(1_060)))]);
 }
 
 #[test]
@@ -467,14 +477,14 @@ fn a_late_record_makes_terms_hold_together_in_the_past() {
     let mut late = vec![failed(4_003, 1_030), failed(4_004, 1_050)];
     cycle(&mut engine, at(1_200), &mut vec![]);
     cycle(&mut engine, at(1_210), &mut late);
-    let told = engine.tick(at(1_700)).alerts;
-    assert_eq!(told.iter().map(|alert| alert.ends_at).collect::<Vec<_>>(), [Some(at(1_061))]);
+    let alerts = engine.tick(at(1_700)).alerts;
+    assert_eq!(alerts.iter().map(|alert| alert.ends_at).collect::<Vec<_>>(), [Some(at(1_061))]);
 }
 
 #[test]
 fn a_restart_does_not_change_which_flows_an_alert_shows() {
     let mut rule = fixture::rule();
-    rule.terms[0].level = Thresholds { at_least: 21, resolve_below: 21 };
+    rule.terms[0].thresholds = Thresholds { at_least: 21, resolve_below: 21 };
     let settings = Settings { rules: vec![rule], ..fixture::settings() };
     let late = closed(4_000, 1_000);
     let shown = |restarts: bool| {
@@ -491,8 +501,8 @@ fn a_restart_does_not_change_which_flows_an_alert_shows() {
             engine = Engine::new(settings.clone());
             engine.restore(state);
         }
-        let told = cycle(&mut engine, at(1_310), &mut vec![closed(4_020, 1_300)]).alerts;
-        told[0].flows.iter().map(|record| record.flow.key.client_port).collect::<Vec<_>>()
+        let alerts = cycle(&mut engine, at(1_310), &mut vec![closed(4_020, 1_300)]).alerts;
+        alerts[0].flows.iter().map(|record| record.flow.key.client_port).collect::<Vec<_>>()
     };
     assert_eq!((shown(false).len(), shown(false)[0]), (20, 4_000));
     assert_eq!(shown(true), shown(false));
@@ -531,7 +541,7 @@ fn a_state_has_the_records_that_the_rules_have_not_seen() {
     let mut engine = engine();
     cycle(&mut engine, at(50), &mut Vec::new());
     for n in 0..10 {
-        engine.conclude_ended(&closed(4_000 + n, 100));
+        engine.redo_final_record(&closed(4_000 + n, 100));
     }
     let mut next = Engine::new(fixture::settings());
     next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());
@@ -543,12 +553,12 @@ fn a_flow_lives_through_the_readings_that_another_process_made() {
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let mut engine = engine();
     read(&mut engine, at(150), std::slice::from_ref(&flow));
-    let known = engine.known();
+    let checkpoint = engine.checkpoint_flows();
     for readings in [0, 1, 10, 40] {
         let mut next = Engine::new(fixture::settings());
-        next.know(&known);
+        next.restore_flows(&checkpoint);
         for reading in 0..readings {
-            next.begin_again(at(151 + reading));
+            next.begin_recovered_poll(at(151 + reading));
         }
         let effects = read(&mut next, at(200), std::slice::from_ref(&flow));
         assert_eq!(effects.deltas, [], "{readings}");
@@ -565,35 +575,35 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
         flow.clone()
     };
     read(&mut before, at(390), &[seen(380)]);
-    let known = before.known();
+    let checkpoint = before.checkpoint_flows();
     for others in [0, 1, 30] {
         // Two intervals passed since the state; of the first there is a record, of the second one is only noted.
         let mut engine = engine();
-        engine.know(&known);
-        engine.begin_again(at(410));
-        engine.recall(&seen(405));
-        (0..others).for_each(|n| engine.begin_again(at(420 + n)));
-        engine.begin_again(at(710));
-        let records = engine.look(&[seen(700)]).records;
+        engine.restore_flows(&checkpoint);
+        engine.begin_recovered_poll(at(410));
+        engine.redo_delta(&seen(405));
+        (0..others).for_each(|n| engine.begin_recovered_poll(at(420 + n)));
+        engine.begin_recovered_poll(at(710));
+        let records = engine.observe_batch(&[seen(700)]).records;
         assert_eq!(records.iter().map(FlowRecord::time).collect::<Vec<_>>(), [at(700)], "{others}");
-        engine.begin(at(720));
-        assert_eq!(engine.look(&[seen(715)]).records, []);
+        engine.begin_poll(at(720));
+        assert_eq!(engine.observe_batch(&[seen(715)]).records, []);
     }
 }
 
 #[test]
 fn a_source_that_overflowed_before_a_restart_is_not_complete_after_it() {
-    let overflowed = SourceOverflow {
+    let overflow = SourceOverflow {
         key: SourceOverflowKey { source: IpAddr::from([10, 0, 0, 1]).into(), server_port: 25, protocol: 6 },
         up: DirectionStats { packets: 5, bytes: 300, last: Some(at(90)), ..DirectionStats::default() },
         down: DirectionStats::default(),
         attempts: 1,
         sessions: 1,
-        over: false,
+        is_final: false,
     };
-    for (spills, complete) in [(vec![], true), (vec![overflowed], false)] {
+    for (counters, complete) in [(vec![], true), (vec![overflow], false)] {
         let mut engine = engine();
-        engine.overflow(&spills);
+        engine.observe_overflow(&counters);
         cycle(&mut engine, at(95), &mut Vec::new());
         let mut next = Engine::new(fixture::settings());
         next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());

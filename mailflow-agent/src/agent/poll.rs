@@ -25,7 +25,7 @@ pub(crate) fn look(
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
-    engine.begin(now);
+    engine.begin_poll(now);
     keeper.begin(now, epoch);
     kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
@@ -61,28 +61,32 @@ struct Look<'a> {
 
 impl Reader for Look<'_> {
     fn finished(&mut self, finished: &[SupersededFlow]) {
-        (self.hand_on)(&self.engine.finish(finished));
+        (self.hand_on)(&self.engine.finish_superseded(finished));
     }
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        let effects = self.engine.look(flows);
-        let noted = self.keeper.note(poll_records::living(&effects, self.engine.ending()));
+        let effects = self.engine.observe_batch(flows);
+        let noted = self.keeper.note(poll_records::living(&effects, self.engine.pending_eviction()));
         (self.hand_on)(&effects);
         // What is not in the journal stays in the table: another reading judges it again.
-        if noted.is_ok() { self.engine.ending() } else { &[] }
+        if noted.is_ok() { self.engine.pending_eviction() } else { &[] }
     }
 
     fn removed(&mut self, fates: &[EvictOutcome]) {
-        let lives =
-            self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == EvictOutcome::Changed);
+        let lives = self
+            .engine
+            .pending_eviction()
+            .iter()
+            .zip(fates)
+            .filter(|(_, fate)| **fate == EvictOutcome::Changed);
         let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
         // Without that note it would be looked up at the next start, and found alive as well.
         let _ = self.keeper.note(lives);
-        (self.hand_on)(&self.engine.end(fates));
+        (self.hand_on)(&self.engine.apply_evictions(fates));
     }
 
     fn spilled(&mut self, spilled: &[SourceOverflow]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
+        (self.hand_on)(&self.engine.observe_overflow(spilled));
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
@@ -100,18 +104,18 @@ struct LastLook<'a> {
 
 impl Reader for LastLook<'_> {
     fn finished(&mut self, finished: &[SupersededFlow]) {
-        (self.hand_on)(&self.engine.finish(finished));
+        (self.hand_on)(&self.engine.finish_superseded(finished));
     }
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        (self.hand_on)(&self.engine.look_last(self.now, flows));
+        (self.hand_on)(&self.engine.observe_final_batch(self.now, flows));
         &[]
     }
 
     fn removed(&mut self, _: &[EvictOutcome]) {}
 
     fn spilled(&mut self, spilled: &[SourceOverflow]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
+        (self.hand_on)(&self.engine.observe_overflow(spilled));
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {

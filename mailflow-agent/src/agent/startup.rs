@@ -80,14 +80,14 @@ impl Pipeline {
         }
         let limits = config.engine.limits;
         info!(
-            subjects = limits.subjects,
+            subjects = limits.groups,
             memory = limits.memory,
             alerts_per_minute = limits.alerts_per_minute,
             flood_sources = limits.flood_sources,
             "limits of each rule"
         );
         let mut engine = Engine::new(config.engine.clone());
-        engine.set_epoch(clock::epoch());
+        engine.set_clock_offset(clock::epoch());
         let sinks = Sinks {
             outputs,
             view,
@@ -100,9 +100,9 @@ impl Pipeline {
         restore::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
         let (now, left) = (clock::now(), kernel.take_left());
         for effects in [
-            engine.finish(&left.finished),
-            engine.look_last(now, &left.flows),
-            engine.overflow(&left.spilled),
+            engine.finish_superseded(&left.finished),
+            engine.observe_final_batch(now, &left.flows),
+            engine.observe_overflow(&left.spilled),
         ] {
             sinks.take((now, clock::epoch()), &effects);
         }

@@ -63,7 +63,7 @@ pub(crate) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Ju
         services: watched?.services()?,
         internal,
         v6_source_prefix: v6_source_prefix?,
-        epoch: WallClockOffset::default(),
+        clock_offset: WallClockOffset::default(),
         rules: on,
         limits: limits?,
     };

@@ -88,7 +88,7 @@ fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Fin
     let what = format!("{name} role");
     let reason = &examined.reason;
     let inside = "watch the interface on the inside; role: host counts the machine's own mail";
-    let public = |address: &&IpAddr| internal.locate(**address).place == AddressScope::Internet;
+    let public = |address: &&IpAddr| internal.resolve(**address).scope == AddressScope::Internet;
     match role {
         Role::Lan if examined.default_route => Finding::warn(
             what,
@@ -173,7 +173,8 @@ fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) ->
         return None;
     }
     let what = format!("{name} networks");
-    let missed = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+    let missed =
+        examined.prefixes.iter().filter(|prefix| internal.is_unlisted(prefix)).map(ToString::to_string);
     let missed: Vec<String> = missed.collect();
     Some(match missed.as_slice() {
         [] => Finding::ok(what, "its addresses are in internal networks"),

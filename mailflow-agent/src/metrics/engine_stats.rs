@@ -74,13 +74,13 @@ impl Memory {
         let stats = &self.stats;
         OPEN.single(out, stats.open_flows);
         VANISHED.single(out, stats.vanished_flows);
-        self.by_rule(&SUBJECTS, |rule| rule.subjects, out);
+        self.by_rule(&SUBJECTS, |rule| rule.groups, out);
         self.by_rule(&LATE, |rule| rule.late, out);
         self.by_rule(&REFUSED, |rule| rule.refused, out);
         self.by_rule(&EVICTED, |rule| rule.evicted, out);
         self.by_rule(&MEMORY, |rule| rule.memory, out);
-        self.by_rule(&GROUPED, |rule| rule.grouped, out);
-        SUBJECTS_LIMIT.single(out, stats.rules.limits.subjects as u64);
+        self.by_rule(&GROUPED, |rule| rule.aggregated_alerts, out);
+        SUBJECTS_LIMIT.single(out, stats.rules.limits.groups as u64);
         MEMORY_LIMIT.single(out, stats.rules.limits.memory as u64);
         HALF_OPEN.single(out, stats.rules.half_open_sources);
         FLOOD.single(out, u64::from(stats.rules.flood));
@@ -89,7 +89,7 @@ impl Memory {
             THRESHOLD.sample(out, &[("rule", rule), ("condition", term)], *at_least as f64 / *scale as f64);
         }
         EVIDENCE.single(out, stats.rules.evidence);
-        EVIDENCE_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
+        EVIDENCE_LIMIT.single(out, RuleCounts::MAX_EVIDENCE_RECORDS);
         EVIDENCE_DROPPED.single(out, stats.rules.evidence_dropped);
     }
 

@@ -116,14 +116,14 @@ impl Ledger {
             self.sources.row(places.source(&delta.key), now).add(delta);
         }
         // What an allow-list puts aside is counted apart.
-        for qualified in effects.qualified.iter().filter(|qualified| qualified.suppressed) {
+        for qualified in effects.matched_flows.iter().filter(|qualified| qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             if self.suppressed.len() <= rule {
                 self.suppressed.resize(rule + 1, 0);
             }
             self.suppressed[rule] += 1;
         }
-        for qualified in effects.qualified.iter().filter(|qualified| !qualified.suppressed) {
+        for qualified in effects.matched_flows.iter().filter(|qualified| !qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             self.services[places.service(&qualified.key)].qualify(rule);
             self.sources.row(places.source(&qualified.key), now).qualify(rule);

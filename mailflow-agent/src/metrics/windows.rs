@@ -18,9 +18,9 @@ const OMITTED: Family = Family::gauge(
 pub(crate) fn render(out: &mut String, windows: &WindowReport) {
     VALUE.head(out);
     for value in &windows.values {
-        let source = value.subject.source().map(|source| source.to_string());
-        let destination = value.subject.destination().map(|ip| ip.to_string());
-        let group = value.subject.group();
+        let source = value.group_key.source().map(|source| source.to_string());
+        let destination = value.group_key.destination().map(|ip| ip.to_string());
+        let group = value.group_key.group();
         let mut labels: Vec<(&str, &str)> = vec![("rule", &value.rule), ("condition", &value.term)];
         let named =
             [("source", source.as_deref()), ("destination", destination.as_deref()), ("group", group)];
@@ -40,7 +40,12 @@ mod tests {
 
     #[test]
     fn a_value_is_a_series_by_whom_it_is_about() {
-        let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
+        let value = |subject, value| WindowValue {
+            rule: "r".into(),
+            term: "count".into(),
+            group_key: subject,
+            value,
+        };
         let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
         let values = vec![
             value(GroupKey::Source(source(3)), Value::AtLeast(10)),

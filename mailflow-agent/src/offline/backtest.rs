@@ -66,7 +66,7 @@ pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEn
         judges.see(arrivals, |effects| outputs.write_all(effects, EPOCH));
     })?;
     if at_end == AtEnd::Drain {
-        let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
+        let longest = config.engine.rules.iter().map(|rule| rule.max_alert_delay()).max();
         let end = end + config.engine.timeouts.idle + longest.unwrap_or_default();
         judges.tick(end, |effects| outputs.write_all(effects, EPOCH));
     }

@@ -46,8 +46,8 @@ impl Judges {
         let rules = settings.rules.iter().map(|rule| Judge {
             ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
             sessions_only: rule.matching.sessions_only,
-            needs: rule.matching.inputs(),
-            terms: rule.terms.iter().map(Term::inputs).collect(),
+            needs: rule.matching.required_fields(),
+            terms: rule.terms.iter().map(Term::required_fields).collect(),
         });
         Self {
             rules: rules.collect(),
@@ -61,13 +61,13 @@ impl Judges {
     /// Lets the rules see records; hands on what comes of each.
     pub(crate) fn see(&mut self, arrivals: &[Arrival], mut hand_on: impl FnMut(&Effects)) {
         let mut effects = Effects::default();
-        for some in arrivals.chunks(Engine::AHEAD) {
+        for some in arrivals.chunks(Engine::PREFETCH_RECORDS) {
             self.engine.prefetch(some.iter().map(|arrival| &arrival.record));
             for Arrival { at, record } in some {
-                if record.inputs != RecordFields::all() {
+                if record.fields != RecordFields::all() {
                     self.note(record);
                 }
-                self.engine.record_into(*at, record, &mut effects);
+                self.engine.ingest_record_into(*at, record, &mut effects);
                 hand_on(&effects);
                 effects.clear();
             }
@@ -93,18 +93,18 @@ impl Judges {
     fn note(&mut self, record: &FlowRecord) {
         let ends = Endpoints::of(&record.flow, &self.settings.internal);
         for (rule, judge) in self.rules.iter().enumerate() {
-            let lacking = judge.needs - record.inputs;
+            let lacking = judge.needs - record.fields;
             let terms = judge.terms.iter().enumerate();
             let missed = match lacking.is_empty() {
                 false => vec![(rule, None, lacking)],
                 true => {
-                    let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.inputs));
+                    let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.fields));
                     terms.filter(|(_, _, lacking)| !lacking.is_empty()).collect()
                 }
             };
             if missed.is_empty()
                 || judge.sessions_only && no_session(record)
-                || judge.ends.check(&record.flow, record.app, &ends, self.settings.epoch).is_err()
+                || judge.ends.check(&record.flow, record.app, &ends, self.settings.clock_offset).is_err()
             {
                 continue;
             }
@@ -119,7 +119,7 @@ impl Judges {
 }
 
 /// Returns true if the record tells that there was no session.
-fn no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
+fn no_session(FlowRecord { flow, fields: inputs, .. }: &FlowRecord) -> bool {
     inputs.contains(RecordFields::SYN | RecordFields::SYN_ACK)
         && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

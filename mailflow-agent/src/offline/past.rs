@@ -53,11 +53,11 @@ impl Past {
         let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
         let mut engine = Engine::new(settings);
         // What explains all records holds them all: there is no sense in a bound.
-        engine.remember_all();
+        engine.retain_all_records();
         let (sorted, end) = sorter.sorted()?;
         sorted.for_each(|arrivals| {
             for Arrival { at, record } in arrivals {
-                engine.record(*at, record);
+                engine.ingest_record(*at, record);
             }
         })?;
         engine.tick(end);
@@ -76,6 +76,6 @@ impl Past {
 
     /// Attempts of which the logs do not tell whether mail was delivered, and all attempts.
     pub fn undelivered_or_not(&self) -> (u64, u64) {
-        self.engine.undelivered_or_not()
+        self.engine.count_undetermined_attempts()
     }
 }

@@ -242,7 +242,7 @@ impl Replay {
     fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<Totals> {
         self.poll()?;
         if at_end == AtEnd::Drain {
-            let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
+            let longest = config.engine.rules.iter().map(|rule| rule.max_alert_delay()).max();
             self.now = self.now + config.engine.timeouts.idle;
             self.poll()?;
             self.now = self.now + longest.unwrap_or_default();

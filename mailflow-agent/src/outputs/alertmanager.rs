@@ -343,7 +343,7 @@ fn labels(alert: &Alert, more: &BTreeMap<String, String>) -> BTreeMap<String, St
     labels.extend(alert.source.map(|source| ("source".to_owned(), source.to_string())));
     for (name, value) in [
         ("alertname", alert.rule.to_string()),
-        ("subject", alert.subject.to_string()),
+        ("subject", alert.group_key.to_string()),
         ("severity", alert.severity.name().to_owned()),
         ("fingerprint", alert.fingerprint.clone()),
     ] {
@@ -366,8 +366,8 @@ fn annotations(alert: &Alert) -> Value {
     let list = |texts: Vec<String>| texts.join(", ");
     json!({
         "summary": summary(alert),
-        "condition": &*alert.decided.name,
-        "unit": unit(&alert.decided.name),
+        "condition": &*alert.deciding_term.name,
+        "unit": unit(&alert.deciding_term.name),
         "value": value(alert),
         "threshold": threshold(alert),
         "group": alert.group.clone().unwrap_or_default(),

@@ -48,7 +48,7 @@ pub(crate) fn flow(
         (RecordFields::PACKETS, "packets", flow.up.packets, flow.down.packets),
         (RecordFields::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
     ] {
-        if record.inputs.contains(input) {
+        if record.fields.contains(input) {
             source[name] = up.into();
             destination[name] = down.into();
             network[name] = up.saturating_add(down).into();

@@ -93,7 +93,7 @@ fn fields(alert: &Alert, epoch: WallClockOffset, gateway: &Gateway, event: Optio
     field("MAILFLOW_RULE_VERSION", &alert.rule_version.to_string());
     field("MAILFLOW_STATE", alert.state.name());
     field("MAILFLOW_SEVERITY", alert.severity.name());
-    field("MAILFLOW_SUBJECT", &alert.subject.to_string());
+    field("MAILFLOW_SUBJECT", &alert.group_key.to_string());
     if let Some(source) = &alert.source {
         field("MAILFLOW_SOURCE", &source.to_string());
     }
@@ -108,8 +108,8 @@ fn fields(alert: &Alert, epoch: WallClockOffset, gateway: &Gateway, event: Optio
     if let Some(relay) = &alert.relay {
         field("MAILFLOW_LIKE_A_RELAY", &relay.to_string());
     }
-    field("MAILFLOW_CONDITION", &alert.decided.name);
-    field("MAILFLOW_UNIT", unit(&alert.decided.name));
+    field("MAILFLOW_CONDITION", &alert.deciding_term.name);
+    field("MAILFLOW_UNIT", unit(&alert.deciding_term.name));
     field("MAILFLOW_VALUE", &value(alert));
     field("MAILFLOW_THRESHOLD", &threshold(alert));
     field("MAILFLOW_GATEWAY", gateway.name());

@@ -48,7 +48,7 @@ pub(crate) fn flow(
         (RecordFields::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
         (RecordFields::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
     ] {
-        if record.inputs.contains(input) {
+        if record.fields.contains(input) {
             traffic[out] = up.into();
             traffic[back] = down.into();
             traffic[both] = up.saturating_add(down).into();

@@ -197,7 +197,7 @@ mod tests {
             facts: Facts::default(),
         };
         let (app, reason) = (App::Smtp, RecordReason::Closed);
-        FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() }
+        FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() }
     }
 
     /// Reads a configuration of outputs.

@@ -11,7 +11,7 @@ use crate::{
     status::{active_alerts::FiringAlerts, shared_status::View},
 };
 use mailflow_engine::{
-    event::{Alert, Effects, Grouped},
+    event::{AggregatedAlert, Alert, Effects},
     settings::Services,
     time::{Time, WallClockOffset},
 };
@@ -87,9 +87,9 @@ const IN_A_LINE: usize = 50;
 
 /// Names the alerts that are told together, each by its fingerprint: their one alert has examples only.
 fn log_grouped(effects: &Effects) {
-    for alerts in effects.grouped.chunk_by(|one, other| one.rule == other.rule) {
+    for alerts in effects.aggregated_alerts.chunk_by(|one, other| one.rule == other.rule) {
         for alerts in alerts.chunks(IN_A_LINE) {
-            let named = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
+            let named = |alert: &AggregatedAlert| format!("{} {}", alert.fingerprint, alert.group_key);
             let rule = alerts.first().map_or("", |alert| &alert.rule);
             let alerts: Vec<String> = alerts.iter().map(named).collect();
             info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts told together");

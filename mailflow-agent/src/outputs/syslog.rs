@@ -209,7 +209,7 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: WallCloc
     parameter("rule", &alert.rule);
     parameter("state", alert.state.name());
     parameter("severity", alert.severity.name());
-    parameter("subject", &alert.subject.to_string());
+    parameter("subject", &alert.group_key.to_string());
     if let Some(source) = &alert.source {
         parameter("source", &source.to_string());
     }
@@ -218,8 +218,8 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: WallCloc
     if let Some(end) = Moment::of_end(alert, epoch) {
         parameter("ends_at", &end.rfc3339());
     }
-    parameter("condition", &alert.decided.name);
-    parameter("unit", unit(&alert.decided.name));
+    parameter("condition", &alert.deciding_term.name);
+    parameter("unit", unit(&alert.deciding_term.name));
     parameter("value", &value(alert));
     parameter("threshold", &threshold(alert));
     parameter("gateway", hostname);

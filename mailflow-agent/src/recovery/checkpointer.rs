@@ -240,7 +240,7 @@ impl Keeper {
     /// Keeps the state.
     pub(crate) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         let Some(store) = &mut self.store else { return };
-        let known = engine.known();
+        let known = engine.checkpoint_flows();
         let state = State {
             generation: kernel.generation(),
             tables: kernel.keep().into(),

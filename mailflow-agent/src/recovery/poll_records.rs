@@ -28,7 +28,7 @@ pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
 
 /// What the rules were shown last, by which clock, and until when time has passed since.
 pub fn passed((now, epoch): (Time, WallClockOffset), engine: &Engine) -> impl Iterator<Item = Past> {
-    let judged = engine.judged().map(|event::RuleInput { at, record, open }| {
+    let judged = engine.rule_inputs().map(|event::RuleInput { at, record, live: open }| {
         Past::Judged(Judged { at, flow: record.flow.clone(), reason: record.reason, open })
     });
     let epoch = Past::Epoch(epoch.unix_nanos(Time::ZERO));

@@ -79,12 +79,12 @@ pub fn judge_again(engine: &mut Engine, history: &[Past], hearers: &mut impl Hea
                 if !judged.open {
                     again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
                 }
-                let record = engine.record_for(&judged.flow, judged.reason);
-                engine.judge_again(event::RuleInput { at: judged.at, record: &record, open: judged.open })
+                let record = engine.build_record(&judged.flow, judged.reason);
+                engine.replay_input(event::RuleInput { at: judged.at, record: &record, live: judged.open })
             }
             Past::Passed(now) => engine.tick(*now),
             Past::Epoch(epoch) => {
-                engine.set_epoch(WallClockOffset::from_unix_nanos(*epoch));
+                engine.set_clock_offset(WallClockOffset::from_unix_nanos(*epoch));
                 continue;
             }
             Past::Told(_) | Past::Kept(_) => continue,
@@ -121,7 +121,7 @@ pub fn finish(
     let mut booked = 0;
     for poll in &polls {
         let mut lines = Effects::default();
-        engine.begin_again(poll.now);
+        engine.begin_recovered_poll(poll.now);
         for entry in &poll.entries {
             let again = Again { tables: tables.as_deref_mut(), engine, judged: &records, poll };
             let effects = again.one(entry, &mut lines.records)?;
@@ -197,7 +197,7 @@ impl<T: Tables> Again<'_, T> {
                     return Ok(None);
                 }
                 if self.poll.kept {
-                    lines.push(self.engine.last_record(flow));
+                    lines.push(self.engine.final_record(flow));
                     return Ok(None);
                 }
                 if let Some(tables) = &mut self.tables {
@@ -205,8 +205,8 @@ impl<T: Tables> Again<'_, T> {
                 }
                 Ok(Some(self.ended(
                     flow,
-                    |engine| engine.conclude_ended(flow),
-                    |engine| engine.last_record(flow),
+                    |engine| engine.redo_final_record(flow),
+                    |engine| engine.final_record(flow),
                 )))
             }
             Entry::Finished(finished, sums) => {
@@ -215,32 +215,32 @@ impl<T: Tables> Again<'_, T> {
                     return Ok(None);
                 }
                 if self.poll.kept {
-                    lines.push(self.engine.finished_record(finished));
+                    lines.push(self.engine.superseded_record(finished));
                     return Ok(None);
                 }
                 if let Some(tables) = &mut self.tables {
                     tables.book_finished(finished, sums);
                 }
-                let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
-                Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
+                let conclude = |engine: &mut Engine| engine.finish_superseded(std::slice::from_ref(finished));
+                Ok(Some(self.ended(flow, conclude, |engine| engine.superseded_record(finished))))
             }
             Entry::Active(flow) if self.poll.kept => {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
+                lines.push(self.engine.build_record(flow, RecordReason::Active));
                 Ok(None)
             }
             Entry::Active(flow) if self.poll.over || self.judged.contains(&which(flow, false)) => {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
-                let deltas = self.engine.recall(flow).into_iter().collect();
+                lines.push(self.engine.build_record(flow, RecordReason::Active));
+                let deltas = self.engine.redo_delta(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
-            Entry::Active(flow) => Ok(Some(self.engine.conclude_interval(flow))),
+            Entry::Active(flow) => Ok(Some(self.engine.redo_interim_record(flow))),
             Entry::Spilled(spill) => {
                 if self.poll.kept || self.asks(|tables| tables.holds_spill(&spill.key))? {
                     return Ok(None);
                 }
                 let Some(tables) = &mut self.tables else { return Ok(None) };
                 tables.book_spilled(spill);
-                Ok(Some(self.engine.overflow(std::slice::from_ref(spill))))
+                Ok(Some(self.engine.observe_overflow(std::slice::from_ref(spill))))
             }
             Entry::Lives(_) | Entry::Poll { .. } | Entry::Over | Entry::Written(_) | Entry::Kept(_) => {
                 Ok(None)
@@ -269,7 +269,7 @@ impl<T: Tables> Again<'_, T> {
         if !self.poll.over && !self.judged.contains(&which(flow, true)) {
             return conclude(self.engine);
         }
-        let deltas = self.engine.forget(flow).into_iter().collect();
+        let deltas = self.engine.drop_flow(flow).into_iter().collect();
         Effects { deltas, records: vec![record(self.engine)], ..Effects::default() }
     }
 }

@@ -48,11 +48,11 @@ pub(crate) fn resume(
         return Ok(Resumed::default());
     };
     if begun != Begun::Anew {
-        engine.know(&known(&mut state));
+        engine.restore_flows(&known(&mut state));
     }
     sinks.resume_alerts(state.firing);
     if state.rules.is_readable() {
-        for rule in engine.restore(state.rules).forgotten {
+        for rule in engine.restore(state.rules).dropped_rules {
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
         }
     } else {
@@ -61,7 +61,7 @@ pub(crate) fn resume(
     let (behind, none) = (HashSet::new(), Written::default());
     let mut teller = Teller { sinks, keeper, behind, written: none, alerts: 0 };
     let judged = redo::judge_again(engine, &history, &mut teller);
-    engine.set_epoch(clock::epoch());
+    engine.set_clock_offset(clock::epoch());
     // What is delivered since the state was kept is in the history.
     let delivered = redo::told(&history);
     state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));

@@ -53,7 +53,7 @@ impl FiringAlerts {
     /// that with the numbers of its last event.
     pub(crate) fn shown(&self, windows: &[TermProgress]) -> Vec<FiringAlert> {
         let now: HashMap<(&str, String), &TermProgress> =
-            windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
+            windows.iter().map(|one| ((&*one.rule, one.group_key.to_string()), one)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
         firing
@@ -84,10 +84,10 @@ fn shown(alert: &Alert) -> Firing {
     Firing {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),
-        source: alert.subject.to_string(),
+        source: alert.group_key.to_string(),
         fingerprint: alert.fingerprint.clone(),
         since: alert.starts_at_unix as f64 / 1e9,
-        value: alert.decided.value.number(),
-        threshold: alert.decided.threshold,
+        value: alert.deciding_term.value.number(),
+        threshold: alert.deciding_term.threshold,
     }
 }

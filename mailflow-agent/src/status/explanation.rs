@@ -26,7 +26,7 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
     let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
         source: suggestion.source.map(|source| source.to_string()),
         destination: suggestion.destination.map(|server| server.to_string()),
-        because: suggestion.because,
+        because: suggestion.reason,
     });
     suggested.collect()
 }
@@ -34,9 +34,9 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
 pub(crate) fn rule(held: &RuleSnapshot, epoch: WallClockOffset) -> HeldRule {
     HeldRule {
         rule: held.rule.to_string(),
-        subject: held.subject.to_string(),
+        subject: held.group_key.to_string(),
         suppressed: held.suppressed,
-        firing_since: held.firing.map(|since| seconds(since, epoch)),
+        firing_since: held.firing_since.map(|since| seconds(since, epoch)),
         terms: held.terms.iter().map(term).collect(),
     }
 }
@@ -46,16 +46,16 @@ pub(crate) fn term(term: &TermValue) -> HeldTerm {
         name: term.name.to_string(),
         unit: unit(&term.name).to_owned(),
         window_seconds: term.window.as_secs(),
-        value: term.shown(),
+        value: term.scaled_value(),
         at_bound: matches!(term.value, Value::AtLeast(_)),
-        threshold: term.threshold_shown(),
+        threshold: term.scaled_threshold(),
     }
 }
 
 pub(crate) fn flow(judged: &ExplainedFlow, epoch: WallClockOffset) -> JudgedFlow {
     let flow = &judged.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
-    let known = |input| judged.record.inputs.contains(input);
+    let known = |input| judged.record.fields.contains(input);
     let way = |way: &DirectionStats| {
         let (packets, bytes) = (known(RecordFields::PACKETS), known(RecordFields::BYTES));
         (packets.then_some(way.packets), bytes.then_some(way.bytes))

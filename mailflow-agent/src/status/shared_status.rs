@@ -214,8 +214,10 @@ impl control::State for View {
         let mut rules = numbers.settings.rules.clone();
         for standing in &numbers.windows.rules {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
-            rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
-            if let Some(TermProgress { subject, term, value, threshold, scale, .. }) = &standing.highest {
+            rule.sources = usize::try_from(standing.groups).unwrap_or(usize::MAX);
+            if let Some(TermProgress { group_key: subject, term, value, threshold, scale, .. }) =
+                &standing.highest
+            {
                 rule.highest = Number::of(value.number(), *scale);
                 rule.highest_source = Some(subject.to_string());
                 rule.highest_condition = Some(term.to_string());

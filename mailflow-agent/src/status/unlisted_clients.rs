@@ -68,7 +68,7 @@ impl UnlistedClients {
     /// Returns true for a flow to the Internet whose client is neither internal, nor excluded, nor this machine.
     fn is_unlisted(&self, key: &FlowKey) -> bool {
         let (client, server) = (key.client.ip(), key.server.ip());
-        let outside = |ip: IpAddr| self.internal.locate(ip).place == AddressScope::Internet;
+        let outside = |ip: IpAddr| self.internal.resolve(ip).scope == AddressScope::Internet;
         self.internal.find(client).is_none()
             && outside(server)
             && self.excluded.find(client).is_none()

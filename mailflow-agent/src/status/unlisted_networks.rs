@@ -32,7 +32,7 @@ impl InsideWatch {
         view: &View,
         (now, changed): (Time, bool),
     ) {
-        let same = self.internal.is(internal);
+        let same = self.internal.is_same_list(internal);
         if same && !changed && now < self.next {
             return;
         }
@@ -55,7 +55,7 @@ impl InsideWatch {
         self.internal = internal.clone();
         numbers.clients.become_these(internal, addresses.own.clone());
         numbers.unlisted =
-            addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
+            addresses.inside.iter().filter(|found| internal.is_unlisted(&found.prefix)).cloned().collect();
         numbers.outward.clone_from(&addresses.outward);
         let unlisted = numbers.unlisted.clone();
         drop(numbers);

@@ -31,7 +31,7 @@ impl Windows {
     pub(crate) fn show(&mut self, engine: &Engine, now: Time) -> Option<WindowReport> {
         let begin = clock::now();
         loop {
-            let overview = engine.survey(&mut self.survey, now);
+            let overview = engine.scan_windows(&mut self.survey, now);
             if overview.is_some() || clock::now().since(begin) >= self.budget {
                 return overview;
             }

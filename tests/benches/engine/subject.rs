@@ -57,7 +57,7 @@ impl Subject {
 
     pub(crate) fn begin(&mut self, now: u64) {
         self.books.now = now;
-        self.engine.begin(at(now));
+        self.engine.begin_poll(at(now));
     }
 
     /// Parts of a reading; what ended is taken out.
@@ -67,9 +67,9 @@ impl Subject {
             self.part.clear();
             self.part.extend((begin..count.min(begin + PART as u32)).map(&flow));
             let start = cpu_time();
-            self.books.enter(self.engine.look(&self.part));
-            let ending = self.engine.ending().len();
-            self.books.enter(self.engine.end(&self.fates[..ending]));
+            self.books.enter(self.engine.observe_batch(&self.part));
+            let ending = self.engine.pending_eviction().len();
+            self.books.enter(self.engine.apply_evictions(&self.fates[..ending]));
             spent += cpu_time() - start;
         }
         spent

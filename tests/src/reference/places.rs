@@ -99,14 +99,15 @@ impl Force<'_> {
 
     /// The thresholds for one at `ip`.
     pub(super) fn levels(&self, rule: &Rule, ip: IpAddr) -> Vec<Thresholds> {
-        let own = rule.thresholds.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
-        own.map_or_else(|| usual(&rule.terms), |own| own.levels.clone())
+        let own =
+            rule.threshold_overrides.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
+        own.map_or_else(|| usual(&rule.terms), |own| own.thresholds.clone())
     }
 }
 
 /// The thresholds of everybody for whom there are no others.
 pub(super) fn usual(terms: &[Term]) -> Vec<Thresholds> {
-    terms.iter().map(|term| term.level).collect()
+    terms.iter().map(|term| term.thresholds).collect()
 }
 
 fn within(bound: &Bound, flow: &Flow, app: App) -> bool {

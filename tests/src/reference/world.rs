@@ -227,13 +227,14 @@ impl World {
     /// Nothing held yet of any term.
     fn held(&self, watch: &Watch) -> Vec<Held> {
         let held = |(place, term): (usize, &Term)| {
-            let others = watch.rule.thresholds.iter().map(|others| others.levels[place].at_least);
+            let others =
+                watch.rule.threshold_overrides.iter().map(|others| others.thresholds[place].at_least);
             let horizon = match term.measure {
                 Measure::FirstSeen { horizon, .. } => nanos(horizon),
                 _ => 0,
             };
             Held {
-                need: others.chain([term.level.at_least]).max().unwrap(),
+                need: others.chain([term.thresholds.at_least]).max().unwrap(),
                 term: term.clone(),
                 horizon,
                 learnt: watch.learnt[place],

@@ -109,6 +109,6 @@ impl Vector {
     }
 
     pub(super) fn record(&self, flow: Flow, reason: RecordReason) -> FlowRecord {
-        FlowRecord { flow, app: self.app, reason, complete: true, inputs: RecordFields::all() }
+        FlowRecord { flow, app: self.app, reason, complete: true, fields: RecordFields::all() }
     }
 }

@@ -75,7 +75,7 @@ fn a_rule_is_what_is_written() {
 
     let window = |length, kind| Window { length, kind };
     let sliding = |length| window(length, WindowKind::Sliding);
-    let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.level)).collect();
+    let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.thresholds)).collect();
     let level = |at_least, resolve_below| Thresholds { at_least, resolve_below };
     assert_eq!(
         terms,
@@ -102,10 +102,10 @@ fn a_rule_is_what_is_written() {
     let all = Condition::All(vec![Condition::Term(1), Condition::Term(2), Condition::Term(3)]);
     assert_eq!(rule.condition, Condition::Any(vec![Condition::Term(0), all, Condition::Term(4)]));
     assert_eq!(rule.resolve_after, Duration::from_secs(60));
-    let [office] = rule.thresholds.as_slice() else { panic!("one") };
+    let [office] = rule.threshold_overrides.as_slice() else { panic!("one") };
     assert_eq!(office.of, AddressSet::from(Member::Group("office".into())));
     assert_eq!(
-        office.levels,
+        office.thresholds,
         [level(50_000_000, 25_000_000), level(50, 25), level(500_000, 250_000), level(5, 3), level(3, 2)],
         "a ratio stays what it is"
     );
@@ -122,7 +122,7 @@ fn the_shipped_rules_look_at_what_the_documents_say() {
             config.engine.rules.iter().chain(&config.rules_off).find(|rule| rule.name.as_ref() == name);
         let terms = &rule.unwrap().terms;
         let hours = |term: &Term| term.window.length.as_secs() / 3_600;
-        terms.iter().map(|term| (term.measure.name(), term.level.at_least, hours(term))).collect()
+        terms.iter().map(|term| (term.measure.name(), term.thresholds.at_least, hours(term))).collect()
     };
     let term = |name: &str, at_least, hours| (name.to_owned(), at_least, hours);
     assert_eq!(
@@ -169,8 +169,8 @@ fn one(term: &str, more: &str) -> String {
 fn a_term_alone_has_thresholds_in_its_own_unit() {
     let levels = |term: &str, more: &str| {
         let rule = rule(&one(term, more));
-        let levels = rule.terms.iter().map(|term| term.level);
-        let levels = levels.chain(rule.thresholds.iter().flat_map(|other| other.levels.clone()));
+        let levels = rule.terms.iter().map(|term| term.thresholds);
+        let levels = levels.chain(rule.threshold_overrides.iter().flat_map(|other| other.thresholds.clone()));
         levels.map(|level| (level.at_least, level.resolve_below)).collect::<Vec<_>>()
     };
     let sum = "sum: { of: bytes_up, at_least: 1MiB }";
@@ -377,7 +377,7 @@ fn the_name_of_the_alert_about_a_flood_is_no_rules() {
 #[test]
 fn limits_have_bounds_and_what_is_left_out_is_shipped() {
     let limits = good("limits: { subjects: 5000 }\n").engine.limits;
-    assert_eq!((limits.subjects, limits.memory), (5_000, 512_000_000));
+    assert_eq!((limits.groups, limits.memory), (5_000, 512_000_000));
     assert_eq!((limits.alerts_per_minute, limits.flood_sources), (60, 1_000));
     let found = faults("limits: { subjects: 999, memory: 1kB, alerts_per_minute: 0, flood_sources: x }\n");
     assert_eq!(found.len(), 4, "{found:?}");

@@ -41,7 +41,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const WINDOW: Window = Window { length: HOUR, kind: WindowKind::Sliding };
 
 fn count(at_least: u64, resolve_below: u64, window: Window) -> Term {
-    Term { measure: Measure::Count(FlowClass::Flows), window, level: Thresholds { at_least, resolve_below } }
+    Term {
+        measure: Measure::Count(FlowClass::Flows),
+        window,
+        thresholds: Thresholds { at_least, resolve_below },
+    }
 }
 
 fn smtp_burst() -> Rule {
@@ -65,7 +69,7 @@ fn smtp_burst() -> Rule {
         window: WINDOW,
         terms: vec![count(10, 8, WINDOW)],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: HOUR,
@@ -171,7 +175,7 @@ fn the_resolve_threshold_follows_the_threshold() {
             "rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, \
              condition: {{ count: {{ at_least: {at_least} }} }} }}]"
         );
-        assert_eq!(good(&text).engine.rules[0].terms[0].level.resolve_below, below, "{at_least}");
+        assert_eq!(good(&text).engine.rules[0].terms[0].thresholds.resolve_below, below, "{at_least}");
     }
 }
 
@@ -189,7 +193,7 @@ rules:
     match: { <<: *mail, protocols: [udp] }
 ";
     let rules = good(text).engine.rules;
-    assert_eq!((rules[1].name.as_ref(), rules[1].terms[0].level.at_least), ("b", 5));
+    assert_eq!((rules[1].name.as_ref(), rules[1].terms[0].thresholds.at_least), ("b", 5));
     assert_eq!(
         (rules[1].matching.ports.as_slice(), rules[1].matching.protocols.as_slice()),
         (&[25][..], &[Transport::Udp][..])

@@ -78,7 +78,8 @@ fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
     };
     let matching = Match { size: Some(size), ..r1().matching };
     let settings = defaults();
-    match matching.check(&flow, App::Unseen, &Endpoints::of(&flow, &settings.internal), settings.epoch) {
+    match matching.check(&flow, App::Unseen, &Endpoints::of(&flow, &settings.internal), settings.clock_offset)
+    {
         Ok(()) => true,
         Err(Clause::Size(_)) => false,
         Err(other) => panic!("only the size may speak against a session: {other:?}"),

@@ -34,7 +34,7 @@ pub(crate) fn defaults() -> Settings {
         services: Services::from(services),
         internal: Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec()),
         v6_source_prefix: 64,
-        epoch: WallClockOffset::default(),
+        clock_offset: WallClockOffset::default(),
         rules: Vec::new(),
         limits: RuleLimits::default(),
     }

@@ -16,7 +16,7 @@ use mailflow_engine::{
     Engine,
     checkpoint::FlowTableCheckpoint,
     checkpoint::RulesCheckpoint,
-    event::{Alert, AlertState, Effects, Qualified},
+    event::{Alert, AlertState, Effects, MatchedFlow},
     flow::SourceOverflow,
     flow::{EvictOutcome, Flow, SupersededFlow},
     settings::Settings,
@@ -135,7 +135,7 @@ pub(crate) struct Process<'a> {
     /// What was done, for the reference.
     pub(crate) doings: Vec<Doing>,
     /// Flows that rules counted.
-    pub(crate) counted: Vec<Qualified>,
+    pub(crate) counted: Vec<MatchedFlow>,
     chance: Chance,
     /// Readings miss flows here and there.
     gaps: bool,
@@ -191,7 +191,7 @@ impl<'a> Process<'a> {
                 !misses
             });
         }
-        self.engine.begin(Time::from_nanos(now));
+        self.engine.begin_poll(Time::from_nanos(now));
         self.begins = Some(Entry::Poll { now: Time::from_nanos(now), epoch: self.epoch });
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
         // The part at which a process dies, if it does so among them.
@@ -216,7 +216,7 @@ impl<'a> Process<'a> {
         self.doings.push(Doing::Tick(now));
         let moment = (Time::from_nanos(now), WallClockOffset::from_unix_nanos(self.epoch));
         self.left.history.extend(poll_records::passed(moment, &self.engine));
-        self.counted.extend(effects.qualified.iter().cloned());
+        self.counted.extend(effects.matched_flows.iter().cloned());
         let alerts = match until {
             Some(Point::Judged) => 0,
             Some(_) => self.chance.below(effects.alerts.len() as u64 + 1) as usize,
@@ -238,8 +238,8 @@ impl<'a> Process<'a> {
 
     /// A part of a reading: what it brings is noted before it is done.
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
-        let effects = self.engine.look(part);
-        let ending = self.engine.ending().to_vec();
+        let effects = self.engine.observe_batch(part);
+        let ending = self.engine.pending_eviction().to_vec();
         self.note(poll_records::living(&effects, &ending).collect());
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
@@ -263,7 +263,7 @@ impl<'a> Process<'a> {
         if until == Some(Point::Removed) {
             return false;
         }
-        self.engine.end(&fates);
+        self.engine.apply_evictions(&fates);
         true
     }
 
@@ -282,7 +282,7 @@ impl<'a> Process<'a> {
     /// The state is kept at `now`, as bytes.
     pub(crate) fn keep(&mut self, now: Nanos) {
         let state = postcard::to_stdvec(&self.engine.save()).unwrap();
-        self.left = Left { now, state, known: self.engine.known(), ..Left::nothing() };
+        self.left = Left { now, state, known: self.engine.checkpoint_flows(), ..Left::nothing() };
         self.lines.unnoted.clear();
         self.doings.push(Doing::Keep);
     }
@@ -300,7 +300,7 @@ impl<'a> Process<'a> {
     /// The wall clock is set.
     pub(crate) fn set(&mut self, epoch: i128) {
         self.epoch = epoch;
-        self.engine.set_epoch(WallClockOffset::from_unix_nanos(epoch));
+        self.engine.set_clock_offset(WallClockOffset::from_unix_nanos(epoch));
         self.doings.push(Doing::Set(epoch));
     }
 
@@ -308,7 +308,7 @@ impl<'a> Process<'a> {
     pub(crate) fn stop(&mut self, now: Nanos) {
         let table: Vec<Flow> = self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
         for part in self.chance.parts(&table) {
-            self.engine.look_last(Time::from_nanos(now), part);
+            self.engine.observe_final_batch(Time::from_nanos(now), part);
         }
         self.table.0.retain(|connection| connection.seen(now).is_none());
         self.doings.extend([Doing::LastLook(now), Doing::Tick(now)]);
@@ -325,16 +325,16 @@ impl<'a> Process<'a> {
         let epoch = WallClockOffset::from_unix_nanos(self.epoch);
         self.engine = Engine::new(self.settings.clone());
         if tables {
-            self.engine.know(&known);
+            self.engine.restore_flows(&known);
         }
         let state: RulesCheckpoint = postcard::from_bytes(&state).unwrap();
         assert!(state.is_readable());
-        self.engine.set_epoch(epoch);
+        self.engine.set_clock_offset(epoch);
         let restored = self.engine.restore(state);
-        assert_eq!(restored.forgotten, Vec::<String>::new());
+        assert_eq!(restored.dropped_rules, Vec::<String>::new());
         self.doings.push(Doing::Restart);
         let judged = redo::judge_again(&mut self.engine, &history, &mut self.lines);
-        self.engine.set_epoch(epoch);
+        self.engine.set_clock_offset(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));
         redo::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
@@ -350,7 +350,7 @@ impl<'a> Process<'a> {
     }
 
     fn enter(&mut self, effects: Effects) {
-        self.counted.extend(effects.qualified);
+        self.counted.extend(effects.matched_flows);
         effects.alerts.into_iter().for_each(|alert| self.lines.tell(alert));
     }
 }

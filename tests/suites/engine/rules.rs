@@ -20,7 +20,11 @@ pub(crate) const SIZES: [SizeKind; 5] =
 const HOUR: Window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
 
 fn count(window: Window, at_least: u64, resolve_below: u64) -> Term {
-    Term { measure: Measure::Count(FlowClass::Flows), window, level: Thresholds { at_least, resolve_below } }
+    Term {
+        measure: Measure::Count(FlowClass::Flows),
+        window,
+        thresholds: Thresholds { at_least, resolve_below },
+    }
 }
 
 /// R1 as shipped.
@@ -45,7 +49,7 @@ pub(crate) fn r1() -> Rule {
         window: HOUR,
         terms: vec![count(HOUR, 10, 8)],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
@@ -119,19 +123,21 @@ fn any_term() -> impl Strategy<Value = Term> {
     (measure, seconds, moves).prop_map(|((measure, at_least, resolve_below), seconds, kind)| Term {
         measure,
         window: Window { length: Duration::from_secs(seconds), kind },
-        level: Thresholds { at_least, resolve_below: resolve_below.max(1) },
+        thresholds: Thresholds { at_least, resolve_below: resolve_below.max(1) },
     })
 }
 
 /// The first two terms, where there are two, alike but for their thresholds, if they are to be.
 fn alike((mut terms, alike): (Vec<Term>, bool)) -> Vec<Term> {
     if let ([one, two, ..], true) = (terms.as_mut_slice(), alike) {
-        let Thresholds { at_least, resolve_below } = one.level;
-        *two =
-            Term { level: Thresholds { at_least, resolve_below: resolve_below.div_ceil(2) }, ..one.clone() };
+        let Thresholds { at_least, resolve_below } = one.thresholds;
+        *two = Term {
+            thresholds: Thresholds { at_least, resolve_below: resolve_below.div_ceil(2) },
+            ..one.clone()
+        };
         if !matches!(one.measure, Measure::Ratio { .. }) {
             // The first one seldom holds alone.
-            one.level = Thresholds { at_least: at_least * 2, resolve_below };
+            one.thresholds = Thresholds { at_least: at_least * 2, resolve_below };
         }
     }
     terms

@@ -141,11 +141,11 @@ fn listed(old: &Rule, other: Rule) -> Rule {
     let mut rule = old.clone();
     for (term, others) in rule.terms.iter_mut().zip(&other.terms) {
         if std::mem::discriminant(&term.measure) == std::mem::discriminant(&others.measure) {
-            term.level = others.level;
+            term.thresholds = others.thresholds;
         }
     }
-    rule.thresholds =
-        with_thresholds(&rule, other.thresholds.iter().map(|some| (some.of.clone(), 2)).collect());
+    rule.threshold_overrides =
+        with_thresholds(&rule, other.threshold_overrides.iter().map(|some| (some.of.clone(), 2)).collect());
     (rule.allow, rule.resolve_after, rule.repeat_interval) =
         (other.allow, other.resolve_after, other.repeat_interval);
     rule
@@ -253,7 +253,7 @@ fn with_thresholds(rule: &Rule, of: Vec<(AddressSet, u64)>) -> Vec<ThresholdOver
     };
     let some = |(of, factor): (AddressSet, u64)| ThresholdOverride {
         of,
-        levels: rule.terms.iter().map(|term| times(term.level, term.measure, factor)).collect(),
+        thresholds: rule.terms.iter().map(|term| times(term.thresholds, term.measure, factor)).collect(),
     };
     of.into_iter().map(some).collect()
 }
@@ -264,7 +264,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     (rules::any_whole(), thresholds, allow).prop_flat_map(|(rule, thresholds, allow)| {
         matching(rule.matching.clone()).prop_map(move |matching| {
             let thresholds = with_thresholds(&rule, thresholds.clone());
-            Rule { matching, thresholds, allow: allow.clone(), ..rule.clone() }
+            Rule { matching, threshold_overrides: thresholds, allow: allow.clone(), ..rule.clone() }
         })
     })
 }

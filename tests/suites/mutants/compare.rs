@@ -33,7 +33,7 @@ pub(crate) fn difference(kernel: &mut Kernel, model: &mut Model) -> Option<Strin
     let counted: HashMap<_, _> = snapshot
         .finished
         .into_iter()
-        .map(|ended| ((ended.flow.key, ended.flow.first), (ended.flow, ended.replaced)))
+        .map(|ended| ((ended.flow.key, ended.flow.first), (ended.flow, ended.superseded_at)))
         .collect();
     report(&mut text, "finished", &counted, &expected);
     (!text.is_empty()).then_some(text)

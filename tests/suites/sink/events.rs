@@ -220,8 +220,8 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
     let resolved = Alert {
         state: AlertState::Resolved,
         ends_at: Some(at(9_000)),
-        decided: term("count", Held::Exactly(3), 10, 1),
-        subject: GroupKey::Source(Source::of(newest.client.ip(), 64)),
+        deciding_term: term("count", Held::Exactly(3), 10, 1),
+        group_key: GroupKey::Source(Source::of(newest.client.ip(), 64)),
         source: Some(Source::of(newest.client.ip(), 64)),
         group: None,
         matched_network: None,
@@ -250,7 +250,7 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
     let server = "9.9.9.9".parse().unwrap();
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
-    let alert = Alert { subject: GroupKey::Destination(server), source: newest, suppressed, ..alert() };
+    let alert = Alert { group_key: GroupKey::Destination(server), source: newest, suppressed, ..alert() };
     let line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
     assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
@@ -298,7 +298,7 @@ fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
 fn refused_messages_are_told_only_of_sessions_in_the_clear() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut refused = |app, inputs| {
-        (record.app, record.inputs) = (app, inputs);
+        (record.app, record.fields) = (app, inputs);
         parse(flow::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
     };
     assert_eq!(refused(App::Smtp, RecordFields::all()), json!(1));
@@ -311,7 +311,7 @@ fn refused_messages_are_told_only_of_sessions_in_the_clear() {
 /// An alert with every field there can be.
 fn everything() -> Alert {
     let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
-    Alert { subject: GroupKey::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
+    Alert { group_key: GroupKey::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
 }
 
 #[test]

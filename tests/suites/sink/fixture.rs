@@ -62,7 +62,7 @@ pub(crate) fn record(key: FlowKey) -> FlowRecord {
         facts,
     };
     let (app, reason) = (App::Smtp, RecordReason::Closed);
-    FlowRecord { flow, app, reason, complete: true, inputs: RecordFields::all() }
+    FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() }
 }
 
 pub(crate) fn alert() -> Alert {
@@ -78,13 +78,13 @@ pub(crate) fn alert() -> Alert {
         starts_at: at(4_000),
         starts_at_unix: EPOCH.unix_nanos(at(4_000)),
         ends_at: None,
-        subject: GroupKey::Source(Source::of(source, 64)),
+        group_key: GroupKey::Source(Source::of(source, 64)),
         source: Some(Source::of(source, 64)),
         matched_network: Some("10.0.0.0/8  everything".into()),
         group: Some("workstations".into()),
         role: Some(AssetRole::Workstation),
         suppressed: None,
-        decided: term("count", Value::AtLeast(10), 10, 1),
+        deciding_term: term("count", Value::AtLeast(10), 10, 1),
         terms: vec![
             term("count", Value::AtLeast(10), 10, 1),
             term("ratio failed/attempts", Value::Exactly(250_000), 500_000, 1_000_000),
@@ -103,7 +103,7 @@ pub(crate) fn alert() -> Alert {
         },
         flows: flows.into_iter().map(|key| Arc::new(record(key))).collect(),
         complete: false,
-        cut: true,
+        is_truncated: true,
         relay: Some(RelayHint { attempts: 31, delivered: 30, servers: 12 }),
     }
 }

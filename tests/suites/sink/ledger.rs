@@ -6,7 +6,7 @@ use mailflow_agent::metrics::{Ledger, Limits, Places};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     eval::GroupKey,
-    event::{AlertState, CounterDelta, Delta, Effects, Qualified, Source, Value, WindowValue},
+    event::{AlertState, CounterDelta, Delta, Effects, MatchedFlow, Source, Value, WindowValue},
     flow::RecordReason,
     query::window_scan::WindowReport,
 };
@@ -110,9 +110,9 @@ proptest! {
             let qualified = step
                 .qualified
                 .iter()
-                .map(|(rule, key)| Qualified { rule: Arc::clone(&rules[*rule]), key: *key, suppressed: false })
+                .map(|(rule, key)| MatchedFlow { rule: Arc::clone(&rules[*rule]), key: *key, suppressed: false })
                 .collect();
-            observe(&mut ledger, &Effects { deltas: step.deltas, qualified, ..Effects::default() }, now);
+            observe(&mut ledger, &Effects { deltas: step.deltas, matched_flows: qualified, ..Effects::default() }, now);
             let page = render(&ledger, &[]);
 
             for of in ["", "source_"] {
@@ -194,13 +194,13 @@ fn label_values_that_read_the_same_when_joined_stay_apart() {
     for (number, (rule, client)) in (1_u64..).zip(pairs) {
         let flow = key(client, 1, "192.0.2.1", 25);
         let qualified = vec![
-            Qualified { rule: rule.into(), key: flow, suppressed: false };
+            MatchedFlow { rule: rule.into(), key: flow, suppressed: false };
             usize::try_from(number).unwrap()
         ];
-        observe(&mut ledger, &Effects { qualified, ..Effects::default() }, 0);
+        observe(&mut ledger, &Effects { matched_flows: qualified, ..Effects::default() }, 0);
         let source = Source::of(flow.client.ip(), 64);
         let (rule, term, subject) = (rule.into(), "count".into(), GroupKey::Source(source));
-        windows.push(WindowValue { rule, term, subject, value: Value::Exactly(number) });
+        windows.push(WindowValue { rule, term, group_key: subject, value: Value::Exactly(number) });
     }
     let page = render(&ledger, &windows);
     let found = samples(&page);

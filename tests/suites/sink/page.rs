@@ -15,7 +15,7 @@ use mailflow_common::{DirectionTotals, HandshakeCounters, Reason, Totals};
 use mailflow_engine::{
     RuleCounts, RuleStats, Stats,
     eval::GroupKey,
-    event::{CounterDelta, Effects, Qualified, Source, Value, WindowValue},
+    event::{CounterDelta, Effects, MatchedFlow, Source, Value, WindowValue},
     query::window_scan::{TermThreshold, WindowReport},
 };
 
@@ -61,7 +61,7 @@ fn page() -> String {
     let effects = Effects {
         deltas: vec![delta(flow, 10, 20)],
         records: vec![record(flow)],
-        qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow, suppressed: false }],
+        matched_flows: vec![MatchedFlow { rule: "smtp-burst".into(), key: flow, suppressed: false }],
         alerts: vec![alert()],
         ..Effects::default()
     };
@@ -69,7 +69,7 @@ fn page() -> String {
     let value = WindowValue {
         rule: "smtp-burst".into(),
         term: "count".into(),
-        subject: GroupKey::Source(Source::of(flow.client.ip(), 64)),
+        group_key: GroupKey::Source(Source::of(flow.client.ip(), 64)),
         value: Value::AtLeast(10),
     };
     let windows = WindowReport { values: vec![value], ..WindowReport::default() };
@@ -84,12 +84,12 @@ fn page() -> String {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
         rules: vec![RuleCounts {
             rule: "smtp-burst".into(),
-            subjects: 4,
+            groups: 4,
             late: 6,
             refused: 8,
             evicted: 10,
             memory: 12,
-            grouped: 14,
+            aggregated_alerts: 14,
         }],
         thresholds: vec![threshold("count", 10, 1), threshold("ratio failed/attempts", 500_000, 1_000_000)],
     };

@@ -70,7 +70,7 @@ pub struct Alert {
     /// When it ended; only when resolved.
     pub ends_at: Option<Time>,
     /// Whom it is about.
-    pub subject: GroupKey,
+    pub group_key: GroupKey,
     /// A client of it: the subject's, or that of the newest contributing flow.
     pub source: Option<Source>,
     /// The line of the internal list that makes the client internal, as written.
@@ -82,7 +82,7 @@ pub struct Alert {
     /// Why it is only shown and not told to anybody: all of its flows are on an allow-list.
     pub suppressed: Option<Arc<str>>,
     /// The term that decided, as `terms` has it.
-    pub decided: TermValue,
+    pub deciding_term: TermValue,
     /// Every term of the rule's condition.
     pub terms: Vec<TermValue>,
     /// Labels of the rule.
@@ -109,7 +109,7 @@ pub struct Alert {
     /// packet of the subject found the flow table full.
     pub complete: bool,
     /// True if contributing flows, within the most that are shown, had to make room for others.
-    pub cut: bool,
+    pub is_truncated: bool,
     /// What speaks for it, where its source behaves like one that is meant to send mail.
     pub relay: Option<RelayHint>,
 }
@@ -117,7 +117,7 @@ pub struct Alert {
 impl Alert {
     /// Returns true if all of its flows have this input, so that their sums mean something.
     pub fn tells(&self, input: RecordFields) -> bool {
-        self.flows.iter().all(|record| record.inputs.contains(input))
+        self.flows.iter().all(|record| record.fields.contains(input))
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) struct SavedRecord {
     app: String,
     reason: String,
     complete: bool,
-    inputs: u8,
+    fields: u8,
 }
 
 /// Packets, bytes, payload, data packets, data bytes; the last packet.
@@ -129,7 +129,7 @@ impl From<&FlowRecord> for SavedRecord {
             app: record.app.name().to_owned(),
             reason: record.reason.name().to_owned(),
             complete: record.complete,
-            inputs: record.inputs.bits(),
+            fields: record.fields.bits(),
         }
     }
 }
@@ -164,8 +164,8 @@ impl SavedRecord {
         };
         let app = App::ALL.into_iter().find(|app| app.name() == self.app)?;
         let reason = RecordReason::ALL.into_iter().find(|reason| reason.name() == self.reason)?;
-        let inputs = RecordFields::from_bits_truncate(self.inputs);
-        Some(FlowRecord { flow, app, reason, complete: self.complete, inputs })
+        let fields = RecordFields::from_bits_truncate(self.fields);
+        Some(FlowRecord { flow, app, reason, complete: self.complete, fields })
     }
 }
 

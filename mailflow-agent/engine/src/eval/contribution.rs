@@ -8,17 +8,17 @@ use crate::flow::{
 /// What one rule has taken of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
-    pub(crate) kinds: FlowClasses,
-    pub(crate) given: Quantities,
+    pub(crate) classes: FlowClasses,
+    pub(crate) quantities: Quantities,
 }
 
 /// What the rules have taken of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FlowContribution {
     /// By rule; few rules take anything of a flow.
-    taken: Vec<(usize, Counted)>,
+    by_rule: Vec<(usize, Counted)>,
     /// What the flow had when it was last looked at while open.
-    shown: Quantities,
+    last_offered: Quantities,
 }
 
 /// An open flow is looked at again when it has gained this much payload or IP bytes ...
@@ -29,37 +29,37 @@ pub(crate) const LIVE_MESSAGES: u64 = 4;
 impl FlowContribution {
     /// What `rule` has taken.
     pub(crate) fn of(&self, rule: usize) -> Counted {
-        self.taken.iter().find(|(of, _)| *of == rule).map(|(_, taken)| *taken).unwrap_or_default()
+        self.by_rule.iter().find(|(of, _)| *of == rule).map(|(_, counted)| *counted).unwrap_or_default()
     }
 
     /// From now on `rule` has taken this.
-    pub(crate) fn set(&mut self, rule: usize, taken: Counted) {
-        match self.taken.iter_mut().find(|(of, _)| *of == rule) {
-            Some((_, known)) => *known = taken,
-            None => self.taken.push((rule, taken)),
+    pub(crate) fn set(&mut self, rule: usize, counted: Counted) {
+        match self.by_rule.iter_mut().find(|(of, _)| *of == rule) {
+            Some((_, entry)) => *entry = counted,
+            None => self.by_rule.push((rule, counted)),
         }
     }
 
     /// Returns true if nothing has been taken.
     pub(crate) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+        self.by_rule.is_empty()
     }
 
     /// Returns true if the open flow has enough more than when it was last looked at; if so, it is looked at now.
-    pub(crate) fn show(&mut self, now: &Quantities) -> bool {
-        let gains = now.since(&self.shown);
-        let worth = gains.get(Quantity::BytesUp) >= LIVE_BYTES
+    pub(crate) fn take_live_update(&mut self, now: &Quantities) -> bool {
+        let gains = now.since(&self.last_offered);
+        let is_enough = gains.get(Quantity::BytesUp) >= LIVE_BYTES
             || gains.get(Quantity::BytesDown) >= LIVE_BYTES
             || gains.get(Quantity::Messages) >= LIVE_MESSAGES;
-        if worth {
-            self.shown = *now;
+        if is_enough {
+            self.last_offered = *now;
         }
-        worth
+        is_enough
     }
 
     /// The rules have other numbers now; those without one are gone.
-    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
-        self.taken.retain_mut(|(rule, _)| match number(*rule) {
+    pub(crate) fn renumber_rules(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        self.by_rule.retain_mut(|(rule, _)| match number(*rule) {
             Some(now) => {
                 *rule = now;
                 true
@@ -70,7 +70,7 @@ impl FlowContribution {
 
     /// What was taken, as rule, kinds and quantities.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Counted)> + '_ {
-        self.taken.iter().copied()
+        self.by_rule.iter().copied()
     }
 }
 
@@ -81,26 +81,29 @@ mod tests {
 
     #[test]
     fn an_open_flow_is_shown_when_it_has_gained_enough() {
-        let mut tally = FlowContribution::default();
+        let mut contribution = FlowContribution::default();
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let mut shown = |bytes, messages| {
+        let mut last_offered = |bytes, messages| {
             (flow.up.bytes, flow.messages) = (bytes, messages);
-            tally.show(&Quantities::of(&flow))
+            contribution.take_live_update(&Quantities::of(&flow))
         };
-        assert!(!shown(LIVE_BYTES - 1, 1));
-        assert!(shown(LIVE_BYTES, 1));
-        assert!(!shown(LIVE_BYTES + 5, 4));
-        assert!(shown(LIVE_BYTES + 5, 5));
+        assert!(!last_offered(LIVE_BYTES - 1, 1));
+        assert!(last_offered(LIVE_BYTES, 1));
+        assert!(!last_offered(LIVE_BYTES + 5, 4));
+        assert!(last_offered(LIVE_BYTES + 5, 5));
     }
 
     #[test]
     fn what_is_taken_stays_with_its_rule() {
-        let mut tally = FlowContribution::default();
-        let taken = Counted { kinds: FlowClasses::FLOWS, given: Quantities::default() };
-        tally.set(3, taken);
-        assert_eq!((tally.of(3), tally.of(2)), (taken, Counted::default()));
-        tally.set(5, taken);
-        tally.renumber(|rule| (rule == 3).then_some(0));
-        assert_eq!((tally.of(0), tally.of(3), tally.of(5)), (taken, Counted::default(), Counted::default()));
+        let mut contribution = FlowContribution::default();
+        let counted = Counted { classes: FlowClasses::FLOWS, quantities: Quantities::default() };
+        contribution.set(3, counted);
+        assert_eq!((contribution.of(3), contribution.of(2)), (counted, Counted::default()));
+        contribution.set(5, counted);
+        contribution.renumber_rules(|rule| (rule == 3).then_some(0));
+        assert_eq!(
+            (contribution.of(0), contribution.of(3), contribution.of(5)),
+            (counted, Counted::default(), Counted::default())
+        );
     }
 }

@@ -6,7 +6,7 @@ use super::{
     group_key::{GroupKey, Source},
     group_state::EvalContext,
     group_table::AllowStatus,
-    rule_state::{RuleState, excuse},
+    rule_state::{RuleState, apply_suppression},
     window::value::WindowValue,
 };
 use crate::{
@@ -24,17 +24,17 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Evaluates the rules.
 #[derive(Debug)]
 pub(crate) struct Evaluator {
-    pub(crate) watches: Vec<RuleState>,
+    pub(crate) rule_states: Vec<RuleState>,
     pub(crate) v6_source_prefix: u8,
-    pub(crate) epoch: WallClockOffset,
+    pub(crate) clock_offset: WallClockOffset,
     pub(crate) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
     pub(super) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
-    pub(crate) flood: FloodDetector,
+    pub(crate) flood_detector: FloodDetector,
     pub(crate) evidence: Evidence,
-    pub(super) sites: LookupCache,
+    pub(super) lookup_cache: LookupCache,
 }
 
 impl Evaluator {
@@ -43,64 +43,72 @@ impl Evaluator {
         (rules, limits): (Vec<Rule>, RuleLimits),
         v6_source_prefix: u8,
         lateness: Duration,
-        epoch: WallClockOffset,
+        clock_offset: WallClockOffset,
     ) -> Self {
-        let watch = |rule: Rule| RuleState::new(CompiledRule::new(rule, lateness));
+        let rule_state = |rule: Rule| RuleState::new(CompiledRule::new(rule, lateness));
         Self {
-            watches: rules.into_iter().map(watch).collect(),
+            rule_states: rules.into_iter().map(rule_state).collect(),
             v6_source_prefix,
-            epoch,
+            clock_offset,
             clock: Time::ZERO,
             deadlines: BTreeSet::new(),
             next_expiry: Time::ZERO,
             limits,
-            flood: FloodDetector::default(),
+            flood_detector: FloodDetector::default(),
             evidence: Evidence::default(),
-            sites: LookupCache::default(),
+            lookup_cache: LookupCache::default(),
         }
     }
 
     /// Returns true if some rule has something to say about flows that are open.
     pub(crate) fn is_live(&self) -> bool {
-        self.watches.iter().any(|watch| watch.plan.live)
+        self.rule_states.iter().any(|rule_state| rule_state.compiled.live)
     }
 
     /// Lets time pass: repeats and ends what is due, in order, each at its own moment.
     pub(crate) fn advance(&mut self, to: Time, internal: &Networks, effects: &mut Effects) {
         if self.clock == Time::ZERO {
-            self.watches.iter_mut().for_each(|watch| watch.plan.begin(to));
+            self.rule_states.iter_mut().for_each(|rule_state| rule_state.compiled.begin_learning(to));
         }
         while self.deadlines.first().is_some_and(|(deadline, ..)| *deadline <= to) {
-            let Some((deadline, index, known, subject)) = self.deadlines.pop_first() else { break };
+            let Some((deadline, index, allow_status, group_key)) = self.deadlines.pop_first() else { break };
             self.clock = self.clock.max(deadline);
-            let Self { watches, evidence, clock, epoch, .. } = self;
-            let Some(watch) = watches.get_mut(index) else { continue };
-            let (plan, lane) = watch.lane(known);
-            let overflow = lane.overflowed(&subject, plan.retention, *clock);
-            let Some(watched) = lane.get_mut(&subject) else { continue };
-            let (before, told) = (watched.heap(), !watched.joined());
+            let Self { rule_states, evidence, clock, clock_offset, .. } = self;
+            let Some(rule_state) = rule_states.get_mut(index) else { continue };
+            let (compiled, table) = rule_state.table_mut(allow_status);
+            let overflow = table.has_overflow(&group_key, compiled.retention, *clock);
+            let Some(group) = table.get_mut(&group_key) else { continue };
+            let (before, is_single) = (group.heap(), !group.is_aggregated());
             // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
-            if let Some(later) = watched.deadline(plan).filter(|later| *later > deadline) {
-                self.deadlines.insert((later, index, known, subject));
+            if let Some(later) = group.deadline(compiled).filter(|later| *later > deadline) {
+                self.deadlines.insert((later, index, allow_status, group_key));
                 continue;
             }
-            let (clock, epoch) = (*clock, *epoch);
-            let around = EvalContext { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
-            if let Some(mut alert) = watched.act(around) {
-                excuse(plan, known, &mut alert, internal, epoch);
+            let (clock, clock_offset) = (*clock, *clock_offset);
+            let around = EvalContext {
+                compiled,
+                group_key: &group_key,
+                internal,
+                evidence,
+                clock,
+                clock_offset,
+                overflow,
+            };
+            if let Some(mut alert) = group.run_deadline(around) {
+                apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
                 // Of those that are told together each is silent.
-                effects.alerts.extend(Some(alert).filter(|_| told));
+                effects.alerts.extend(Some(alert).filter(|_| is_single));
             }
-            if let Some(next) = watched.deadline(plan) {
-                self.deadlines.insert((next, index, known, subject));
+            if let Some(next) = group.deadline(compiled) {
+                self.deadlines.insert((next, index, allow_status, group_key));
             }
-            let after = watched.heap();
-            lane.account(before, after);
+            let after = group.heap();
+            table.account(before, after);
         }
         self.clock = self.clock.max(to);
         if self.next_expiry <= self.clock {
             self.expire();
-            self.pass(effects);
+            self.report_aggregates(effects);
         }
     }
 
@@ -108,57 +116,57 @@ impl Evaluator {
     /// would be waited for when it is needed; here these waits overlap.
     pub(crate) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
         /// Sources of rules that are looked at together.
-        const MOST: usize = 48;
-        let (mut found, mut number) = ([None; MOST], 0);
+        const MAX_PREFETCHED_GROUPS: usize = 48;
+        let (mut groups, mut count) = ([None; MAX_PREFETCHED_GROUPS], 0);
         for record in next {
-            let subject = GroupKey::Source(Source::of(record.flow.client(), self.v6_source_prefix));
-            for watch in &self.watches {
-                if watch.plan.rule.group_by == GroupBy::Source
-                    && watch.fits(record, RecordPhase::Final, self.epoch)
-                    && let Some(place) = found.get_mut(number)
+            let group_key = GroupKey::Source(Source::of(record.flow.client(), self.v6_source_prefix));
+            for rule_state in &self.rule_states {
+                if rule_state.compiled.rule.group_by == GroupBy::Source
+                    && rule_state.matches_flow(record, RecordPhase::Final, self.clock_offset)
+                    && let Some(slot) = groups.get_mut(count)
                 {
-                    *place = watch.unknown.get(&subject);
-                    number += 1;
+                    *slot = rule_state.unlisted.get(&group_key);
+                    count += 1;
                 }
             }
         }
-        let found = found.iter().take(number).flatten();
-        black_box(found.fold(0, |sum, watched| sum ^ watched.touch()));
+        let groups = groups.iter().take(count).flatten();
+        black_box(groups.fold(0, |sum, group| sum ^ group.prefetch()));
     }
 
     /// What the windows of each subject of each rule hold at `now`, see [`RuleState::held`]; ordered.
     pub(crate) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
-        for watch in &self.watches {
+        for rule_state in &self.rule_states {
             let before = values.len();
-            for (subject, watched) in watch.unknown.iter() {
-                for (term, value) in watch.held(watched, now) {
-                    let Some(name) = watch.plan.name(term) else { continue };
-                    let (rule, term) = (watch.plan.rule.name.clone(), name.clone());
-                    values.push(WindowValue { rule, term, subject: subject.clone(), value });
+            for (group_key, group) in rule_state.unlisted.iter() {
+                for (term, value) in rule_state.term_values(group, now) {
+                    let Some(name) = rule_state.compiled.name(term) else { continue };
+                    let (rule, term) = (rule_state.compiled.rule.name.clone(), name.clone());
+                    values.push(WindowValue { rule, term, group_key: group_key.clone(), value });
                 }
             }
             // Stable: a rule's terms stay in their order.
-            values[before..].sort_by(|one, other| one.subject.cmp(&other.subject));
+            values[before..].sort_by(|one, other| one.group_key.cmp(&other.group_key));
         }
         values
     }
 
     /// Tells what is told of many subjects together, where it is due.
-    fn pass(&mut self, effects: &mut Effects) {
-        for watch in &mut self.watches {
-            effects.alerts.extend(watch.burst.pass(self.clock, &self.limits));
+    fn report_aggregates(&mut self, effects: &mut Effects) {
+        for rule_state in &mut self.rule_states {
+            effects.alerts.extend(rule_state.rate_limit.advance(self.clock, &self.limits));
         }
-        effects.alerts.extend(self.flood.pass(self.clock, self.epoch, &self.limits));
+        effects.alerts.extend(self.flood_detector.advance(self.clock, self.clock_offset, &self.limits));
     }
 
     /// Forgets what cannot matter any more.
     fn expire(&mut self) {
         self.next_expiry = self.clock + EXPIRY_INTERVAL;
-        for watch in &mut self.watches {
-            for known in [AllowStatus::No, AllowStatus::Allowed] {
-                let (plan, lane) = watch.lane(known);
-                lane.expire(plan, self.clock);
+        for rule_state in &mut self.rule_states {
+            for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
+                let (compiled, table) = rule_state.table_mut(allow_status);
+                table.expire(compiled, self.clock);
             }
         }
     }

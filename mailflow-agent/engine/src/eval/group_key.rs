@@ -128,10 +128,10 @@ mod tests {
     fn each_grouping_has_its_own_subject() {
         let internal = fixture::internal();
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let site = internal.locate(flow.client());
+        let site = internal.resolve(flow.client());
         let named = |by| {
-            let subject = GroupKey::of(by, &flow, &site, 64);
-            (subject.to_string(), subject.source().is_some(), subject.destination().is_some())
+            let group_key = GroupKey::of(by, &flow, &site, 64);
+            (group_key.to_string(), group_key.source().is_some(), group_key.destination().is_some())
         };
         assert_eq!(named(GroupBy::Source), ("10.0.0.1".to_owned(), true, false));
         assert_eq!(named(GroupBy::SourceAndDestination), ("10.0.0.1 -> 9.9.9.9".to_owned(), true, true));
@@ -144,7 +144,7 @@ mod tests {
     fn of_an_overflowing_client_only_the_client_is_known() {
         let internal = fixture::internal();
         let client = "10.0.0.1".parse().unwrap();
-        let known = |by| GroupKey::of_client(by, client, &internal.locate(client), 64);
+        let known = |by| GroupKey::of_client(by, client, &internal.resolve(client), 64);
         assert_eq!(known(GroupBy::Source).unwrap().to_string(), "10.0.0.1");
         assert_eq!(known(GroupBy::Group).unwrap().to_string(), "group lan");
         assert_eq!((known(GroupBy::Destination), known(GroupBy::SourceAndDestination)), (None, None));

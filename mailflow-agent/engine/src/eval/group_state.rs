@@ -28,26 +28,26 @@ use crate::{
 };
 
 /// What an allocation takes beyond its size.
-const ALLOCATION: usize = 16;
+const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
 /// What one takes that is told together with others.
-const SILENT_INCIDENT: usize = 1_024;
+const AGGREGATED_INCIDENT_BYTES: usize = 1_024;
 
 /// Entries up to which a subject is visited when all of them are forgotten, not when those of one term are.
-const MUCH: usize = 16;
+const MANY_ENTRIES: usize = 16;
 
 /// What an incident takes beyond its flows: its alert, as it was told last, and as others hold it.
-const INCIDENT: usize = 4_096;
+const INCIDENT_BYTES: usize = 4_096;
 
 /// A subject under a rule.
 #[derive(Debug)]
 pub(crate) struct GroupState {
-    stores: TermWindows,
+    windows: TermWindows,
     /// The newest contributing flows.
-    trail: EvidenceChain,
+    evidence: EvidenceChain,
     state: IncidentState,
     /// True if any of its flows was answered with payload.
-    completed: bool,
+    has_server_payload: bool,
 }
 
 /// Most rules have one term, and those need no box.
@@ -63,8 +63,8 @@ enum TermWindows {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FirstRecord {
     time: Time,
-    kinds: u8,
-    inputs: u8,
+    classes: u8,
+    fields: u8,
     source: EndpointBytes,
     destination: EndpointBytes,
     port: u16,
@@ -98,171 +98,191 @@ pub(crate) enum ApplyOutcome {
 /// What is around a subject.
 #[derive(Clone, Copy)]
 pub(crate) struct EvalContext<'a> {
-    pub(crate) plan: &'a CompiledRule,
-    pub(crate) subject: &'a GroupKey,
+    pub(crate) compiled: &'a CompiledRule,
+    pub(crate) group_key: &'a GroupKey,
     pub(crate) internal: &'a Networks,
     pub(crate) evidence: &'a Evidence,
     pub(crate) clock: Time,
     /// Places the start of an alert on the wall clock.
-    pub(crate) epoch: WallClockOffset,
+    pub(crate) clock_offset: WallClockOffset,
     /// True if packets of the subject found the flow table full within the rule's memory.
     pub(crate) overflow: bool,
 }
 
 impl GroupState {
     /// Without anything yet.
-    pub(crate) fn new(plan: &CompiledRule) -> Self {
-        Self { stores: TermWindows::of(plan), ..Self::before_its_first() }
+    pub(crate) fn new(compiled: &CompiledRule) -> Self {
+        Self { windows: TermWindows::of(compiled), ..Self::without_records() }
     }
 
     /// Without anything yet, and as little room as that takes.
-    pub(crate) fn small(plan: &CompiledRule) -> Self {
-        if plan.frames().len() == 1 { Self::new(plan) } else { Self::before_its_first() }
+    pub(crate) fn new_small(compiled: &CompiledRule) -> Self {
+        if compiled.term_specs().len() == 1 { Self::new(compiled) } else { Self::without_records() }
     }
 
-    fn before_its_first() -> Self {
-        let (stores, state) = (TermWindows::FirstRecord(None), IncidentState::Quiet(None));
-        Self { stores, trail: EvidenceChain::default(), state, completed: false }
+    fn without_records() -> Self {
+        let (windows, state) = (TermWindows::FirstRecord(None), IncidentState::Quiet(None));
+        Self { windows, evidence: EvidenceChain::default(), state, has_server_payload: false }
     }
 
     /// As it was saved.
     pub(crate) fn restored(
-        held: SavedWindows,
-        trail: EvidenceChain,
+        saved: SavedWindows,
+        evidence: EvidenceChain,
         state: IncidentState,
-        completed: bool,
+        has_server_payload: bool,
     ) -> Self {
-        let stores = match held {
+        let windows = match saved {
             SavedWindows::FirstRecord(first) => TermWindows::FirstRecord(Some(Box::new(first))),
-            SavedWindows::TermWindows(stores) => match <[WindowState; 1]>::try_from(stores) {
+            SavedWindows::TermWindows(windows) => match <[WindowState; 1]>::try_from(windows) {
                 Ok(one) => TermWindows::One(one),
                 Err(many) => TermWindows::Many(many.into_boxed_slice()),
             },
         };
-        Self { stores, trail, state, completed }
+        Self { windows, evidence, state, has_server_payload }
     }
 
     /// What is to be saved of it.
-    pub(crate) fn held(&self) -> SavedWindows {
-        match &self.stores {
+    pub(crate) fn saved_windows(&self) -> SavedWindows {
+        match &self.windows {
             TermWindows::FirstRecord(Some(first)) => SavedWindows::FirstRecord(**first),
-            stores => SavedWindows::TermWindows(stores.made().to_vec()),
+            windows => SavedWindows::TermWindows(windows.as_slice().to_vec()),
         }
     }
 
     /// Takes news.
-    pub(crate) fn book(&mut self, plan: &CompiledRule, clock: Time, news: &RecordDelta) -> ApplyOutcome {
-        if self.lapsed(plan, clock) {
-            self.trail = EvidenceChain::default();
+    pub(crate) fn apply(
+        &mut self,
+        compiled: &CompiledRule,
+        clock: Time,
+        delta: &RecordDelta,
+    ) -> ApplyOutcome {
+        if self.is_expired(compiled, clock) {
+            self.evidence = EvidenceChain::default();
         }
-        self.completed |= news.completed;
-        if let TermWindows::FirstRecord(first) = &mut self.stores {
-            if (0..plan.frames().len()).all(|term| plan.gain(term, news).is_none()) {
+        self.has_server_payload |= delta.has_server_payload;
+        if let TermWindows::FirstRecord(first) = &mut self.windows {
+            if (0..compiled.term_specs().len()).all(|term| compiled.increment(term, delta).is_none()) {
                 return ApplyOutcome::NotApplicable;
             }
             let quiet = matches!(self.state, IncidentState::Quiet(None));
-            if first.is_none() && quiet && plan.keeps_first(news, clock) {
-                *first = Some(Box::new(FirstRecord::of(news)));
+            if first.is_none() && quiet && compiled.can_keep_first(delta, clock) {
+                *first = Some(Box::new(FirstRecord::of(delta)));
                 return ApplyOutcome::Applied;
             }
-            self.make(plan, clock);
+            self.allocate_windows(compiled, clock);
         }
-        let mut booked = ApplyOutcome::NotApplicable;
-        for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
-            match plan.gain(term, news) {
-                Some(gain) if frame.shape.matters(news.time, clock) => {
-                    store.add(frame, clock, news.time, gain);
-                    booked = ApplyOutcome::Applied;
+        let mut outcome = ApplyOutcome::NotApplicable;
+        for (term, (window, term_spec)) in
+            self.windows_mut().iter_mut().zip(compiled.term_specs()).enumerate()
+        {
+            match compiled.increment(term, delta) {
+                Some(increment) if term_spec.window_spec.is_relevant(delta.time, clock) => {
+                    window.add(term_spec, clock, delta.time, increment);
+                    outcome = ApplyOutcome::Applied;
                 }
-                gain => {
+                increment => {
                     // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a
                     // record that comes later than any should is judged by a window of the past.
-                    store.age(frame, clock);
-                    if gain.is_some() && booked == ApplyOutcome::NotApplicable {
-                        booked = ApplyOutcome::Late;
+                    window.prune_if_added(term_spec, clock);
+                    if increment.is_some() && outcome == ApplyOutcome::NotApplicable {
+                        outcome = ApplyOutcome::Late;
                     }
                 }
             }
         }
-        booked
+        outcome
     }
 
     /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(crate) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut LazyEvidence<'_>) {
-        exhibit.note(evidence, &mut self.trail, HandshakeClass::of(self.completed));
+    pub(crate) fn link_evidence(&mut self, evidence: &mut Evidence, record: &mut LazyEvidence<'_>) {
+        record.link(evidence, &mut self.evidence, HandshakeClass::of(self.has_server_payload));
     }
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
-    pub(crate) fn judge(
+    pub(crate) fn evaluate(
         &mut self,
-        around: EvalContext<'_>,
-        levels: &[Thresholds],
+        context: EvalContext<'_>,
+        thresholds: &[Thresholds],
         time: Time,
     ) -> Option<Alert> {
-        let alert = self.decide(around, levels, time);
-        for (store, frame) in self.stores_mut().iter_mut().zip(around.plan.frames()) {
-            store.fit(frame);
+        let alert = self.update_incident(context, thresholds, time);
+        for (window, term_spec) in self.windows_mut().iter_mut().zip(context.compiled.term_specs()) {
+            window.trim(term_spec);
         }
         alert
     }
 
-    fn decide(&mut self, around: EvalContext<'_>, levels: &[Thresholds], time: Time) -> Option<Alert> {
-        if let TermWindows::FirstRecord(_) = self.stores {
+    fn update_incident(
+        &mut self,
+        context: EvalContext<'_>,
+        thresholds: &[Thresholds],
+        time: Time,
+    ) -> Option<Alert> {
+        if let TermWindows::FirstRecord(_) = self.windows {
             return None;
         }
-        let plan = around.plan;
+        let compiled = context.compiled;
         match &mut self.state {
             IncidentState::Firing(firing) => {
-                if let Some(until) = plan.until(self.stores.made(), levels) {
+                if let Some(until) = compiled.until(self.windows.as_slice(), thresholds) {
                     firing.0.holds_until(until);
                 }
                 None
             }
             IncidentState::Quiet(end) => {
                 let end = *end;
-                let starts_at = self.begins(plan, levels, time, end)?;
-                let terms = plan.values(self.stores(), levels, starts_at);
-                let decided = plan.decided(&terms);
-                let shown = AlertPayload { terms, ..self.flows(around, decided, starts_at) };
-                let start = (starts_at, around.epoch.unix_nanos(starts_at));
-                let alert =
-                    incident::firing(&plan.rule, around.subject, around.internal, start, decided, shown);
+                let starts_at = self.starts_at(compiled, thresholds, time, end)?;
+                let terms = compiled.values(self.windows(), thresholds, starts_at);
+                let deciding_term = compiled.deciding_term(&terms);
+                let payload = AlertPayload { terms, ..self.payload(context, deciding_term, starts_at) };
+                let start = (starts_at, context.clock_offset.unix_nanos(starts_at));
+                let alert = incident::firing_alert(
+                    &compiled.rule,
+                    context.group_key,
+                    context.internal,
+                    start,
+                    deciding_term,
+                    payload,
+                );
                 // A ratio may have decided, which does not say for how long.
-                let until = plan.until(self.stores(), levels).map_or(starts_at, |until| until.max(starts_at));
-                let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());
-                self.state = IncidentState::Firing(Box::new((incident, decided)));
+                let until = compiled
+                    .until(self.windows(), thresholds)
+                    .map_or(starts_at, |until| until.max(starts_at));
+                let incident = Incident::new(&compiled.rule, context.clock, until, alert.clone());
+                self.state = IncidentState::Firing(Box::new((incident, deciding_term)));
                 Some(alert)
             }
         }
     }
 
     /// Does what is due; gives what is to be told.
-    pub(crate) fn act(&mut self, around: EvalContext<'_>) -> Option<Alert> {
-        let (plan, clock) = (around.plan, around.clock);
+    pub(crate) fn run_deadline(&mut self, context: EvalContext<'_>) -> Option<Alert> {
+        let (compiled, clock) = (context.compiled, context.clock);
         let IncidentState::Firing(firing) = &self.state else { return None };
-        let before = firing.1;
-        match firing.0.due(&plan.rule, clock) {
+        let previous_term = firing.1;
+        match firing.0.due(&compiled.rule, clock) {
             DueAction::Later(_) => None,
             DueAction::Repeat => {
-                let terms = self.told(plan, clock);
+                let terms = self.notified_values(compiled, clock);
                 // Another term may keep it up than the one that began it.
-                let decided = plan.decides_now(&terms).unwrap_or(before);
-                let shown = AlertPayload { terms, ..self.flows(around, decided, clock) };
+                let deciding_term = compiled.deciding_term_now(&terms).unwrap_or(previous_term);
+                let payload = AlertPayload { terms, ..self.payload(context, deciding_term, clock) };
                 match &mut self.state {
                     IncidentState::Firing(firing) => {
-                        firing.1 = decided;
-                        Some(firing.0.repeat(&plan.rule, clock, decided, shown))
+                        firing.1 = deciding_term;
+                        Some(firing.0.repeat(&compiled.rule, clock, deciding_term, payload))
                     }
                     IncidentState::Quiet(_) => None,
                 }
             }
-            DueAction::Resolve => self.resolve(plan, clock),
+            DueAction::Resolve => self.resolve(compiled, clock),
         }
     }
 
     /// Ends an incident, if there is one.
-    pub(crate) fn resolve(&mut self, plan: &CompiledRule, clock: Time) -> Option<Alert> {
-        let terms = self.told(plan, clock);
+    pub(crate) fn resolve(&mut self, compiled: &CompiledRule, clock: Time) -> Option<Alert> {
+        let terms = self.notified_values(compiled, clock);
         match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
             IncidentState::Firing(firing) => {
                 let (alert, end) = firing.0.resolve(clock, firing.1, terms);
@@ -278,17 +298,17 @@ impl GroupState {
 
     /// Nothing but the incident, if there is one, under a rule that measures otherwise. If that has no more
     /// the term that decided, its first one stands for it.
-    pub(crate) fn renewed(&mut self, plan: &CompiledRule) -> Option<Self> {
+    pub(crate) fn with_incident_only(&mut self, compiled: &CompiledRule) -> Option<Self> {
         match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
             IncidentState::Firing(mut firing) => {
-                let told = &firing.0.told().decided;
-                let (name, window) = (Arc::clone(&told.name), told.window);
-                let mut new = Self::new(plan);
-                let empty = plan.values(new.stores(), plan.usual_levels(), Time::ZERO);
+                let last_alert = &firing.0.last_alert().deciding_term;
+                let (name, window) = (Arc::clone(&last_alert.name), last_alert.window);
+                let mut new = Self::new(compiled);
+                let empty = compiled.values(new.windows(), compiled.default_thresholds(), Time::ZERO);
                 let same = |term: &TermValue| term.name == name && term.window == window;
                 firing.1 = empty.iter().position(same).unwrap_or(0);
-                let terms = as_told(empty, &firing.0);
-                firing.0.tell(terms, firing.1);
+                let terms = with_original_thresholds(empty, &firing.0);
+                firing.0.set_terms(terms, firing.1);
                 new.state = IncidentState::Firing(firing);
                 Some(new)
             }
@@ -297,102 +317,104 @@ impl GroupState {
     }
 
     /// When an incident has something to do next.
-    pub(crate) fn deadline(&self, plan: &CompiledRule) -> Option<Time> {
+    pub(crate) fn deadline(&self, compiled: &CompiledRule) -> Option<Time> {
         match &self.state {
-            IncidentState::Firing(firing) => Some(firing.0.deadline(&plan.rule)),
+            IncidentState::Firing(firing) => Some(firing.0.deadline(&compiled.rule)),
             IncidentState::Quiet(_) => None,
         }
     }
 
     /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
-    pub(crate) fn prune(&mut self, plan: &CompiledRule, clock: Time) -> bool {
-        if let TermWindows::FirstRecord(first) = &mut self.stores
-            && first.as_ref().is_some_and(|first| first.expires(plan) <= clock)
+    pub(crate) fn prune(&mut self, compiled: &CompiledRule, clock: Time) -> bool {
+        if let TermWindows::FirstRecord(first) = &mut self.windows
+            && first.as_ref().is_some_and(|first| first.expires(compiled) <= clock)
         {
             *first = None;
         }
-        for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
-            store.prune(frame, clock);
+        for (window, term_spec) in self.windows_mut().iter_mut().zip(compiled.term_specs()) {
+            window.prune(term_spec, clock);
         }
-        let held = self.events() > 0;
-        if !held {
-            self.trail = EvidenceChain::default();
+        let has_entries = self.events() > 0;
+        if !has_entries {
+            self.evidence = EvidenceChain::default();
         }
-        held || match &self.state {
-            IncidentState::Firing(_) => true,
-            // Until no record from before the end can come.
-            IncidentState::Quiet(end) => end.is_some_and(|end| end + plan.retention > clock),
-        }
+        has_entries
+            || match &self.state {
+                IncidentState::Firing(_) => true,
+                // Until no record from before the end can come.
+                IncidentState::Quiet(end) => end.is_some_and(|end| end + compiled.retention > clock),
+            }
     }
 
     /// Returns when there may be something to forget: all of it, or what the first term forgets of a subject that holds
     /// much.
-    pub(crate) fn next_visit(&self, plan: &CompiledRule, clock: Time) -> Time {
-        let expires = |(store, frame): (&WindowState, &TermSpec)| store.expires(frame);
-        let each = self.stores().iter().zip(plan.frames()).filter_map(expires);
-        let terms = match &self.stores {
-            TermWindows::FirstRecord(first) => first.as_ref().map(|first| first.expires(plan)),
-            _ if self.events() > MUCH => each.min(),
+    pub(crate) fn next_visit(&self, compiled: &CompiledRule, clock: Time) -> Time {
+        let expires = |(window, term_spec): (&WindowState, &TermSpec)| window.expires(term_spec);
+        let each = self.windows().iter().zip(compiled.term_specs()).filter_map(expires);
+        let terms = match &self.windows {
+            TermWindows::FirstRecord(first) => first.as_ref().map(|first| first.expires(compiled)),
+            _ if self.events() > MANY_ENTRIES => each.min(),
             _ => each.max(),
         };
         terms.unwrap_or_else(|| match &self.state {
-            IncidentState::Quiet(Some(end)) => *end + plan.retention,
-            IncidentState::Quiet(None) | IncidentState::Firing(_) => clock + plan.retention,
+            IncidentState::Quiet(Some(end)) => *end + compiled.retention,
+            IncidentState::Quiet(None) | IncidentState::Firing(_) => clock + compiled.retention,
         })
     }
 
     /// Returns true if nothing that it holds can matter any more, whether it was visited since or not.
-    fn lapsed(&self, plan: &CompiledRule, clock: Time) -> bool {
-        if let TermWindows::FirstRecord(first) = &self.stores {
-            return first.as_ref().is_none_or(|first| first.expires(plan) <= clock);
+    fn is_expired(&self, compiled: &CompiledRule, clock: Time) -> bool {
+        if let TermWindows::FirstRecord(first) = &self.windows {
+            return first.as_ref().is_none_or(|first| first.expires(compiled) <= clock);
         }
-        let expired = |(store, frame): (&WindowState, &TermSpec)| match store {
-            WindowState::Ratio(_) => store.len() == 0,
-            _ => store.expires(frame).is_none_or(|time| time <= clock),
+        let expired = |(window, term_spec): (&WindowState, &TermSpec)| match window {
+            WindowState::Ratio(_) => window.len() == 0,
+            _ => window.expires(term_spec).is_none_or(|time| time <= clock),
         };
-        self.stores().iter().zip(plan.frames()).all(expired)
+        self.windows().iter().zip(compiled.term_specs()).all(expired)
     }
 
     /// What is remembered, term by term; nothing of a subject with its first flow only.
-    fn stores(&self) -> &[WindowState] {
-        self.stores.made()
+    fn windows(&self) -> &[WindowState] {
+        self.windows.as_slice()
     }
 
     /// What is remembered, term by term.
-    pub(crate) fn terms(&self, plan: &CompiledRule) -> Cow<'_, [WindowState]> {
-        match &self.stores {
-            TermWindows::FirstRecord(None) => Cow::Owned(TermWindows::of(plan).made().to_vec()),
+    pub(crate) fn all_windows(&self, compiled: &CompiledRule) -> Cow<'_, [WindowState]> {
+        match &self.windows {
+            TermWindows::FirstRecord(None) => Cow::Owned(TermWindows::of(compiled).as_slice().to_vec()),
             TermWindows::FirstRecord(Some(first)) => {
-                let mut stores = TermWindows::of(plan);
-                first.give(plan, Time::ZERO, stores.made_mut());
-                Cow::Owned(stores.made().to_vec())
+                let mut windows = TermWindows::of(compiled);
+                first.add_to(compiled, Time::ZERO, windows.as_mut_slice());
+                Cow::Owned(windows.as_slice().to_vec())
             }
-            stores => Cow::Borrowed(stores.made()),
+            windows => Cow::Borrowed(windows.as_slice()),
         }
     }
 
     /// Gives each term room of its own, and what the first flow gave it.
-    fn make(&mut self, plan: &CompiledRule, clock: Time) {
-        if let TermWindows::FirstRecord(first) = std::mem::replace(&mut self.stores, TermWindows::of(plan))
+    fn allocate_windows(&mut self, compiled: &CompiledRule, clock: Time) {
+        if let TermWindows::FirstRecord(first) =
+            std::mem::replace(&mut self.windows, TermWindows::of(compiled))
             && let Some(first) = first
         {
-            first.give(plan, clock, self.stores_mut());
+            first.add_to(compiled, clock, self.windows_mut());
         }
     }
 
     /// Returns true if any of its flows was answered with payload.
-    pub(crate) fn completed(&self) -> bool {
-        self.completed
+    pub(crate) fn has_server_payload(&self) -> bool {
+        self.has_server_payload
     }
 
     /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
-    pub(crate) fn single(&self, plan: &CompiledRule) -> Option<Time> {
-        if self.completed || !matches!(self.state, IncidentState::Quiet(None)) {
+    pub(crate) fn single_record_time(&self, compiled: &CompiledRule) -> Option<Time> {
+        if self.has_server_payload || !matches!(self.state, IncidentState::Quiet(None)) {
             return None;
         }
-        match (&self.stores, plan.frames()) {
+        match (&self.windows, compiled.term_specs()) {
             (TermWindows::FirstRecord(first), _) => first.as_ref().map(|first| first.time),
-            (TermWindows::One([store]), [frame]) if store.len() == 1 => store.expires(frame),
+            (TermWindows::One([window]), [term_spec]) if window.len() == 1 => window.expires(term_spec),
             _ => None,
         }
     }
@@ -400,58 +422,60 @@ impl GroupState {
     /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
     /// answered, flows.
     pub(crate) fn interest(&self) -> (bool, bool, usize) {
-        let incident = !matches!(self.state, IncidentState::Quiet(None)) && !self.joined();
-        (incident, self.completed, self.events())
+        let incident = !matches!(self.state, IncidentState::Quiet(None)) && !self.is_aggregated();
+        (incident, self.has_server_payload, self.events())
     }
 
     /// Its alert is told together with others.
-    pub(crate) fn join(&mut self) {
+    pub(crate) fn mark_aggregated(&mut self) {
         if let IncidentState::Firing(firing) = &mut self.state {
-            firing.0.join();
+            firing.0.mark_aggregated();
         }
     }
 
     /// Returns true if its alert is told together with others.
-    pub(crate) fn joined(&self) -> bool {
-        matches!(&self.state, IncidentState::Firing(firing) if firing.0.joined())
+    pub(crate) fn is_aggregated(&self) -> bool {
+        matches!(&self.state, IncidentState::Firing(firing) if firing.0.is_aggregated())
     }
 
     /// Returns true if an alert fires that was told by itself.
-    pub(crate) fn fires(&self) -> bool {
-        matches!(self.state, IncidentState::Firing(_)) && !self.joined()
+    pub(crate) fn has_single_alert(&self) -> bool {
+        matches!(self.state, IncidentState::Firing(_)) && !self.is_aggregated()
     }
 
     /// The bytes that it has allocated.
     pub(crate) fn heap(&self) -> usize {
-        let stores = match &self.stores {
+        let windows = match &self.windows {
             TermWindows::FirstRecord(first) => {
-                first.as_ref().map_or(0, |_| size_of::<FirstRecord>() + ALLOCATION)
+                first.as_ref().map_or(0, |_| size_of::<FirstRecord>() + ALLOCATION_OVERHEAD_BYTES)
             }
-            TermWindows::One([store]) => store.heap(),
-            TermWindows::Many(stores) => {
-                let each = stores.iter().map(|store| store.heap() + ALLOCATION);
-                size_of_val(&**stores) + each.sum::<usize>()
+            TermWindows::One([window]) => window.heap(),
+            TermWindows::Many(windows) => {
+                let each = windows.iter().map(|window| window.heap() + ALLOCATION_OVERHEAD_BYTES);
+                size_of_val(&**windows) + each.sum::<usize>()
             }
         };
         let incident = match &self.state {
-            IncidentState::Firing(firing) if firing.0.joined() => SILENT_INCIDENT,
-            IncidentState::Firing(firing) => INCIDENT + firing.0.told().flows.len() * size_of::<FlowRecord>(),
+            IncidentState::Firing(firing) if firing.0.is_aggregated() => AGGREGATED_INCIDENT_BYTES,
+            IncidentState::Firing(firing) => {
+                INCIDENT_BYTES + firing.0.last_alert().flows.len() * size_of::<FlowRecord>()
+            }
             IncidentState::Quiet(_) => 0,
         };
-        stores + incident
+        windows + incident
     }
 
     /// Reads something of each place where it keeps anything.
-    pub(crate) fn touch(&self) -> u64 {
-        if let TermWindows::FirstRecord(first) = &self.stores {
+    pub(crate) fn prefetch(&self) -> u64 {
+        if let TermWindows::FirstRecord(first) = &self.windows {
             return first.as_ref().map_or(0, |first| first.time.as_nanos());
         }
-        self.stores().iter().fold(0, |sum, store| sum ^ store.touch())
+        self.windows().iter().fold(0, |sum, window| sum ^ window.prefetch())
     }
 
     /// Leads to the flows noted.
-    pub(crate) fn trail(&self) -> EvidenceChain {
-        self.trail
+    pub(crate) fn evidence(&self) -> EvidenceChain {
+        self.evidence
     }
 
     /// Returns the state of the incident.
@@ -461,32 +485,32 @@ impl GroupState {
 
     /// Entries held.
     pub(crate) fn events(&self) -> usize {
-        if let TermWindows::FirstRecord(first) = &self.stores {
+        if let TermWindows::FirstRecord(first) = &self.windows {
             return first.iter().count();
         }
-        self.stores().iter().map(WindowState::len).sum()
+        self.windows().iter().map(WindowState::len).sum()
     }
 
     /// When an incident begins that news at `time` decide: with the first event from then on at which the condition
     /// holds. A count alone knows the moments at once.
-    fn begins(
+    fn starts_at(
         &self,
-        plan: &CompiledRule,
-        levels: &[Thresholds],
+        compiled: &CompiledRule,
+        thresholds: &[Thresholds],
         time: Time,
         after: Option<Time>,
     ) -> Option<Time> {
-        if let (Condition::Term(_), [store @ WindowState::Count(_)], [frame], [level]) =
-            (&plan.rule.condition, self.stores(), plan.frames(), levels)
+        if let (Condition::Term(_), [window @ WindowState::Count(_)], [term_spec], [threshold]) =
+            (&compiled.rule.condition, self.windows(), compiled.term_specs(), thresholds)
         {
-            return store.decided(frame, level.at_least, after);
+            return window.reached_at(term_spec, threshold.at_least, after);
         }
-        if !plan.may_hold(self.stores(), levels) {
+        if !compiled.may_hold(self.windows(), thresholds) {
             return None;
         }
         let mut moments = vec![time];
-        for store in self.stores() {
-            store.moments(time, &mut moments);
+        for window in self.windows() {
+            window.moments(time, &mut moments);
         }
         // Nearly all news are the newest.
         if moments.len() > 1 {
@@ -494,47 +518,51 @@ impl GroupState {
             moments.dedup();
         }
         let later = |moment: &Time| after.is_none_or(|after| *moment > after);
-        moments.into_iter().filter(later).find(|moment| plan.holds(self.stores(), levels, *moment))
+        moments.into_iter().filter(later).find(|moment| compiled.holds(self.windows(), thresholds, *moment))
     }
 
     /// The values at `clock`, with the thresholds that were told.
-    fn told(&self, plan: &CompiledRule, clock: Time) -> Vec<TermValue> {
-        let terms = plan.values(self.stores(), plan.usual_levels(), clock);
+    fn notified_values(&self, compiled: &CompiledRule, clock: Time) -> Vec<TermValue> {
+        let terms = compiled.values(self.windows(), compiled.default_thresholds(), clock);
         match &self.state {
-            IncidentState::Firing(firing) => as_told(terms, &firing.0),
+            IncidentState::Firing(firing) => with_original_thresholds(terms, &firing.0),
             IncidentState::Quiet(_) => terms,
         }
     }
 
     /// The newest flows in or after the window that ends at `end`, oldest first. Of those that cannot matter any more,
     /// as the readings stood still for long, it is chance which are known, and none is shown.
-    fn flows(&self, around: EvalContext<'_>, decided: usize, end: Time) -> AlertPayload {
+    fn payload(&self, context: EvalContext<'_>, deciding_term: usize, end: Time) -> AlertPayload {
         let inside = |record: &&FlowRecord| {
-            let shape = around.plan.frames().get(decided).map(|frame| &frame.shape);
-            shape.is_none_or(|shape| {
-                shape.reaches(record.time(), end) && shape.matters(record.time(), around.clock)
+            let window_spec =
+                context.compiled.term_specs().get(deciding_term).map(|term_spec| &term_spec.window_spec);
+            window_spec.is_none_or(|window_spec| {
+                window_spec.contains_event(record.time(), end)
+                    && window_spec.is_relevant(record.time(), context.clock)
             })
         };
-        let EvidenceView { records, cut } = around.evidence.find(self.trail);
+        let EvidenceView { records, is_truncated } = context.evidence.find(self.evidence);
         let flows = records.into_iter().map(|(_, record)| record);
         let flows = flows.filter(inside).cloned().map(Arc::new).collect();
-        AlertPayload { terms: Vec::new(), flows, cut, overflow: around.overflow }
+        AlertPayload { terms: Vec::new(), flows, is_truncated, overflow: context.overflow }
     }
 
-    fn stores_mut(&mut self) -> &mut [WindowState] {
-        self.stores.made_mut()
+    fn windows_mut(&mut self) -> &mut [WindowState] {
+        self.windows.as_mut_slice()
     }
 }
 
 impl TermWindows {
-    fn of(plan: &CompiledRule) -> Self {
-        match plan.frames() {
-            [frame] => TermWindows::One([WindowState::new(frame.measure)]),
-            frames => TermWindows::Many(frames.iter().map(|frame| WindowState::new(frame.measure)).collect()),
+    fn of(compiled: &CompiledRule) -> Self {
+        match compiled.term_specs() {
+            [term_spec] => TermWindows::One([WindowState::new(term_spec.measure)]),
+            term_specs => TermWindows::Many(
+                term_specs.iter().map(|term_spec| WindowState::new(term_spec.measure)).collect(),
+            ),
         }
     }
 
-    fn made(&self) -> &[WindowState] {
+    fn as_slice(&self) -> &[WindowState] {
         match self {
             TermWindows::FirstRecord(_) => &[],
             TermWindows::One(one) => one,
@@ -542,7 +570,7 @@ impl TermWindows {
         }
     }
 
-    fn made_mut(&mut self) -> &mut [WindowState] {
+    fn as_mut_slice(&mut self) -> &mut [WindowState] {
         match self {
             TermWindows::FirstRecord(_) => &mut [],
             TermWindows::One(one) => one,
@@ -552,49 +580,56 @@ impl TermWindows {
 }
 
 impl FirstRecord {
-    fn of(news: &RecordDelta) -> Self {
-        let RecordDelta { time, kinds, inputs, source, destination, port, .. } = *news;
-        Self { time, kinds: kinds.bits(), inputs: inputs.bits(), source, destination, port }
+    fn of(delta: &RecordDelta) -> Self {
+        let RecordDelta { time, classes, fields, source, destination, port, .. } = *delta;
+        Self { time, classes: classes.bits(), fields: fields.bits(), source, destination, port }
     }
 
-    fn news(&self) -> RecordDelta {
+    fn delta(&self) -> RecordDelta {
         RecordDelta {
             time: self.time,
-            kinds: FlowClasses::from_bits_truncate(self.kinds),
-            gains: Quantities::default(),
-            inputs: RecordFields::from_bits_truncate(self.inputs),
+            classes: FlowClasses::from_bits_truncate(self.classes),
+            quantities: Quantities::default(),
+            fields: RecordFields::from_bits_truncate(self.fields),
             source: self.source,
             destination: self.destination,
             port: self.port,
-            completed: false,
+            has_server_payload: false,
         }
     }
 
     /// Gives it to each term that counts it, as if it had come just now: what is added is what would be left.
-    fn give(&self, plan: &CompiledRule, clock: Time, stores: &mut [WindowState]) {
-        let news = self.news();
-        for (term, (store, frame)) in stores.iter_mut().zip(plan.frames()).enumerate() {
-            if let Some(gain) = plan.gain(term, &news).filter(|_| frame.shape.matters(self.time, clock)) {
-                store.add(frame, clock, self.time, gain);
+    fn add_to(&self, compiled: &CompiledRule, clock: Time, windows: &mut [WindowState]) {
+        let delta = self.delta();
+        for (term, (window, term_spec)) in windows.iter_mut().zip(compiled.term_specs()).enumerate() {
+            if let Some(increment) = compiled
+                .increment(term, &delta)
+                .filter(|_| term_spec.window_spec.is_relevant(self.time, clock))
+            {
+                window.add(term_spec, clock, self.time, increment);
             }
         }
     }
 
     /// Returns when it matters to no term any more.
-    fn expires(&self, plan: &CompiledRule) -> Time {
-        let news = self.news();
-        let counts = plan.frames().iter().enumerate().filter(|(term, _)| plan.gain(*term, &news).is_some());
-        self.time + counts.map(|(_, frame)| frame.retention()).max().unwrap_or_default()
+    fn expires(&self, compiled: &CompiledRule) -> Time {
+        let delta = self.delta();
+        let counts = compiled
+            .term_specs()
+            .iter()
+            .enumerate()
+            .filter(|(term, _)| compiled.increment(*term, &delta).is_some());
+        self.time + counts.map(|(_, term_spec)| term_spec.retention()).max().unwrap_or_default()
     }
 }
 
 /// `terms` with the thresholds that the incident began with, where it had the same ones.
-fn as_told(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
-    for told in &incident.told().terms {
-        let same = |term: &&mut TermValue| term.name == told.name && term.window == told.window;
+fn with_original_thresholds(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
+    for last_alert in &incident.last_alert().terms {
+        let same = |term: &&mut TermValue| term.name == last_alert.name && term.window == last_alert.window;
         if let Some(term) = terms.iter_mut().find(same) {
-            term.threshold = told.threshold;
-            term.holds = term.value.number() >= told.threshold;
+            term.threshold = last_alert.threshold;
+            term.holds = term.value.number() >= last_alert.threshold;
         }
     }
     terms

@@ -17,11 +17,11 @@ pub(super) enum MaskMatch {
 
 impl RuleMask {
     /// The place of all rules that have none of their own.
-    const LAST: u32 = u64::BITS - 1;
+    const SHARED_BIT: u32 = u64::BITS - 1;
 
     /// The rule of this number counts it.
     pub(super) fn insert(&mut self, rule: usize) {
-        self.0 |= 1 << Self::place(rule);
+        self.0 |= 1 << Self::bit(rule);
     }
 
     /// Returns true if no rule counts it.
@@ -30,17 +30,17 @@ impl RuleMask {
     }
 
     /// Returns if the rule of this number counts the flow.
-    pub(super) fn of(self, rule: usize) -> MaskMatch {
-        let place = Self::place(rule);
-        match self.0 & 1 << place {
+    pub(super) fn get(self, rule: usize) -> MaskMatch {
+        let bit = Self::bit(rule);
+        match self.0 & 1 << bit {
             0 => MaskMatch::NoMatch,
-            _ if place < Self::LAST => MaskMatch::Match,
+            _ if bit < Self::SHARED_BIT => MaskMatch::Match,
             _ => MaskMatch::Recheck,
         }
     }
 
-    fn place(rule: usize) -> u32 {
-        u32::try_from(rule).map_or(Self::LAST, |rule| rule.min(Self::LAST))
+    fn bit(rule: usize) -> u32 {
+        u32::try_from(rule).map_or(Self::SHARED_BIT, |rule| rule.min(Self::SHARED_BIT))
     }
 }
 
@@ -55,8 +55,8 @@ mod tests {
         for rule in [0, 7, 62, 70] {
             fit.insert(rule);
         }
-        assert_eq!([0, 7, 62].map(|rule| fit.of(rule)), [MaskMatch::Match; 3]);
-        assert_eq!([1, 61].map(|rule| fit.of(rule)), [MaskMatch::NoMatch; 2]);
-        assert_eq!([63, 70, usize::MAX].map(|rule| fit.of(rule)), [MaskMatch::Recheck; 3]);
+        assert_eq!([0, 7, 62].map(|rule| fit.get(rule)), [MaskMatch::Match; 3]);
+        assert_eq!([1, 61].map(|rule| fit.get(rule)), [MaskMatch::NoMatch; 2]);
+        assert_eq!([63, 70, usize::MAX].map(|rule| fit.get(rule)), [MaskMatch::Recheck; 3]);
     }
 }

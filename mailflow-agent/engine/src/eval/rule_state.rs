@@ -18,11 +18,11 @@ use crate::{
 /// A rule with its subjects.
 #[derive(Debug)]
 pub(crate) struct RuleState {
-    pub(crate) plan: CompiledRule,
-    pub(crate) unknown: GroupTable,
-    pub(crate) allowed: GroupTable,
+    pub(crate) compiled: CompiledRule,
+    pub(crate) unlisted: GroupTable,
+    pub(crate) listed: GroupTable,
     pub(super) missed: MissedRecords,
-    pub(crate) burst: AlertRateLimit,
+    pub(crate) rate_limit: AlertRateLimit,
 }
 
 /// Records that a rule counts and could not take, since the start.
@@ -31,73 +31,98 @@ pub(super) struct MissedRecords {
     /// They came too late to be judged.
     pub(super) late: u64,
     /// There was no room for their subjects.
-    pub(super) refused: u64,
+    pub(super) rejected: u64,
     /// Subjects that made room for others.
     pub(super) evicted: u64,
 }
 
 impl RuleState {
-    pub(super) fn new(plan: CompiledRule) -> Self {
-        let (unknown, allowed) = (GroupTable::default(), GroupTable::default());
-        Self { plan, unknown, allowed, missed: MissedRecords::default(), burst: AlertRateLimit::default() }
+    pub(super) fn new(compiled: CompiledRule) -> Self {
+        let (unlisted, listed) = (GroupTable::default(), GroupTable::default());
+        Self {
+            compiled,
+            unlisted,
+            listed,
+            missed: MissedRecords::default(),
+            rate_limit: AlertRateLimit::default(),
+        }
     }
 
     /// How many subjects it remembers, those with flows on an allow-list apart.
-    pub(super) fn subjects(&self) -> u64 {
-        (self.unknown.len() + self.allowed.len()) as u64
+    pub(super) fn groups(&self) -> u64 {
+        (self.unlisted.len() + self.listed.len()) as u64
     }
 
-    pub(crate) fn lane(&mut self, known: AllowStatus) -> (&CompiledRule, &mut GroupTable) {
-        let lane = match known {
-            AllowStatus::No => &mut self.unknown,
-            AllowStatus::Allowed => &mut self.allowed,
+    pub(crate) fn table_mut(&mut self, allow_status: AllowStatus) -> (&CompiledRule, &mut GroupTable) {
+        let table = match allow_status {
+            AllowStatus::Unlisted => &mut self.unlisted,
+            AllowStatus::Listed => &mut self.listed,
         };
-        (&self.plan, lane)
+        (&self.compiled, table)
     }
 
     /// What the windows of one of its subjects hold at `now`: the number of each term, and its value where that
     /// is not zero. Ratios are left out: they say nothing without the number they are a part of.
-    pub(crate) fn held<'a>(
+    pub(crate) fn term_values<'a>(
         &'a self,
-        watched: &'a GroupState,
+        group: &'a GroupState,
         now: Time,
     ) -> impl Iterator<Item = (usize, Value)> + 'a {
-        let stores = watched.terms(&self.plan);
-        let counted = |frame: &TermSpec| !matches!(frame.measure, Measure::Ratio { .. });
-        let terms = self.plan.frames().iter().enumerate().filter(move |(_, frame)| counted(frame));
-        let values = terms.map(move |(term, _)| (term, self.plan.value(&stores, term, now)));
+        let windows = group.all_windows(&self.compiled);
+        let is_absolute = |term_spec: &TermSpec| !matches!(term_spec.measure, Measure::Ratio { .. });
+        let terms = self
+            .compiled
+            .term_specs()
+            .iter()
+            .enumerate()
+            .filter(move |(_, term_spec)| is_absolute(term_spec));
+        let values = terms.map(move |(term, _)| (term, self.compiled.value(&windows, term, now)));
         values.filter(|(_, value)| value.number() > 0)
     }
 
     /// Returns true if the rule counts the flow of `record`, as far as that can be told without its ends.
-    pub(super) fn fits(&self, record: &FlowRecord, stage: RecordPhase, epoch: WallClockOffset) -> bool {
-        let matching = &self.plan.rule.matching;
-        (stage != RecordPhase::Live || self.plan.live)
-            && matching.judges(stage)
-            && record.inputs.contains(matching.inputs())
-            && matching.check_flow(&record.flow, record.app, epoch).is_ok()
+    pub(super) fn matches_flow(
+        &self,
+        record: &FlowRecord,
+        phase: RecordPhase,
+        clock_offset: WallClockOffset,
+    ) -> bool {
+        let matching = &self.compiled.rule.matching;
+        (phase != RecordPhase::Live || self.compiled.live)
+            && matching.can_evaluate(phase)
+            && record.fields.contains(matching.required_fields())
+            && matching.check_flow(&record.flow, record.app, clock_offset).is_ok()
     }
 
     /// Which flows one between these ends is taken together with.
-    pub(super) fn known(&self, ends: &Endpoints<'_>, time: Time, epoch: WallClockOffset) -> AllowStatus {
-        if self.plan.allowed(ends, time, epoch).is_some() { AllowStatus::Allowed } else { AllowStatus::No }
+    pub(super) fn allow_status(
+        &self,
+        endpoints: &Endpoints<'_>,
+        time: Time,
+        clock_offset: WallClockOffset,
+    ) -> AllowStatus {
+        if self.compiled.allowed(endpoints, time, clock_offset).is_some() {
+            AllowStatus::Listed
+        } else {
+            AllowStatus::Unlisted
+        }
     }
 }
 
 /// Says why an alert about flows on an allow-list is suppressed.
-pub(crate) fn excuse(
-    plan: &CompiledRule,
-    known: AllowStatus,
+pub(crate) fn apply_suppression(
+    compiled: &CompiledRule,
+    allow_status: AllowStatus,
     alert: &mut Alert,
     internal: &Networks,
-    epoch: WallClockOffset,
+    clock_offset: WallClockOffset,
 ) {
-    if known == AllowStatus::No {
+    if allow_status == AllowStatus::Unlisted {
         return;
     }
     let of = |record: &Arc<FlowRecord>| {
-        let ends = Endpoints::of(&record.flow, internal);
-        plan.allowed(&ends, record.time(), epoch).map(|allow| Arc::clone(&allow.reason))
+        let endpoints = Endpoints::of(&record.flow, internal);
+        compiled.allowed(&endpoints, record.time(), clock_offset).map(|allow| Arc::clone(&allow.reason))
     };
     let reason = alert.flows.iter().rev().find_map(of);
     alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));

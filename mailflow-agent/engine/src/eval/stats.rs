@@ -39,7 +39,7 @@ pub struct RuleCounts {
     /// Name of the rule.
     pub rule: Arc<str>,
     /// Subjects of which it remembers something.
-    pub subjects: u64,
+    pub groups: u64,
     /// Records that it counts but that came too late to be judged.
     pub late: u64,
     /// Records that it counts, of subjects for which there was no room.
@@ -49,52 +49,55 @@ pub struct RuleCounts {
     /// Bytes that what it remembers takes.
     pub memory: u64,
     /// Alerts that were told together with others.
-    pub grouped: u64,
+    pub aggregated_alerts: u64,
 }
 
 impl RuleCounts {
     /// Most records kept as evidence, of all rules together.
-    pub const MOST_EVIDENCE: usize = evidence::MAX_RECORDS;
+    pub const MAX_EVIDENCE_RECORDS: usize = evidence::MAX_RECORDS;
 }
 
 impl Evaluator {
     /// Returns the alerts that fire about many subjects together.
-    pub(crate) fn together(&self) -> impl Iterator<Item = &Alert> {
-        self.watches.iter().filter_map(|watch| watch.burst.fires()).chain(self.flood.fires())
+    pub(crate) fn aggregate_alerts(&self) -> impl Iterator<Item = &Alert> {
+        self.rule_states
+            .iter()
+            .filter_map(|rule_state| rule_state.rate_limit.active_alert())
+            .chain(self.flood_detector.active_alert())
     }
 
     /// How much is held.
     pub(crate) fn stats(&self) -> RuleStats {
-        let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == AllowStatus::Allowed);
+        let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == AllowStatus::Listed);
         let mut stats = RuleStats {
             firing: self.deadlines.len() as u64,
             suppressed: suppressed.count() as u64,
             evidence: self.evidence.len() as u64,
-            evidence_dropped: self.evidence.dropped(),
-            flood: self.flood.lasts(),
-            half_open_sources: self.flood.seen(),
+            evidence_dropped: self.evidence.overwritten(),
+            flood: self.flood_detector.is_active(),
+            half_open_sources: self.flood_detector.half_open_sources(),
             limits: self.limits,
             ..RuleStats::default()
         };
-        for watch in &self.watches {
-            stats.sources += watch.subjects();
-            stats.late += watch.missed.late;
-            stats.refused += watch.missed.refused;
+        for rule_state in &self.rule_states {
+            stats.sources += rule_state.groups();
+            stats.late += rule_state.missed.late;
+            stats.refused += rule_state.missed.rejected;
         }
         stats
     }
 
     /// The same rule by rule.
     pub(crate) fn counts(&self) -> Vec<RuleCounts> {
-        let counts = |watch: &RuleState| RuleCounts {
-            rule: Arc::clone(&watch.plan.rule.name),
-            subjects: watch.subjects(),
-            late: watch.missed.late,
-            refused: watch.missed.refused,
-            evicted: watch.missed.evicted,
-            memory: (watch.unknown.memory() + watch.allowed.memory()) as u64,
-            grouped: watch.burst.joined(),
+        let counts = |rule_state: &RuleState| RuleCounts {
+            rule: Arc::clone(&rule_state.compiled.rule.name),
+            groups: rule_state.groups(),
+            late: rule_state.missed.late,
+            refused: rule_state.missed.rejected,
+            evicted: rule_state.missed.evicted,
+            memory: (rule_state.unlisted.memory() + rule_state.listed.memory()) as u64,
+            aggregated_alerts: rule_state.rate_limit.aggregated(),
         };
-        self.watches.iter().map(counts).collect()
+        self.rule_states.iter().map(counts).collect()
     }
 }

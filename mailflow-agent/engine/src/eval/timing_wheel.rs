@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::time::Time;
 
 /// Shards of a rule's subjects.
-pub(crate) const SHARDS: usize = 64;
+pub(crate) const SHARD_COUNT: usize = 64;
 
 /// Slots of a shard's wheel. The longest time that anything is remembered spans half of them.
-pub(crate) const SLOTS: usize = 128;
+pub(crate) const WHEEL_SLOTS: usize = 128;
 
 /// Turns in which each slot of each shard is visited once.
-const ROUND: u64 = (SLOTS * SHARDS) as u64;
+const ROUND_TURNS: u64 = (WHEEL_SLOTS * SHARD_COUNT) as u64;
 
 /// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +24,12 @@ pub(crate) struct TimingWheel {
     /// Nanoseconds from one turn to the next.
     unit: u64,
     /// The last turn that took place.
-    done: u64,
+    last_turn: u64,
 }
 
 impl Default for TimingWheel {
     fn default() -> Self {
-        Self { unit: 1, done: 0 }
+        Self { unit: 1, last_turn: 0 }
     }
 }
 
@@ -37,34 +37,35 @@ impl TimingWheel {
     /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
     pub(crate) fn new(retention: Duration, clock: Time) -> Self {
         let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
-        let unit = (retention / (ROUND / 2)).max(1);
-        Self { unit, done: clock.as_nanos() / unit }
+        let unit = (retention / (ROUND_TURNS / 2)).max(1);
+        Self { unit, last_turn: clock.as_nanos() / unit }
     }
 
     /// Lets the turns up to `clock` take place, each at most once: shards and slots to visit.
-    pub(crate) fn pass(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let now = (clock.as_nanos() / self.unit).max(self.done);
-        let first = (self.done + 1).max((now + 1).saturating_sub(ROUND));
-        self.done = now;
+    pub(crate) fn advance(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let now = (clock.as_nanos() / self.unit).max(self.last_turn);
+        let first = (self.last_turn + 1).max((now + 1).saturating_sub(ROUND_TURNS));
+        self.last_turn = now;
         (first..=now).map(|turn| (shard(turn), slot(turn)))
     }
 
     /// Returns the slot of a shard whose turn comes first at `time` or later.
-    pub(crate) fn slot(&self, of: usize, time: Time) -> usize {
-        let soonest = time.as_nanos().div_ceil(self.unit).max(self.done + 1);
-        let wait = (of as u64 + SHARDS as u64 - soonest % SHARDS as u64) % SHARDS as u64;
+    pub(crate) fn next_slot(&self, of: usize, time: Time) -> usize {
+        let min_retention = time.as_nanos().div_ceil(self.unit).max(self.last_turn + 1);
+        let wait = (of as u64 + SHARD_COUNT as u64 - min_retention % SHARD_COUNT as u64) % SHARD_COUNT as u64;
         // A moment beyond the last turn of this round is visited too early, and again.
-        let last = self.done + ROUND - (self.done + ROUND - of as u64) % SHARDS as u64;
-        slot((soonest + wait).min(last))
+        let last =
+            self.last_turn + ROUND_TURNS - (self.last_turn + ROUND_TURNS - of as u64) % SHARD_COUNT as u64;
+        slot((min_retention + wait).min(last))
     }
 }
 
 fn shard(turn: u64) -> usize {
-    (turn % SHARDS as u64) as usize
+    (turn % SHARD_COUNT as u64) as usize
 }
 
 fn slot(turn: u64) -> usize {
-    (turn / SHARDS as u64) as usize % SLOTS
+    (turn / SHARD_COUNT as u64) as usize % WHEEL_SLOTS
 }
 
 #[cfg(test)]
@@ -79,17 +80,17 @@ mod tests {
         /// Returns to every subject within a slot's width of its moment, and never before it.
         #[test]
         fn a_visit_is_neither_early_nor_much_too_late(
-            hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARDS, steps in prop::collection::vec(1..600u64, 1..40),
+            hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARD_COUNT, steps in prop::collection::vec(1..600u64, 1..40),
         ) {
             let retention = Duration::from_secs(hours * 3_600);
             let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-            let mut turns = TimingWheel::new(retention, at(start));
+            let mut wheel = TimingWheel::new(retention, at(start));
             let due = at(start + ahead);
-            let slot = turns.slot(of, due);
+            let slot = wheel.next_slot(of, due);
             let (mut clock, width) = (start, retention.as_secs() / 64 + 1);
             for step in steps.into_iter().chain([2 * 3_600 * 24]) {
                 clock += step;
-                if turns.pass(at(clock)).any(|visit| visit == (of, slot)) {
+                if wheel.advance(at(clock)).any(|visit| visit == (of, slot)) {
                     prop_assert!(at(clock) >= due, "early");
                     prop_assert!(clock - step <= start + ahead + width, "late");
                     return Ok(());
@@ -101,13 +102,13 @@ mod tests {
 
     #[test]
     fn every_slot_has_a_turn_however_far_the_clock_jumps() {
-        let mut turns = TimingWheel::new(Duration::from_secs(3_900), Time::ZERO);
+        let mut wheel = TimingWheel::new(Duration::from_secs(3_900), Time::ZERO);
         let far = Time::from_nanos(1_800_000_000_000_000_000);
-        let mut visits: Vec<_> = turns.pass(far).collect();
+        let mut visits: Vec<_> = wheel.advance(far).collect();
         visits.sort_unstable();
         visits.dedup();
-        assert_eq!(visits.len(), SHARDS * SLOTS);
-        assert_eq!(turns.pass(far).count(), 0, "not twice");
-        assert_eq!(turns.pass(Time::ZERO).count(), 0, "a clock that is behind changes nothing");
+        assert_eq!(visits.len(), SHARD_COUNT * WHEEL_SLOTS);
+        assert_eq!(wheel.advance(far).count(), 0, "not twice");
+        assert_eq!(wheel.advance(Time::ZERO).count(), 0, "a clock that is behind changes nothing");
     }
 }

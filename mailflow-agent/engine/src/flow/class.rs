@@ -65,7 +65,7 @@ impl FlowClasses {
     /// What `record` shows. While a flow is open, it may still become a session and deliver.
     ///
     /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
-    pub(crate) fn of(record: &FlowRecord, stage: RecordPhase) -> Self {
+    pub(crate) fn of(record: &FlowRecord, phase: RecordPhase) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
         if facts.subflow() {
             return FlowClasses::empty();
@@ -73,26 +73,26 @@ impl FlowClasses {
         let attempt = facts.syn != 0;
         let session = attempt && facts.syn_ack != 0;
         let delivering = session && *messages > 0;
-        let mut kinds = FlowClasses::empty();
-        kinds.set(FlowClasses::DELIVERING, delivering);
-        if stage != RecordPhase::Live {
-            kinds.insert(FlowClasses::FLOWS);
-            kinds.set(FlowClasses::ATTEMPTS, attempt);
-            kinds.set(FlowClasses::SESSIONS, session);
+        let mut classes = FlowClasses::empty();
+        classes.set(FlowClasses::DELIVERING, delivering);
+        if phase != RecordPhase::Live {
+            classes.insert(FlowClasses::FLOWS);
+            classes.set(FlowClasses::ATTEMPTS, attempt);
+            classes.set(FlowClasses::SESSIONS, session);
         }
-        kinds.set(FlowClasses::FAILED, stage == RecordPhase::Final && attempt && !delivering);
-        kinds
+        classes.set(FlowClasses::FAILED, phase == RecordPhase::Final && attempt && !delivering);
+        classes
     }
 
-    /// Returns true if it is of `kind`.
-    pub(crate) fn are(self, kind: FlowClass) -> bool {
-        self.contains(kind.into())
+    /// Returns true if it is of `class`.
+    pub(crate) fn contains_class(self, class: FlowClass) -> bool {
+        self.contains(class.into())
     }
 }
 
 impl From<FlowClass> for FlowClasses {
-    fn from(kind: FlowClass) -> Self {
-        match kind {
+    fn from(class: FlowClass) -> Self {
+        match class {
             FlowClass::Flows => FlowClasses::FLOWS,
             FlowClass::Attempts => FlowClasses::ATTEMPTS,
             FlowClass::Sessions => FlowClasses::SESSIONS,
@@ -109,10 +109,10 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    fn kinds(stage: RecordPhase, syn: u8, syn_ack: u8, messages: u32) -> FlowClasses {
+    fn classes(phase: RecordPhase, syn: u8, syn_ack: u8, messages: u32) -> FlowClasses {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         (record.flow.facts.syn, record.flow.facts.syn_ack, record.flow.messages) = (syn, syn_ack, messages);
-        FlowClasses::of(&record, stage)
+        FlowClasses::of(&record, phase)
     }
 
     #[test]
@@ -125,20 +125,20 @@ mod tests {
 
     #[test]
     fn an_attempt_has_failed_only_when_it_is_over() {
-        assert_eq!(kinds(RecordPhase::Interim, 1, 0, 0), FlowClasses::FLOWS | FlowClasses::ATTEMPTS);
+        assert_eq!(classes(RecordPhase::Interim, 1, 0, 0), FlowClasses::FLOWS | FlowClasses::ATTEMPTS);
         assert_eq!(
-            kinds(RecordPhase::Final, 1, 0, 0),
+            classes(RecordPhase::Final, 1, 0, 0),
             FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::FAILED
         );
         let session = FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::SESSIONS;
-        assert_eq!(kinds(RecordPhase::Interim, 1, 1, 0), session);
+        assert_eq!(classes(RecordPhase::Interim, 1, 1, 0), session);
         assert_eq!(
-            kinds(RecordPhase::Final, 1, 1, 0),
+            classes(RecordPhase::Final, 1, 1, 0),
             session | FlowClasses::FAILED,
             "a session without a message"
         );
-        assert_eq!(kinds(RecordPhase::Final, 1, 1, 2), session | FlowClasses::DELIVERING);
-        assert_eq!(kinds(RecordPhase::Final, 0, 1, 2), FlowClasses::FLOWS, "its beginning was not seen");
-        assert_eq!(kinds(RecordPhase::Live, 1, 1, 2), FlowClasses::DELIVERING, "not a record");
+        assert_eq!(classes(RecordPhase::Final, 1, 1, 2), session | FlowClasses::DELIVERING);
+        assert_eq!(classes(RecordPhase::Final, 0, 1, 2), FlowClasses::FLOWS, "its beginning was not seen");
+        assert_eq!(classes(RecordPhase::Live, 1, 1, 2), FlowClasses::DELIVERING, "not a record");
     }
 }

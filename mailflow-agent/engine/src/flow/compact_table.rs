@@ -15,78 +15,82 @@ use std::{cmp::Ordering, hint::black_box};
 use super::{fingerprint::FlowFingerprint, packed_counters::PackedCounters};
 
 /// Of this many slots, one fewer is taken at most.
-const ROOM: usize = 6;
+const LOAD_DIVISOR: usize = 6;
 /// The table grows by this part of itself.
-const STEP: usize = 12;
+const GROWTH_DIVISOR: usize = 12;
 /// Where this part of the table has been taken out, what is left is put together rather than the table grown.
-const GONE: usize = 16;
+const REBUILD_DIVISOR: usize = 16;
 /// Slots behind the last home, for those that find no room before.
-const TAIL: usize = 64;
+const TAIL_SLOTS: usize = 64;
 /// No name's upper half; higher than all of them.
-const EMPTY: u64 = u64::MAX;
+const EMPTY_HIGH: u64 = u64::MAX;
 /// Names compared at once: few are farther from home.
-const NEAR: usize = 8;
+const COMPARED_AT_ONCE: usize = 8;
 
 /// The slots of the live flows.
 #[derive(Debug, Default)]
 pub(super) struct CompactTable {
     /// The upper halves of the names.
-    names: Vec<u64>,
+    highs: Vec<u64>,
     slots: Vec<PackedCounters>,
     /// Slots that are somebody's home.
     homes: usize,
     len: usize,
     /// Slots taken out that keep their place.
-    gone: usize,
+    removed: usize,
 }
 
 impl CompactTable {
     /// The slot of a name, if there is one.
     #[inline]
-    pub(super) fn get_mut(&mut self, name: FlowFingerprint) -> Option<&mut PackedCounters> {
-        self.find(name).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_gone())
+    pub(super) fn get_mut(&mut self, fingerprint: FlowFingerprint) -> Option<&mut PackedCounters> {
+        self.find(fingerprint).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_removed())
     }
 
     /// Brings the slots of `names` into the caches.
     ///
     /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
     /// and little is done in between, so that the waits overlap.
-    pub(super) fn warm<const N: usize>(&self, names: &[Option<FlowFingerprint>; N]) {
+    pub(super) fn prefetch<const N: usize>(&self, fingerprints: &[Option<FlowFingerprint>; N]) {
         let mut places = [0; N];
         let mut all = 0;
-        for (home, name) in places.iter_mut().zip(names) {
-            *home = name.map_or(0, |name| self.home(name.high));
+        for (home, fingerprint) in places.iter_mut().zip(fingerprints) {
+            *home = fingerprint.map_or(0, |fingerprint| self.home(fingerprint.high));
         }
         for home in places {
-            all ^= self.names.get(home..home + NEAR).map_or(0, |near| near[0] ^ near[NEAR - 1]);
+            all ^= self
+                .highs
+                .get(home..home + COMPARED_AT_ONCE)
+                .map_or(0, |block| block[0] ^ block[COMPARED_AT_ONCE - 1]);
         }
         black_box(all);
-        for (place, name) in places.iter_mut().zip(names) {
-            *place = name.map_or(0, |name| self.lower(name.high));
+        for (place, fingerprint) in places.iter_mut().zip(fingerprints) {
+            *place = fingerprint.map_or(0, |fingerprint| self.lower_bound(fingerprint.high));
         }
         for place in places {
-            all ^= self.slots.get(place).map_or(0, PackedCounters::touch);
+            all ^= self.slots.get(place).map_or(0, PackedCounters::prefetch);
         }
         black_box(all);
     }
 
     /// Adds a slot, or replaces the one of the same name.
-    pub(super) fn put(&mut self, name: FlowFingerprint, slot: PackedCounters) {
-        if self.len + self.gone >= self.homes / ROOM * (ROOM - 1) {
-            if self.gone > self.homes / GONE { self.fit(self.homes) } else { self.grow() }
+    pub(super) fn insert(&mut self, fingerprint: FlowFingerprint, slot: PackedCounters) {
+        if self.len + self.removed >= self.homes / LOAD_DIVISOR * (LOAD_DIVISOR - 1) {
+            if self.removed > self.homes / REBUILD_DIVISOR { self.rebuild(self.homes) } else { self.grow() }
         }
         loop {
-            match self.find(name) {
-                Ok(index) => return self.fill(index, name, slot),
+            match self.find(fingerprint) {
+                Ok(index) => return self.fill(index, fingerprint, slot),
                 Err(index) => {
-                    let free = |index: &usize| self.names[*index] == EMPTY || self.slots[*index].is_gone();
-                    if let Some(free) = (index..self.names.len()).find(free) {
+                    let free =
+                        |index: &usize| self.highs[*index] == EMPTY_HIGH || self.slots[*index].is_removed();
+                    if let Some(free) = (index..self.highs.len()).find(free) {
                         // Nobody's place any more, or the first of those that move up.
-                        self.gone -= usize::from(self.names[free] != EMPTY);
-                        self.names.copy_within(index..free, index + 1);
+                        self.removed -= usize::from(self.highs[free] != EMPTY_HIGH);
+                        self.highs.copy_within(index..free, index + 1);
                         self.slots.copy_within(index..free, index + 1);
-                        self.names[index] = EMPTY;
-                        return self.fill(index, name, slot);
+                        self.highs[index] = EMPTY_HIGH;
+                        return self.fill(index, fingerprint, slot);
                     }
                 }
             }
@@ -96,66 +100,66 @@ impl CompactTable {
     }
 
     /// Puts a slot where one of its name is or was, or none.
-    fn fill(&mut self, index: usize, name: FlowFingerprint, slot: PackedCounters) {
-        if self.names[index] == EMPTY {
+    fn fill(&mut self, index: usize, fingerprint: FlowFingerprint, slot: PackedCounters) {
+        if self.highs[index] == EMPTY_HIGH {
             self.len += 1;
-        } else if self.slots[index].is_gone() {
-            self.gone -= 1;
+        } else if self.slots[index].is_removed() {
+            self.removed -= 1;
             self.len += 1;
         }
-        (self.names[index], self.slots[index]) = (name.high, slot);
+        (self.highs[index], self.slots[index]) = (fingerprint.high, slot);
     }
 
     /// Takes a slot out.
-    pub(super) fn remove(&mut self, name: FlowFingerprint) -> Option<PackedCounters> {
-        let index = self.find(name).ok()?;
+    pub(super) fn remove(&mut self, fingerprint: FlowFingerprint) -> Option<PackedCounters> {
+        let index = self.find(fingerprint).ok()?;
         let slot = self.slots[index];
-        if slot.is_gone() {
+        if slot.is_removed() {
             return None;
         }
-        self.slots[index].go();
+        self.slots[index].mark_removed();
         self.len -= 1;
-        self.gone += 1;
+        self.removed += 1;
         Some(slot)
     }
 
     /// Every slot with its name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (FlowFingerprint, &PackedCounters)> {
-        let all = self.names.iter().zip(&self.slots);
-        let taken = all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone());
+        let all = self.highs.iter().zip(&self.slots);
+        let taken = all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed());
         taken.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
     }
 
     /// Every slot.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PackedCounters> {
-        let all = self.names.iter().zip(&mut self.slots);
-        all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone()).map(|(_, slot)| slot)
+        let all = self.highs.iter().zip(&mut self.slots);
+        all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed()).map(|(_, slot)| slot)
     }
 
     /// Takes out all slots but those that `keep` holds of.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(FlowFingerprint, &PackedCounters) -> bool) {
-        for (high, slot) in self.names.iter().zip(&mut self.slots) {
-            if *high != EMPTY
-                && !slot.is_gone()
+        for (high, slot) in self.highs.iter().zip(&mut self.slots) {
+            if *high != EMPTY_HIGH
+                && !slot.is_removed()
                 && !keep(FlowFingerprint { high: *high, low: slot.low() }, slot)
             {
-                slot.go();
+                slot.mark_removed();
                 self.len -= 1;
-                self.gone += 1;
+                self.removed += 1;
             }
         }
-        if self.gone > 0 {
-            self.clear_gone();
-            self.place();
+        if self.removed > 0 {
+            self.clear_removed();
+            self.place_all();
         }
     }
 
     /// Gives memory back that `most` slots do not need.
     pub(super) fn shrink(&mut self, most: usize) {
-        let needed = most.max(self.len) / (ROOM - 1) * ROOM;
-        let needed = needed + needed / STEP + ROOM;
+        let needed = most.max(self.len) / (LOAD_DIVISOR - 1) * LOAD_DIVISOR;
+        let needed = needed + needed / GROWTH_DIVISOR + LOAD_DIVISOR;
         if needed < self.homes / 4 * 3 {
-            self.fit(needed);
+            self.rebuild(needed);
         }
     }
 
@@ -172,26 +176,33 @@ impl CompactTable {
     /// The first slot behind `high`'s home that is empty or whose name's upper half is not lower. All
     /// that follow are the same.
     #[inline]
-    fn lower(&self, high: u64) -> usize {
+    fn lower_bound(&self, high: u64) -> usize {
         let mut index = self.home(high);
         // Without a branch for each: the processor could not guess them.
-        while let Some(near) = self.names.get(index..index + NEAR) {
-            let lower = near.iter().map(|name| usize::from(*name < high)).sum::<usize>();
-            index += lower;
-            if lower < NEAR {
+        while let Some(block) = self.highs.get(index..index + COMPARED_AT_ONCE) {
+            let lower_bound = block.iter().map(|fingerprint| usize::from(*fingerprint < high)).sum::<usize>();
+            index += lower_bound;
+            if lower_bound < COMPARED_AT_ONCE {
                 return index;
             }
         }
-        index + self.names.get(index..).unwrap_or_default().iter().take_while(|name| **name < high).count()
+        index
+            + self
+                .highs
+                .get(index..)
+                .unwrap_or_default()
+                .iter()
+                .take_while(|fingerprint| **fingerprint < high)
+                .count()
     }
 
     /// Where the slot of a name is, or would have to be.
     #[inline]
-    fn find(&self, name: FlowFingerprint) -> Result<usize, usize> {
-        let mut index = self.lower(name.high);
+    fn find(&self, fingerprint: FlowFingerprint) -> Result<usize, usize> {
+        let mut index = self.lower_bound(fingerprint.high);
         // Hardly ever more than one.
-        while self.names.get(index) == Some(&name.high) {
-            match self.slots[index].low().cmp(&name.low) {
+        while self.highs.get(index) == Some(&fingerprint.high) {
+            match self.slots[index].low().cmp(&fingerprint.low) {
                 Ordering::Less => index += 1,
                 Ordering::Equal => return Ok(index),
                 Ordering::Greater => break,
@@ -201,41 +212,41 @@ impl CompactTable {
     }
 
     fn grow(&mut self) {
-        self.fit(self.homes + self.homes / STEP + ROOM);
+        self.rebuild(self.homes + self.homes / GROWTH_DIVISOR + LOAD_DIVISOR);
     }
 
     /// Makes `homes` of them.
-    fn fit(&mut self, homes: usize) {
-        self.clear_gone();
+    fn rebuild(&mut self, homes: usize) {
+        self.clear_removed();
         let grows = homes > self.homes;
         self.homes = homes;
         if grows {
-            let taken = self.names.iter().filter(|name| **name != EMPTY);
-            let end = taken.fold(0, |next, name| home(*name, homes).max(next) + 1);
-            self.resize(homes.max(end) + TAIL);
+            let taken = self.highs.iter().filter(|fingerprint| **fingerprint != EMPTY_HIGH);
+            let end = taken.fold(0, |next, fingerprint| home(*fingerprint, homes).max(next) + 1);
+            self.resize(homes.max(end) + TAIL_SLOTS);
             self.pack();
         }
-        let end = self.place();
-        self.resize(homes.max(end) + TAIL);
+        let end = self.place_all();
+        self.resize(homes.max(end) + TAIL_SLOTS);
     }
 
     /// Slots that were taken out have no place any more; [`CompactTable::place`] follows.
-    fn clear_gone(&mut self) {
-        let all = self.names.iter_mut().zip(&self.slots);
-        all.filter(|(_, slot)| slot.is_gone()).for_each(|(high, _)| *high = EMPTY);
-        self.gone = 0;
+    fn clear_removed(&mut self) {
+        let all = self.highs.iter_mut().zip(&self.slots);
+        all.filter(|(_, slot)| slot.is_removed()).for_each(|(high, _)| *high = EMPTY_HIGH);
+        self.removed = 0;
     }
 
     fn resize(&mut self, length: usize) {
-        resize(&mut self.names, length, EMPTY);
+        resize(&mut self.highs, length, EMPTY_HIGH);
         resize(&mut self.slots, length, PackedCounters::default());
     }
 
     /// Moves all slots to the end.
     fn pack(&mut self) {
-        let mut end = self.names.len();
-        for index in (0..self.names.len()).rev() {
-            if self.names[index] != EMPTY {
+        let mut end = self.highs.len();
+        for index in (0..self.highs.len()).rev() {
+            if self.highs[index] != EMPTY_HIGH {
                 end -= 1;
                 self.move_slot(index, end);
             }
@@ -243,11 +254,11 @@ impl CompactTable {
     }
 
     /// Moves all slots to their places, none of which is behind where it is; gives their end.
-    fn place(&mut self) -> usize {
+    fn place_all(&mut self) -> usize {
         let mut next = 0;
-        for index in 0..self.names.len() {
-            if self.names[index] != EMPTY {
-                let place = self.home(self.names[index]).max(next);
+        for index in 0..self.highs.len() {
+            if self.highs[index] != EMPTY_HIGH {
+                let place = self.home(self.highs[index]).max(next);
                 self.move_slot(index, place);
                 next = place + 1;
             }
@@ -257,8 +268,8 @@ impl CompactTable {
 
     fn move_slot(&mut self, from: usize, to: usize) {
         if from != to {
-            (self.names[to], self.slots[to]) = (self.names[from], self.slots[from]);
-            self.names[from] = EMPTY;
+            (self.highs[to], self.slots[to]) = (self.highs[from], self.slots[from]);
+            self.highs[from] = EMPTY_HIGH;
         }
     }
 }
@@ -286,7 +297,7 @@ mod tests {
     use crate::fixture;
 
     /// Few different homes and many equal ones, and everywhere.
-    fn name() -> impl Strategy<Value = FlowFingerprint> {
+    fn fingerprint() -> impl Strategy<Value = FlowFingerprint> {
         let high = prop_oneof![
             Just(0),
             Just(u64::MAX - 1),
@@ -299,7 +310,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Put(Vec<(FlowFingerprint, u8)>),
+        Insert(Vec<(FlowFingerprint, u8)>),
         Remove(Vec<FlowFingerprint>),
         RemoveNth(usize),
         Retain(u8),
@@ -307,8 +318,8 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let put = prop::collection::vec((name(), 1u8..=255), 1..200).prop_map(Step::Put);
-        let remove = prop::collection::vec(name(), 1..50).prop_map(Step::Remove);
+        let put = prop::collection::vec((fingerprint(), 1u8..=255), 1..200).prop_map(Step::Insert);
+        let remove = prop::collection::vec(fingerprint(), 1..50).prop_map(Step::Remove);
         let step = prop_oneof![
             4 => put,
             2 => remove,
@@ -319,22 +330,25 @@ mod tests {
         prop::collection::vec(step, 1..30)
     }
 
-    fn slot(name: FlowFingerprint, reading: u8) -> PackedCounters {
-        PackedCounters::new(name, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), reading)
+    fn slot(fingerprint: FlowFingerprint, poll: u8) -> PackedCounters {
+        PackedCounters::new(fingerprint, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), poll)
     }
 
     fn check(slots: &mut CompactTable, model: &BTreeMap<FlowFingerprint, u8>) {
         assert_eq!(slots.len(), model.len());
-        let held: Vec<_> = slots.iter().map(|(name, slot)| (name, slot.reading())).collect();
-        let gone =
-            slots.names.iter().zip(&slots.slots).filter(|(name, slot)| **name != EMPTY && slot.is_gone());
-        assert_eq!(slots.gone, gone.count());
-        let expected: Vec<_> = model.iter().map(|(name, reading)| (*name, *reading)).collect();
-        assert_eq!(held, expected, "in order");
-        for (name, reading) in model {
-            assert_eq!(slots.get_mut(*name).map(|slot| slot.reading()), Some(*reading));
+        let actual: Vec<_> = slots.iter().map(|(fingerprint, slot)| (fingerprint, slot.poll())).collect();
+        let removed = slots
+            .highs
+            .iter()
+            .zip(&slots.slots)
+            .filter(|(fingerprint, slot)| **fingerprint != EMPTY_HIGH && slot.is_removed());
+        assert_eq!(slots.removed, removed.count());
+        let expected: Vec<_> = model.iter().map(|(fingerprint, poll)| (*fingerprint, *poll)).collect();
+        assert_eq!(actual, expected, "in order");
+        for (fingerprint, poll) in model {
+            assert_eq!(slots.get_mut(*fingerprint).map(|slot| slot.poll()), Some(*poll));
         }
-        assert!(slots.len + slots.gone <= slots.homes, "{} of {}", slots.len, slots.homes);
+        assert!(slots.len + slots.removed <= slots.homes, "{} of {}", slots.len, slots.homes);
     }
 
     proptest! {
@@ -346,27 +360,27 @@ mod tests {
             let (mut slots, mut model) = (CompactTable::default(), BTreeMap::new());
             for step in steps {
                 match step {
-                    Step::Put(all) => for (name, reading) in all {
-                        slots.put(name, slot(name, reading));
-                        model.insert(name, reading);
+                    Step::Insert(all) => for (fingerprint, poll) in all {
+                        slots.insert(fingerprint, slot(fingerprint, poll));
+                        model.insert(fingerprint, poll);
                     },
-                    Step::Remove(names) => for name in names {
-                        let removed = slots.remove(name).map(|slot| slot.reading());
-                        prop_assert_eq!(removed, model.remove(&name));
+                    Step::Remove(fingerprints) => for fingerprint in fingerprints {
+                        let removed = slots.remove(fingerprint).map(|slot| slot.poll());
+                        prop_assert_eq!(removed, model.remove(&fingerprint));
                     },
                     Step::RemoveNth(n) => {
-                        if let Some(name) = model.keys().nth(n % model.len().max(1)).copied() {
-                            prop_assert!(slots.remove(name).is_some());
-                            model.remove(&name);
+                        if let Some(fingerprint) = model.keys().nth(n % model.len().max(1)).copied() {
+                            prop_assert!(slots.remove(fingerprint).is_some());
+                            model.remove(&fingerprint);
                         }
                     },
                     Step::Retain(below) => {
-                        slots.retain(|_, slot| slot.reading() < below);
-                        model.retain(|_, reading| *reading < below);
+                        slots.retain(|_, slot| slot.poll() < below);
+                        model.retain(|_, poll| *poll < below);
                     },
                     Step::Shrink => {
                         slots.shrink(0);
-                        prop_assert!(slots.slots.capacity() <= slots.len() * 2 + 2 * TAIL, "{}", slots.len());
+                        prop_assert!(slots.slots.capacity() <= slots.len() * 2 + 2 * TAIL_SLOTS, "{}", slots.len());
                     },
                 }
                 check(&mut slots, &model);
@@ -378,13 +392,16 @@ mod tests {
     fn more_names_at_one_home_than_the_tail_has_room_for() {
         for high in [0, 1 << 63, u64::MAX - 1] {
             let mut slots = CompactTable::default();
-            let names = (0..5 * TAIL as u32).rev().map(|low| FlowFingerprint { high, low });
-            names.clone().for_each(|name| slots.put(name, slot(name, 1)));
-            assert!(names.clone().all(|name| slots.get_mut(name).is_some()));
-            assert!(names.clone().all(|name| slots.remove(name).is_some()));
-            assert_eq!((slots.len(), slots.gone), (0, names.len()));
+            let fingerprints = (0..5 * TAIL_SLOTS as u32).rev().map(|low| FlowFingerprint { high, low });
+            fingerprints.clone().for_each(|fingerprint| slots.insert(fingerprint, slot(fingerprint, 1)));
+            assert!(fingerprints.clone().all(|fingerprint| slots.get_mut(fingerprint).is_some()));
+            assert!(fingerprints.clone().all(|fingerprint| slots.remove(fingerprint).is_some()));
+            assert_eq!((slots.len(), slots.removed), (0, fingerprints.len()));
             slots.retain(|_, _| true);
-            assert_eq!((slots.gone, slots.names.iter().all(|name| *name == EMPTY)), (0, true));
+            assert_eq!(
+                (slots.removed, slots.highs.iter().all(|fingerprint| *fingerprint == EMPTY_HIGH)),
+                (0, true)
+            );
         }
     }
 }

@@ -43,7 +43,7 @@ impl RecordFields {
             (RecordFields::SYN, "SYN"),
             (RecordFields::SYN_ACK, "SYN-ACK"),
         ];
-        NAMES.into_iter().filter(move |(input, _)| self.contains(*input)).map(|(_, name)| name)
+        NAMES.into_iter().filter(move |(field, _)| self.contains(*field)).map(|(_, name)| name)
     }
 }
 

@@ -25,7 +25,7 @@ pub struct SourceOverflow {
     /// SYN-ACKs.
     pub sessions: u32,
     /// True if this is the last that is heard of them: what comes later begins anew.
-    pub over: bool,
+    pub is_final: bool,
 }
 
 impl SourceOverflow {
@@ -42,58 +42,63 @@ pub(crate) struct OverflowDelta {
     pub(crate) client: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: u8,
-    pub(crate) gains: Quantities,
+    pub(crate) quantities: Quantities,
 }
 
 /// What was seen of them last.
 #[derive(Debug, Default)]
 pub(crate) struct SourceOverflowTable {
-    seen: HashMap<SourceOverflowKey, Quantities>,
+    last_seen: HashMap<SourceOverflowKey, Quantities>,
 }
 
 impl SourceOverflowTable {
-    /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
-    pub(crate) fn look(&mut self, spill: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
-        let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
+    /// What `overflow` gained since it was seen last, if anything: for the metrics, and for the rules.
+    pub(crate) fn observe(&mut self, overflow: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
+        let flow = Flow { up: overflow.up, down: overflow.down, ..placeholder_flow(&overflow.key) };
         let now = Quantities::of(&flow);
-        let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
-        let gains = now.since(&past.unwrap_or_default());
-        if gains == Quantities::default() {
+        let past = if overflow.is_final {
+            self.last_seen.remove(&overflow.key)
+        } else {
+            self.last_seen.insert(overflow.key, now)
+        };
+        let quantities = now.since(&past.unwrap_or_default());
+        if quantities == Quantities::default() {
             return None;
         }
-        let gain = |packets, bytes| CounterDelta { packets: gains.get(packets), bytes: gains.get(bytes) };
+        let counter_delta =
+            |packets, bytes| CounterDelta { packets: quantities.get(packets), bytes: quantities.get(bytes) };
         let delta = Delta {
             key: flow.key,
-            up: gain(Quantity::PacketsUp, Quantity::BytesUp),
-            down: gain(Quantity::PacketsDown, Quantity::BytesDown),
+            up: counter_delta(Quantity::PacketsUp, Quantity::BytesUp),
+            down: counter_delta(Quantity::PacketsDown, Quantity::BytesDown),
             messages: 0,
             new_flow: false,
         };
-        let overflowed = OverflowDelta {
-            time: spill.last().unwrap_or_default(),
+        let overflow_delta = OverflowDelta {
+            time: overflow.last().unwrap_or_default(),
             client: flow.client(),
             port: flow.key.server_port,
             protocol: flow.key.scope.protocol(),
-            gains,
+            quantities,
         };
-        Some((delta, overflowed))
+        Some((delta, overflow_delta))
     }
 
     /// What was seen last, to be kept.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
-        self.seen.iter()
+    pub(crate) fn last_seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
+        self.last_seen.iter()
     }
 
     /// Goes on from what was seen.
-    pub(crate) fn put(&mut self, key: SourceOverflowKey, seen: Quantities) {
-        self.seen.insert(key, seen);
+    pub(crate) fn restore(&mut self, key: SourceOverflowKey, last_seen: Quantities) {
+        self.last_seen.insert(key, last_seen);
     }
 }
 
 /// A flow from nowhere in particular: what it takes to place a gain.
-fn nowhere(key: &SourceOverflowKey) -> Flow {
+fn placeholder_flow(key: &SourceOverflowKey) -> Flow {
     Flow {
-        key: place(key),
+        key: placeholder_key(key),
         up: DirectionStats::default(),
         down: DirectionStats::default(),
         first: Time::ZERO,
@@ -106,7 +111,7 @@ fn nowhere(key: &SourceOverflowKey) -> Flow {
 }
 
 /// The key of a flow from nowhere in particular: what a ledger needs to place a gain.
-fn place(key: &SourceOverflowKey) -> FlowKey {
+fn placeholder_key(key: &SourceOverflowKey) -> FlowKey {
     let v6 = key.source.ip().is_ipv6();
     // Protocols are below 128.
     let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
@@ -117,24 +122,29 @@ fn place(key: &SourceOverflowKey) -> FlowKey {
 mod tests {
     use super::*;
 
-    fn spill(packets: u64, over: bool) -> SourceOverflow {
+    fn overflow(packets: u64, is_final: bool) -> SourceOverflow {
         let source = "10.0.0.9".parse::<IpAddr>().unwrap().into();
         let key = SourceOverflowKey { source, server_port: 25, protocol: 6 };
         let up = DirectionStats { packets, bytes: packets * 60, ..DirectionStats::default() };
-        SourceOverflow { key, up, down: DirectionStats::default(), attempts: 0, sessions: 0, over }
+        SourceOverflow { key, up, down: DirectionStats::default(), attempts: 0, sessions: 0, is_final }
     }
 
     #[test]
     fn each_packet_is_told_once() {
-        let mut spills = SourceOverflowTable::default();
-        let mut told = |packets, over| spills.look(&spill(packets, over)).map(|(delta, _)| delta.up.packets);
-        assert_eq!(told(3, false), Some(3));
-        assert_eq!(told(3, false), None);
-        assert_eq!(told(5, true), Some(2));
-        assert_eq!(told(4, false), Some(4), "begun anew");
-        let (delta, gain) = spills.look(&spill(6, false)).unwrap();
+        let mut table = SourceOverflowTable::default();
+        let mut delta_of = |packets, is_final| {
+            table.observe(&overflow(packets, is_final)).map(|(delta, _)| delta.up.packets)
+        };
+        assert_eq!(delta_of(3, false), Some(3));
+        assert_eq!(delta_of(3, false), None);
+        assert_eq!(delta_of(5, true), Some(2));
+        assert_eq!(delta_of(4, false), Some(4), "begun anew");
+        let (delta, counter_delta) = table.observe(&overflow(6, false)).unwrap();
         assert_eq!((delta.key.client.ip().to_string().as_str(), delta.key.server_port), ("10.0.0.9", 25));
         assert!(!delta.new_flow);
-        assert_eq!((gain.port, gain.protocol, gain.gains.get(Quantity::PacketsUp)), (25, 6, 2));
+        assert_eq!(
+            (counter_delta.port, counter_delta.protocol, counter_delta.quantities.get(Quantity::PacketsUp)),
+            (25, 6, 2)
+        );
     }
 }

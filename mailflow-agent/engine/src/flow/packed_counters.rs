@@ -19,7 +19,7 @@ pub(crate) struct PackedCounters {
     up: u64,
     down: u64,
     /// The upper 24 bits of the packets up and down, and the reading.
-    rest: u64,
+    upper_packets: u64,
     /// The lower part of the flow's name.
     low: u32,
     messages: u32,
@@ -27,35 +27,37 @@ pub(crate) struct PackedCounters {
 
 const _: () = assert!(size_of::<PackedCounters>() == 32, "millions of these are held");
 
-const BYTES: u64 = (1 << 48) - 1;
-const PACKETS: u64 = (1 << 40) - 1;
-const READING: u32 = 48;
+const BYTES_MASK: u64 = (1 << 48) - 1;
+const PACKETS_MASK: u64 = (1 << 40) - 1;
+const POLL_SHIFT: u32 = 48;
 
 impl PackedCounters {
     /// `flow` as it is now, seen in this reading.
     #[inline]
-    pub(crate) fn new(name: FlowFingerprint, flow: &Flow, reading: u8) -> Self {
-        let way = |way: &DirectionStats| way.bytes & BYTES | way.packets << 48;
-        let rest = |way: &DirectionStats| (way.packets & PACKETS) >> 16;
+    pub(crate) fn new(fingerprint: FlowFingerprint, flow: &Flow, poll: u8) -> Self {
+        let packed = |packed: &DirectionStats| packed.bytes & BYTES_MASK | packed.packets << 48;
+        let upper_packets = |packed: &DirectionStats| (packed.packets & PACKETS_MASK) >> 16;
         Self {
-            low: name.low,
+            low: fingerprint.low,
             messages: flow.messages,
-            up: way(&flow.up),
-            down: way(&flow.down),
-            rest: rest(&flow.up) | rest(&flow.down) << 24 | u64::from(reading) << READING,
+            up: packed(&flow.up),
+            down: packed(&flow.down),
+            upper_packets: upper_packets(&flow.up)
+                | upper_packets(&flow.down) << 24
+                | u64::from(poll) << POLL_SHIFT,
         }
     }
 
     /// Itself in words, without the reading.
     pub(crate) fn words(&self) -> [u64; 4] {
-        let rest = self.rest & ((1 << READING) - 1);
-        [self.up, self.down, rest, u64::from(self.low) << 32 | u64::from(self.messages)]
+        let upper_packets = self.upper_packets & ((1 << POLL_SHIFT) - 1);
+        [self.up, self.down, upper_packets, u64::from(self.low) << 32 | u64::from(self.messages)]
     }
 
     /// From its words, seen in this reading.
-    pub(crate) fn from_words([up, down, rest, ends]: [u64; 4], reading: u8) -> Self {
-        let rest = rest & ((1 << READING) - 1) | u64::from(reading) << READING;
-        Self { up, down, rest, low: (ends >> 32) as u32, messages: ends as u32 }
+    pub(crate) fn from_words([up, down, upper_packets, ends]: [u64; 4], poll: u8) -> Self {
+        let upper_packets = upper_packets & ((1 << POLL_SHIFT) - 1) | u64::from(poll) << POLL_SHIFT;
+        Self { up, down, upper_packets, low: (ends >> 32) as u32, messages: ends as u32 }
     }
 
     #[inline]
@@ -65,55 +67,55 @@ impl PackedCounters {
 
     /// Something of both its ends, which may lie in two cache lines.
     #[inline]
-    pub(crate) fn touch(&self) -> u64 {
+    pub(crate) fn prefetch(&self) -> u64 {
         self.up ^ u64::from(self.messages)
     }
 
     /// The last reading that showed it.
     #[inline]
-    pub(crate) fn reading(&self) -> u8 {
-        (self.rest >> READING) as u8
+    pub(crate) fn poll(&self) -> u8 {
+        (self.upper_packets >> POLL_SHIFT) as u8
     }
 
     /// Returns true if no reading shows it any more.
     #[inline]
-    pub(crate) fn is_gone(&self) -> bool {
-        self.reading() == 0
+    pub(crate) fn is_removed(&self) -> bool {
+        self.poll() == 0
     }
 
     /// No reading shows it any more; it keeps its name.
     #[inline]
-    pub(crate) fn go(&mut self) {
-        self.rest &= (1 << READING) - 1;
+    pub(crate) fn mark_removed(&mut self) {
+        self.upper_packets &= (1 << POLL_SHIFT) - 1;
     }
 
     /// What `flow` gained from `self` to `now`, if anything.
     #[inline]
-    pub(crate) fn gain(&self, now: &PackedCounters, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn delta_to(&self, now: &PackedCounters, flow: &Flow) -> Option<Delta> {
         let same = (self.up, self.down, self.messages) == (now.up, now.down, now.messages)
-            && (self.rest ^ now.rest) << (64 - READING) == 0;
+            && (self.upper_packets ^ now.upper_packets) << (64 - POLL_SHIFT) == 0;
         if same {
             return None;
         }
-        let gain = |from: (u64, u64), to: (u64, u64)| CounterDelta {
-            packets: to.0.wrapping_sub(from.0) & PACKETS,
-            bytes: to.1.wrapping_sub(from.1) & BYTES,
+        let counter_delta = |from: (u64, u64), to: (u64, u64)| CounterDelta {
+            packets: to.0.wrapping_sub(from.0) & PACKETS_MASK,
+            bytes: to.1.wrapping_sub(from.1) & BYTES_MASK,
         };
         Some(Delta {
             key: flow.key,
-            up: gain(self.up(), now.up()),
-            down: gain(self.down(), now.down()),
+            up: counter_delta(self.up(), now.up()),
+            down: counter_delta(self.down(), now.down()),
             messages: u64::from(now.messages.wrapping_sub(self.messages)),
             new_flow: false,
         })
     }
 
     fn up(&self) -> (u64, u64) {
-        (self.up >> 48 | self.rest << 40 >> 24, self.up & BYTES)
+        (self.up >> 48 | self.upper_packets << 40 >> 24, self.up & BYTES_MASK)
     }
 
     fn down(&self) -> (u64, u64) {
-        (self.down >> 48 | self.rest << 16 >> 40 << 16, self.down & BYTES)
+        (self.down >> 48 | self.upper_packets << 16 >> 40 << 16, self.down & BYTES_MASK)
     }
 }
 
@@ -135,21 +137,21 @@ mod tests {
         #[test]
         fn gains_are_what_was_added(
             begin in prop::array::uniform4(any::<u64>()),
-            gains in (0..PACKETS, 0..BYTES, 0..PACKETS, 0..BYTES),
+            increments in (0..PACKETS_MASK, 0..BYTES_MASK, 0..PACKETS_MASK, 0..BYTES_MASK),
             messages in any::<[u32; 2]>(),
-            readings in any::<[u8; 2]>(),
+            polls in any::<[u8; 2]>(),
         ) {
-            let gains = [gains.0, gains.1, gains.2, gains.3];
+            let increments = [increments.0, increments.1, increments.2, increments.3];
             let mut now = begin;
-            now.iter_mut().zip(gains).for_each(|(counter, gain)| *counter = counter.wrapping_add(gain));
+            now.iter_mut().zip(increments).for_each(|(counter, counter_delta)| *counter = counter.wrapping_add(counter_delta));
             let (past, now) = (flow(begin, messages[0]), flow(now, messages[0].wrapping_add(messages[1])));
-            let name = FlowFingerprint { high: 7, low: 9 };
-            let [before, after] = [PackedCounters::new(name, &past, readings[0]), PackedCounters::new(name, &now, readings[1])];
-            prop_assert_eq!((before.low(), before.reading()), (name.low, readings[0]));
-            let delta = before.gain(&after, &now).unwrap();
-            prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], gains);
+            let fingerprint = FlowFingerprint { high: 7, low: 9 };
+            let [before, after] = [PackedCounters::new(fingerprint, &past, polls[0]), PackedCounters::new(fingerprint, &now, polls[1])];
+            prop_assert_eq!((before.low(), before.poll()), (fingerprint.low, polls[0]));
+            let delta = before.delta_to(&after, &now).unwrap();
+            prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], increments);
             prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(messages[1]), false));
-            prop_assert_eq!(after.gain(&PackedCounters::new(name, &now, readings[0]), &now), None);
+            prop_assert_eq!(after.delta_to(&PackedCounters::new(fingerprint, &now, polls[0]), &now), None);
         }
     }
 
@@ -164,9 +166,9 @@ mod tests {
             for bit in [0, 15, 16, high] {
                 let mut counters = [0; 4];
                 counters[n] = 1 << bit;
-                assert!(zero.gain(&slot(counters, 0), &flow(counters, 0)).is_some(), "{n} {bit}");
+                assert!(zero.delta_to(&slot(counters, 0), &flow(counters, 0)).is_some(), "{n} {bit}");
             }
         }
-        assert!(zero.gain(&slot([0; 4], 1), &flow([0; 4], 1)).is_some());
+        assert!(zero.delta_to(&slot([0; 4], 1), &flow([0; 4], 1)).is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use super::record::FlowRecord;
 
 /// Newest records remembered, about 240 B each, unless there is to be no bound.
-pub(crate) const REMEMBERED: usize = 1 << 14;
+pub(crate) const MAX_RECENT_RECORDS: usize = 1 << 14;
 
 /// The newest records of all flows, counted by a rule or not.
 #[derive(Debug)]
@@ -13,18 +13,18 @@ pub(crate) struct RecentRecords {
     records: VecDeque<FlowRecord>,
     /// Their clients: to look for one's records, the others are not touched.
     clients: VecDeque<IpAddr>,
-    most: usize,
+    capacity: usize,
 }
 
 impl RecentRecords {
-    /// Without any record yet, and room for [`REMEMBERED`].
+    /// Without any record yet, and room for [`MAX_RECENT_RECORDS`].
     pub(crate) fn new() -> Self {
-        Self { records: VecDeque::new(), clients: VecDeque::new(), most: REMEMBERED }
+        Self { records: VecDeque::new(), clients: VecDeque::new(), capacity: MAX_RECENT_RECORDS }
     }
 
     /// Remembers a record, in the place of the oldest where there is no other.
     pub(crate) fn push(&mut self, record: &FlowRecord) {
-        if self.records.len() >= self.most {
+        if self.records.len() >= self.capacity {
             self.records.pop_front();
             self.clients.pop_front();
         }
@@ -33,8 +33,8 @@ impl RecentRecords {
     }
 
     /// From now on nothing is forgotten.
-    pub(crate) fn keep_all(&mut self) {
-        self.most = usize::MAX;
+    pub(crate) fn retain_all(&mut self) {
+        self.capacity = usize::MAX;
     }
 
     /// The oldest.
@@ -48,8 +48,8 @@ impl RecentRecords {
     }
 
     /// Those of clients that fit, the oldest first.
-    pub(crate) fn of(&self, fits: impl Fn(IpAddr) -> bool) -> impl Iterator<Item = &FlowRecord> {
-        let of = self.clients.iter().zip(&self.records).filter(move |(client, _)| fits(**client));
-        of.map(|(_, record)| record)
+    pub(crate) fn by_client(&self, is_wanted: impl Fn(IpAddr) -> bool) -> impl Iterator<Item = &FlowRecord> {
+        let by_client = self.clients.iter().zip(&self.records).filter(move |(client, _)| is_wanted(**client));
+        by_client.map(|(_, record)| record)
     }
 }

@@ -115,7 +115,7 @@ pub struct SupersededFlow {
     /// The flow, with its last counters.
     pub flow: Flow,
     /// The first packet of the one that followed.
-    pub replaced: Time,
+    pub superseded_at: Time,
 }
 
 /// What became of a flow that had ended, when it was to be taken out of the kernel's table.
@@ -171,7 +171,7 @@ pub struct FlowRecord {
     /// both directions where it was answered.
     pub complete: bool,
     /// What the record tells; the counters and facts beyond that mean nothing.
-    pub inputs: RecordFields,
+    pub fields: RecordFields,
 }
 
 impl FlowRecord {

@@ -57,9 +57,14 @@ impl TimeoutNanos {
         Duration::from_nanos(self.closed.max(self.idle))
     }
 
-    /// When the last active interval of `flow`'s life ended, if that was after `before`: when it was last
+    /// When the last active interval of `flow`'s life ended, if that was after `previous_poll`: when it was last
     /// looked at, if ever.
-    pub(crate) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
+    pub(crate) fn elapsed_interval(
+        &self,
+        flow: &Flow,
+        previous_poll: Option<Time>,
+        now: Time,
+    ) -> Option<Time> {
         let first = flow.first.as_nanos();
         let age = |at: Time| at.as_nanos().saturating_sub(first);
         // Most flows are younger than one: no division for those.
@@ -67,8 +72,8 @@ impl TimeoutNanos {
             return None;
         }
         let passed = age(now) / self.active;
-        let known = before.map_or(0, |before| age(before) / self.active);
-        (passed > known).then(|| Time::from_nanos(first + passed * self.active))
+        let previous = previous_poll.map_or(0, |previous_poll| age(previous_poll) / self.active);
+        (passed > previous).then(|| Time::from_nanos(first + passed * self.active))
     }
 }
 
@@ -84,12 +89,12 @@ impl FlowEnd {
     /// from when somebody looked.
     pub(crate) fn of(flow: &Flow, limits: &TimeoutNanos) -> Self {
         let facts = &flow.facts;
-        let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
-        let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
-        if facts.closed() && limits.closed <= silence {
+        let after = |timeout: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(timeout));
+        let timeout = if facts.unanswered() { limits.unanswered } else { limits.idle };
+        if facts.closed() && limits.closed <= timeout {
             Self { at: after(limits.closed), reason: RecordReason::Closed }
         } else {
-            Self { at: after(silence), reason: RecordReason::Idle }
+            Self { at: after(timeout), reason: RecordReason::Idle }
         }
     }
 }
@@ -106,7 +111,7 @@ pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> F
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let complete = from_the_start && both_ways;
-    FlowRecord { app: app(&flow, services), reason, complete, inputs: RecordFields::all(), flow }
+    FlowRecord { app: app(&flow, services), reason, complete, fields: RecordFields::all(), flow }
 }
 
 #[cfg(test)]
@@ -137,11 +142,12 @@ mod tests {
     fn an_interval_is_told_once() {
         let limits = TimeoutNanos::new(&Timeouts::default());
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let told = |before: Option<u64>, now| limits.interval(&flow, before.map(at), at(now));
-        assert_eq!([told(None, 399), told(Some(398), 399)], [None; 2], "the flow began at 100");
-        assert_eq!([told(None, 400), told(Some(399), 400)], [Some(at(400)); 2]);
-        assert_eq!([told(Some(400), 401), told(Some(400), 699)], [None; 2]);
-        assert_eq!(told(Some(650), 1_350), Some(at(1_300)), "the last of several");
+        let interval =
+            |previous_poll: Option<u64>, now| limits.elapsed_interval(&flow, previous_poll.map(at), at(now));
+        assert_eq!([interval(None, 399), interval(Some(398), 399)], [None; 2], "the flow began at 100");
+        assert_eq!([interval(None, 400), interval(Some(399), 400)], [Some(at(400)); 2]);
+        assert_eq!([interval(Some(400), 401), interval(Some(400), 699)], [None; 2]);
+        assert_eq!(interval(Some(650), 1_350), Some(at(1_300)), "the last of several");
     }
 
     #[test]

@@ -15,6 +15,6 @@ pub struct Endpoints<'a> {
 impl<'a> Endpoints<'a> {
     /// The ends of `flow`.
     pub fn of(flow: &Flow, internal: &'a Networks) -> Self {
-        Self { source: internal.locate(flow.client()), destination: internal.locate(flow.server()) }
+        Self { source: internal.resolve(flow.client()), destination: internal.resolve(flow.server()) }
     }
 }

@@ -105,7 +105,7 @@ impl Networks {
     }
 
     /// Returns true if both are one and the same set, and not only alike.
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn is_same_list(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -116,10 +116,11 @@ impl Networks {
 
     /// Returns true if the network behind an interface is not internal, and was not left out on purpose: by a line that
     /// excludes it, or by a list of parts of it.
-    pub fn misses(&self, prefix: &IpNet) -> bool {
+    pub fn is_unlisted(&self, prefix: &IpNet) -> bool {
         let mut lines = self.networks().iter();
-        let meant = |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
-        self.find(prefix.addr()).is_none() && !lines.any(meant)
+        let is_intended =
+            |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
+        self.find(prefix.addr()).is_none() && !lines.any(is_intended)
     }
 
     /// The groups that internal networks belong to.
@@ -130,25 +131,25 @@ impl Networks {
 
     /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
     /// special use or not.
-    pub fn locate(&self, ip: IpAddr) -> ResolvedAddress<'_> {
-        self.locate_line(ip).0
+    pub fn resolve(&self, ip: IpAddr) -> ResolvedAddress<'_> {
+        self.resolve_line(ip).0
     }
 
     /// The same with the number of the line that makes it internal, from 0.
-    pub(super) fn locate_line(&self, ip: IpAddr) -> (ResolvedAddress<'_>, Option<usize>) {
+    pub(super) fn resolve_line(&self, ip: IpAddr) -> (ResolvedAddress<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
         let network = line.and_then(|line| self.0.networks.get(line));
-        let place = match network {
+        let scope = match network {
             Some(_) => AddressScope::Internal,
             None => special_use(ip).map_or(AddressScope::Internet, AddressScope::Special),
         };
-        (ResolvedAddress { ip, place, network }, line)
+        (ResolvedAddress { ip, scope, network }, line)
     }
 
     /// Where `ip` is.
-    pub fn place(&self, ip: IpAddr) -> AddressScope {
-        self.locate(ip).place
+    pub fn scope(&self, ip: IpAddr) -> AddressScope {
+        self.resolve(ip).scope
     }
 }
 
@@ -158,7 +159,7 @@ pub struct ResolvedAddress<'a> {
     /// The address; a v4-mapped one as the IPv4 address inside it.
     pub ip: IpAddr,
     /// Where it is.
-    pub place: AddressScope,
+    pub scope: AddressScope,
     /// The line that makes it internal.
     pub network: Option<&'a Network>,
 }
@@ -191,11 +192,11 @@ fn inherit(networks: &mut [Network]) {
         networks.iter().enumerate().map(|(line, network)| (canonical(network.net), line)).collect();
     // By address, the wider first: what contains a network comes before it.
     order.sort_unstable();
-    let mut around: Vec<(IpNet, usize)> = Vec::new();
+    let mut enclosing: Vec<(IpNet, usize)> = Vec::new();
     for (net, line) in order {
         // A later line takes the place of an earlier one with the same prefix.
-        while around.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
-        if let Some((_, outer)) = around.last()
+        while enclosing.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
+        if let Some((_, outer)) = enclosing.last()
             && let Ok([outer, inner]) = networks.get_disjoint_mut([*outer, line])
             && !outer.exclude
             && !inner.exclude
@@ -205,7 +206,7 @@ fn inherit(networks: &mut [Network]) {
             }
             inner.role = inner.role.or(outer.role);
         }
-        around.push((net, line));
+        enclosing.push((net, line));
     }
 }
 
@@ -236,7 +237,7 @@ mod tests {
             (&["10.0.0.0/8"], "203.0.113.7/32", true),
         ] {
             let networks = Networks::new(lines.iter().map(|line| network(line)).collect());
-            assert_eq!(networks.misses(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
+            assert_eq!(networks.is_unlisted(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
         }
     }
 
@@ -268,13 +269,13 @@ mod tests {
     #[test]
     fn internal_goes_before_special_use() {
         let networks = Networks::new(vec![network("198.18.0.0/24")]);
-        let place = |ip: &str| networks.place(ip.parse().unwrap());
-        assert_eq!(place("198.18.0.7"), AddressScope::Internal);
+        let scope = |ip: &str| networks.scope(ip.parse().unwrap());
+        assert_eq!(scope("198.18.0.7"), AddressScope::Internal);
         assert!(
-            matches!(place("198.18.1.7"), AddressScope::Special(special) if special.name == "benchmarking")
+            matches!(scope("198.18.1.7"), AddressScope::Special(special) if special.name == "benchmarking")
         );
-        assert_eq!(place("9.9.9.9"), AddressScope::Internet);
-        assert_eq!(place("10.0.0.1"), AddressScope::Internet, "a neighbour's");
+        assert_eq!(scope("9.9.9.9"), AddressScope::Internet);
+        assert_eq!(scope("10.0.0.1"), AddressScope::Internet, "a neighbour's");
     }
 
     #[test]
@@ -312,11 +313,11 @@ mod tests {
     /// What a walk over all lines finds, without an index: the longest match, and the group and role
     /// that the lines around it give.
     fn walked(lines: &[Network], ip: IpAddr) -> Option<Network> {
-        let mut around: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
+        let mut enclosing: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
         // Stable, so that of equal prefixes the later one stays the later.
-        around.sort_by_key(|line| line.net.prefix_len());
+        enclosing.sort_by_key(|line| line.net.prefix_len());
         let mut kept: Vec<&Network> = Vec::new();
-        for line in around {
+        for line in enclosing {
             kept.retain(|other| other.net != line.net);
             kept.push(line);
         }

@@ -17,7 +17,7 @@ pub(super) struct AddressSpan {
 }
 
 /// Keys of which each has one on the level above: a cache line of IPv4 addresses.
-const FAN: usize = 16;
+const KEYS_PER_NODE: usize = 16;
 
 /// Where each range begins, ascending, and the line that decides from there on.
 ///
@@ -38,21 +38,21 @@ impl<A: Copy + Ord> RangeTable<A> {
     pub(super) fn new(mut spans: Vec<AddressSpan>, address: impl Fn(u128) -> Option<A>) -> Self {
         // Outer before inner; of equal ones the later one lies on top, as the order of equals is kept.
         spans.sort_by_key(|span| (span.first, Reverse(span.last)));
-        let mut flat = RangeBuilder(Vec::with_capacity(2 * spans.len() + 1));
-        let mut open: Vec<AddressSpan> = Vec::new();
+        let mut builder = RangeBuilder(Vec::with_capacity(2 * spans.len() + 1));
+        let mut open_spans: Vec<AddressSpan> = Vec::new();
         for span in spans {
-            flat.close(&mut open, Some(span.first));
-            flat.begin(span.first, span.line);
-            open.push(span);
+            builder.close(&mut open_spans, Some(span.first));
+            builder.begin(span.first, span.line);
+            open_spans.push(span);
         }
-        flat.close(&mut open, None);
+        builder.close(&mut open_spans, None);
         let index = |line: usize| u32::try_from(line + 1).ok().and_then(NonZeroU32::new);
-        let ranges = flat.0.into_iter();
+        let ranges = builder.0.into_iter();
         let (starts, lines) =
             ranges.filter_map(|(start, line)| Some((address(start)?, line.and_then(index)))).unzip();
         let mut levels: Vec<Vec<A>> = vec![starts];
-        while let Some(below) = levels.last().filter(|level| level.len() > FAN) {
-            levels.push(below.iter().step_by(FAN).copied().collect());
+        while let Some(lower) = levels.last().filter(|level| level.len() > KEYS_PER_NODE) {
+            levels.push(lower.iter().step_by(KEYS_PER_NODE).copied().collect());
         }
         levels.reverse();
         Self { levels, lines }
@@ -63,8 +63,8 @@ impl<A: Copy + Ord> RangeTable<A> {
         let mut at = 0;
         for level in &self.levels {
             // The key found above is the first one here.
-            let first = at * FAN;
-            let keys = level.get(first..level.len().min(first + FAN))?;
+            let first = at * KEYS_PER_NODE;
+            let keys = level.get(first..level.len().min(first + KEYS_PER_NODE))?;
             at = first + keys.partition_point(|start| *start <= ip).checked_sub(1)?;
         }
         let line = (*self.lines.get(at)?)?;
@@ -77,10 +77,10 @@ struct RangeBuilder(Vec<(u128, Option<usize>)>);
 
 impl RangeBuilder {
     /// Ends the open spans that lie before `until`; what encloses each decides again behind it.
-    fn close(&mut self, open: &mut Vec<AddressSpan>, until: Option<u128>) {
-        while let Some(inner) = open.pop_if(|span| until.is_none_or(|until| span.last < until)) {
+    fn close(&mut self, open_spans: &mut Vec<AddressSpan>, until: Option<u128>) {
+        while let Some(inner) = open_spans.pop_if(|span| until.is_none_or(|until| span.last < until)) {
             if let Some(next) = inner.last.checked_add(1) {
-                self.begin(next, open.last().and_then(|outer| outer.line));
+                self.begin(next, open_spans.last().and_then(|outer| outer.line));
             }
         }
     }

@@ -41,11 +41,11 @@ pub struct RuleSnapshot {
     /// The rule.
     pub rule: Arc<str>,
     /// Whom it is about.
-    pub subject: GroupKey,
+    pub group_key: GroupKey,
     /// True if an allow-list puts these flows aside.
     pub suppressed: bool,
     /// Since when an alert fires.
-    pub firing: Option<Time>,
+    pub firing_since: Option<Time>,
     /// Each term of its condition.
     pub terms: Vec<TermValue>,
 }
@@ -60,45 +60,56 @@ pub struct ExplainedFlow {
 }
 
 impl Engine {
-    /// All there is to say of `source` at `now`, with at most `most` flows.
-    pub fn explain(&self, source: IpAddr, now: Time, most: usize) -> Explanation {
-        let site = self.settings.internal.locate(source);
+    /// All there is to say of `source` at `now`, with at most `max_flows` flows.
+    pub fn explain(&self, source: IpAddr, now: Time, max_flows: usize) -> Explanation {
+        let site = self.settings.internal.resolve(source);
         let group = site.network.and_then(|network| network.group.clone());
         let of = Source::of(source, self.settings.v6_source_prefix);
-        let about = |subject: &GroupKey| match subject {
-            GroupKey::Source(_) | GroupKey::Pair(_) => subject.source() == Some(of),
+        let is_about = |group_key: &GroupKey| match group_key {
+            GroupKey::Source(_) | GroupKey::Pair(_) => group_key.source() == Some(of),
             GroupKey::Group(name) => Some(&**name) == group.as_deref(),
             GroupKey::Destination(server) => *server == source,
             GroupKey::Many => false,
         };
         let mut rules = Vec::new();
-        for watch in &self.evaluator.watches {
-            let rule = &watch.plan.rule;
-            let tell = |subject: &GroupKey, known: AllowStatus, watched: &GroupState| RuleSnapshot {
-                rule: Arc::clone(&rule.name),
-                subject: subject.clone(),
-                suppressed: known == AllowStatus::Allowed,
-                firing: match watched.state() {
-                    IncidentState::Firing(firing) => Some(firing.0.told().starts_at),
-                    IncidentState::Quiet(_) => None,
-                },
-                terms: watch.plan.values(&watched.terms(&watch.plan), watch.plan.levels_of(&site), now),
-            };
+        for rule_state in &self.evaluator.rule_states {
+            let rule = &rule_state.compiled.rule;
+            let snapshot =
+                |group_key: &GroupKey, allow_status: AllowStatus, group: &GroupState| RuleSnapshot {
+                    rule: Arc::clone(&rule.name),
+                    group_key: group_key.clone(),
+                    suppressed: allow_status == AllowStatus::Listed,
+                    firing_since: match group.state() {
+                        IncidentState::Firing(firing) => Some(firing.0.last_alert().starts_at),
+                        IncidentState::Quiet(_) => None,
+                    },
+                    terms: rule_state.compiled.values(
+                        &group.all_windows(&rule_state.compiled),
+                        rule_state.compiled.thresholds_at(&site),
+                        now,
+                    ),
+                };
             let before = rules.len();
-            for (known, lane) in [(AllowStatus::No, &watch.unknown), (AllowStatus::Allowed, &watch.allowed)] {
-                let own = lane.iter().filter(|(subject, _)| about(subject));
-                let mut held: Vec<RuleSnapshot> =
-                    own.map(|(subject, watched)| tell(subject, known, watched)).collect();
-                held.sort_by(|one, other| one.subject.cmp(&other.subject));
-                rules.extend(held);
+            for (allow_status, table) in
+                [(AllowStatus::Unlisted, &rule_state.unlisted), (AllowStatus::Listed, &rule_state.listed)]
+            {
+                let own = table.iter().filter(|(group_key, _)| is_about(group_key));
+                let mut own_rules: Vec<RuleSnapshot> =
+                    own.map(|(group_key, group)| snapshot(group_key, allow_status, group)).collect();
+                own_rules.sort_by(|one, other| one.group_key.cmp(&other.group_key));
+                rules.extend(own_rules);
             }
             // What holds nothing is told too: zero is an answer.
             if rules.len() == before
-                && rule.matching.source.holds(&site)
-                && let Some(subject) =
+                && rule.matching.source.contains(&site)
+                && let Some(group_key) =
                     GroupKey::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
             {
-                rules.push(tell(&subject, AllowStatus::No, &GroupState::new(&watch.plan)));
+                rules.push(snapshot(
+                    &group_key,
+                    AllowStatus::Unlisted,
+                    &GroupState::new(&rule_state.compiled),
+                ));
             }
         }
         let own = |record: &&FlowRecord| {
@@ -110,39 +121,40 @@ impl Engine {
             group,
             rules,
             flows: self
-                .recent
+                .recent_records
                 .all()
                 .rev()
                 .filter(own)
-                .take(most)
+                .take(max_flows)
                 .map(|record| self.explained(record))
                 .collect(),
-            since: self.recent.oldest().map(FlowRecord::time),
+            since: self.recent_records.oldest().map(FlowRecord::time),
         }
     }
 
     fn explained(&self, record: &FlowRecord) -> ExplainedFlow {
-        let ends = Endpoints::of(&record.flow, &self.settings.internal);
-        let verdict = |watch: &crate::eval::rule_state::RuleState| {
-            let rule = &watch.plan.rule;
-            let lacking = rule.matching.inputs() - record.inputs;
-            if !lacking.is_empty() {
-                let why = format!("not evaluable, as its log does not tell: {lacking}");
+        let endpoints = Endpoints::of(&record.flow, &self.settings.internal);
+        let explain_rule = |rule_state: &crate::eval::rule_state::RuleState| {
+            let rule = &rule_state.compiled.rule;
+            let missing = rule.matching.required_fields() - record.fields;
+            if !missing.is_empty() {
+                let why = format!("not evaluable, as its log does not tell: {missing}");
                 return (Arc::clone(&rule.name), Some(why));
             }
-            let against = if rule.matching.judges(RecordPhase::of(record.reason)) {
-                rule.matching.check(&record.flow, record.app, &ends, self.settings.epoch).err()
+            let failed_clause = if rule.matching.can_evaluate(RecordPhase::of(record.reason)) {
+                rule.matching.check(&record.flow, record.app, &endpoints, self.settings.clock_offset).err()
             } else {
                 Some(Clause::NotEnded)
             };
             let allowed = || {
-                let allow = watch.plan.allowed(&ends, record.time(), self.settings.epoch)?;
+                let allow =
+                    rule_state.compiled.allowed(&endpoints, record.time(), self.settings.clock_offset)?;
                 Some(format!("on the allow-list: {}", allow.reason))
             };
-            let why = against.map(|clause| clause.to_string()).or_else(allowed);
+            let why = failed_clause.map(|clause| clause.to_string()).or_else(allowed);
             (Arc::clone(&rule.name), why)
         };
-        let verdicts = self.evaluator.watches.iter().map(verdict).collect();
+        let verdicts = self.evaluator.rule_states.iter().map(explain_rule).collect();
         ExplainedFlow { record: record.clone(), verdicts }
     }
 }
@@ -151,37 +163,40 @@ impl Engine {
 impl fmt::Display for Clause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Clause::Source(place) => write!(f, "its client is {}", named(*place)),
-            Clause::Destination(place) => write!(f, "its server is {}", named(*place)),
+            Clause::Source(place) => write!(f, "its client is {}", describe_scope(*place)),
+            Clause::Destination(place) => write!(f, "its server is {}", describe_scope(*place)),
             Clause::Port(port) => write!(f, "port {port} is not one of the rule's"),
             Clause::App(app) => write!(f, "it is {}", app.name()),
             Clause::Protocol(protocol) => write!(f, "protocol {protocol} is not one of the rule's"),
             Clause::Size(short) => {
-                let way = match short.way {
+                let direction = match short.direction {
                     FlowDirection::Up => "up",
                     FlowDirection::Down => "down",
                 };
-                let (bytes, packets, needed) = (short.bytes, short.packets, short.needed);
+                let (bytes, packets, threshold) = (short.bytes, short.packets, short.threshold);
                 match short.measure {
-                    SizeMeasure::Ratio if packets == 0 => write!(f, "no packet {way}"),
+                    SizeMeasure::Ratio if packets == 0 => write!(f, "no packet {direction}"),
                     SizeMeasure::Ratio => {
                         let ratio = bytes as f64 / packets as f64;
-                        write!(f, "{way} {bytes} B / {packets} = {ratio:.1} B a packet, less than {needed}")
+                        write!(
+                            f,
+                            "{direction} {bytes} B / {packets} = {ratio:.1} B a packet, less than {threshold}"
+                        )
                     }
                     SizeMeasure::Count => {
-                        write!(f, "{way} {packets} packets and {bytes} B, not {needed} of each")
+                        write!(f, "{direction} {packets} packets and {bytes} B, not {threshold} of each")
                     }
                 }
             }
             Clause::NoSession => f.write_str("no handshake was seen"),
-            Clause::Bound { of, found, .. } => write!(f, "{} is {found}, out of bounds", of.name()),
+            Clause::Bound { of, actual, .. } => write!(f, "{} is {actual}, out of bounds", of.name()),
             Clause::Hours => f.write_str("it was at another hour"),
             Clause::NotEnded => f.write_str("it is open, and judged when it has ended"),
         }
     }
 }
 
-fn named(place: AddressScope) -> String {
+fn describe_scope(place: AddressScope) -> String {
     match place {
         AddressScope::Internal => "internal".to_owned(),
         AddressScope::Internet => "on the Internet".to_owned(),
@@ -202,7 +217,7 @@ mod tests {
         let mut flow = fixture::ending(fixture::flow(client, server), at(last));
         flow.down.bytes = bytes;
         let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
-        engine.record(at(last), &record);
+        engine.ingest_record(at(last), &record);
     }
 
     #[test]
@@ -212,13 +227,13 @@ mod tests {
         deliver(&mut engine, "10.0.0.1:4001", "9.9.9.9:25", 110, 799);
         deliver(&mut engine, "10.0.0.1:4002", "10.0.0.9:25", 120, 2_000);
         deliver(&mut engine, "10.0.0.2:4003", "9.9.9.9:25", 130, 2_000);
-        let told = engine.explain("10.0.0.1".parse().unwrap(), at(200), 10);
-        assert_eq!(told.matched_network.as_deref(), Some("10.0.0.0/8"));
-        let whys: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.as_deref()).collect();
+        let explanation = engine.explain("10.0.0.1".parse().unwrap(), at(200), 10);
+        assert_eq!(explanation.matched_network.as_deref(), Some("10.0.0.0/8"));
+        let whys: Vec<_> = explanation.flows.iter().map(|flow| flow.verdicts[0].1.as_deref()).collect();
         let small = "down 799 B / 10 = 79.9 B a packet, less than 80";
         assert_eq!(whys, [Some("its server is internal"), Some(small), None]);
-        assert_eq!((told.rules.len(), told.rules[0].terms[0].value), (1, Value::Exactly(1)));
-        assert_eq!((told.rules[0].firing, told.since), (None, Some(at(100))));
+        assert_eq!((explanation.rules.len(), explanation.rules[0].terms[0].value), (1, Value::Exactly(1)));
+        assert_eq!((explanation.rules[0].firing_since, explanation.since), (None, Some(at(100))));
         assert_eq!(engine.explain("10.0.0.1".parse().unwrap(), at(200), 1).flows.len(), 1);
         let [silent, outside] =
             ["10.0.0.77", "9.9.9.9"].map(|ip| engine.explain(ip.parse().unwrap(), at(200), 9));
@@ -232,12 +247,12 @@ mod tests {
         let [counts, mut small] = [4_000, 4_001]
             .map(|port| fixture::ending(fixture::flow(&format!("10.0.0.1:{port}"), "9.9.9.9:25"), at(100)));
         small.down.bytes = 799;
-        engine.begin(at(400));
-        engine.look(&[counts, small]);
-        engine.end(&[EvictOutcome::Evicted; 2]);
+        engine.begin_poll(at(400));
+        engine.observe_batch(&[counts, small]);
+        engine.apply_evictions(&[EvictOutcome::Evicted; 2]);
         engine.tick(at(400));
-        let told = engine.explain("10.0.0.1".parse().unwrap(), at(400), 10);
-        let mut counted: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.is_none()).collect();
+        let explanation = engine.explain("10.0.0.1".parse().unwrap(), at(400), 10);
+        let mut counted: Vec<_> = explanation.flows.iter().map(|flow| flow.verdicts[0].1.is_none()).collect();
         counted.sort_unstable();
         assert_eq!(counted, [false, true]);
     }

@@ -11,7 +11,7 @@ use crate::{
         group_key::GroupKey,
         group_state::{GroupState, IncidentState},
         rule_state::RuleState,
-        timing_wheel::SHARDS,
+        timing_wheel::SHARD_COUNT,
         window::value::{Value, WindowValue},
     },
     rule::{Term, compiled::CompiledRule},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Most places of subjects gone over in one step.
-const STEP: usize = 1_024;
+const SLOTS_PER_STEP: usize = 1_024;
 
 /// What the rules' windows hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,12 +31,12 @@ pub struct WindowReport {
     /// What there is to say of each rule.
     pub rules: Vec<RulePeak>,
     /// What the windows hold of subjects about which an alert fires, for the terms that decided: at most
-    /// [`MAX_FIRING`].
+    /// [`MAX_FIRING_GROUPS`].
     pub firing: Vec<TermProgress>,
 }
 
 /// Most subjects of which [`WindowReport::firing`] tells.
-pub const MAX_FIRING: usize = 10_000;
+pub const MAX_FIRING_GROUPS: usize = 10_000;
 
 /// What a term holds for a subject, and what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct TermProgress {
     /// The rule.
     pub rule: Arc<str>,
     /// Whom it is about.
-    pub subject: GroupKey,
+    pub group_key: GroupKey,
     /// The term, by its name.
     pub term: Arc<str>,
     /// What its window holds.
@@ -57,9 +57,9 @@ pub struct TermProgress {
 
 impl TermProgress {
     /// Returns true if this is nearer to its threshold than `other`, or of equals the lower subject.
-    fn is_nearer(&self, other: &Self) -> bool {
+    fn is_nearer_than(&self, other: &Self) -> bool {
         let share = |one: &Self, of: &Self| u128::from(one.value.number()) * u128::from(of.threshold.max(1));
-        (share(self, other), Reverse(&self.subject)) > (share(other, self), Reverse(&other.subject))
+        (share(self, other), Reverse(&self.group_key)) > (share(other, self), Reverse(&other.group_key))
     }
 }
 
@@ -69,7 +69,7 @@ pub struct RulePeak {
     /// The rule.
     pub rule: Arc<str>,
     /// Subjects whose windows hold something.
-    pub subjects: u64,
+    pub groups: u64,
     /// The one that is nearest to the threshold of a term, whatever the term counts.
     pub highest: Option<TermProgress>,
 }
@@ -91,10 +91,10 @@ pub struct TermThreshold {
 #[derive(Debug)]
 pub struct WindowScan {
     /// Most values kept.
-    most: usize,
+    max_values: usize,
     /// Where it goes on: a rule, a shard of its subjects, and a place in that.
     next: (usize, usize, usize),
-    highest: BinaryHeap<Ranked>,
+    highest: BinaryHeap<RankedValue>,
     omitted: u64,
     rules: Vec<RulePeak>,
     firing: Vec<TermProgress>,
@@ -102,18 +102,18 @@ pub struct WindowScan {
 
 /// A value by its rank: the greater it is, the sooner it is left out.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Ranked {
+struct RankedValue {
     number: Reverse<u64>,
     /// Of equals, those of the first rules and the lowest subjects stay, so that the choice lasts.
-    place: (usize, GroupKey, usize),
+    position: (usize, GroupKey, usize),
     exact: bool,
 }
 
 impl WindowScan {
     /// Keeps at most so many values.
-    pub fn new(most: usize) -> Self {
+    pub fn new(max_values: usize) -> Self {
         Self {
-            most,
+            max_values,
             next: (0, 0, 0),
             highest: BinaryHeap::new(),
             omitted: 0,
@@ -123,90 +123,90 @@ impl WindowScan {
     }
 
     /// A subject with what its windows hold at `now`.
-    fn see(
+    fn add_group(
         &mut self,
-        (rule, watch): (usize, &RuleState),
-        subject: &GroupKey,
-        watched: &GroupState,
+        (rule, rule_state): (usize, &RuleState),
+        group_key: &GroupKey,
+        group: &GroupState,
         now: Time,
     ) {
-        let mut seen = false;
-        for (term, value) in watch.held(watched, now) {
-            if let Some(standing) = self.rules.get_mut(rule)
-                && let Some(reached) = reached(&watch.plan, subject, (term, value), None)
+        let mut is_counted = false;
+        for (term, value) in rule_state.term_values(group, now) {
+            if let Some(peak) = self.rules.get_mut(rule)
+                && let Some(progress) = progress(&rule_state.compiled, group_key, (term, value), None)
             {
-                standing.subjects += u64::from(!seen);
-                seen = true;
-                if standing.highest.as_ref().is_none_or(|highest| reached.is_nearer(highest)) {
-                    standing.highest = Some(reached);
+                peak.groups += u64::from(!is_counted);
+                is_counted = true;
+                if peak.highest.as_ref().is_none_or(|highest| progress.is_nearer_than(highest)) {
+                    peak.highest = Some(progress);
                 }
             }
-            self.rank(value, (rule, subject, term));
+            self.rank(value, (rule, group_key, term));
         }
-        if let IncidentState::Firing(firing) = watched.state()
-            && self.firing.len() < MAX_FIRING
+        if let IncidentState::Firing(firing) = group.state()
+            && self.firing.len() < MAX_FIRING_GROUPS
         {
             let (incident, term) = &**firing;
-            let value = watch.plan.value(&watched.terms(&watch.plan), *term, now);
-            let began_with = incident.told().terms.get(*term).map(|term| term.threshold);
-            self.firing.extend(reached(&watch.plan, subject, (*term, value), began_with));
+            let value = rule_state.compiled.value(&group.all_windows(&rule_state.compiled), *term, now);
+            let began_with = incident.last_alert().terms.get(*term).map(|term| term.threshold);
+            self.firing.extend(progress(&rule_state.compiled, group_key, (*term, value), began_with));
         }
     }
 
-    fn rank(&mut self, value: Value, (rule, subject, term): (usize, &GroupKey, usize)) {
-        if self.highest.len() >= self.most {
+    fn rank(&mut self, value: Value, (rule, group_key, term): (usize, &GroupKey, usize)) {
+        if self.highest.len() >= self.max_values {
             self.omitted += 1;
-            let better = |last: &Ranked| {
-                let (number, (of, whom, which)) = (last.number.0, &last.place);
-                (Reverse(value.number()), rule, subject, term) < (Reverse(number), *of, whom, *which)
+            let better = |last: &RankedValue| {
+                let (number, (of, whom, which)) = (last.number.0, &last.position);
+                (Reverse(value.number()), rule, group_key, term) < (Reverse(number), *of, whom, *which)
             };
             if !self.highest.peek().is_some_and(better) {
                 return;
             }
             self.highest.pop();
         }
-        self.highest.push(Ranked {
+        self.highest.push(RankedValue {
             number: Reverse(value.number()),
-            place: (rule, subject.clone(), term),
+            position: (rule, group_key.clone(), term),
             exact: matches!(value, Value::Exactly(_)),
         });
     }
 
-    fn over(&mut self, watches: &[RuleState]) -> WindowReport {
-        let Self { most, highest, omitted, rules, firing, .. } =
-            std::mem::replace(self, Self::new(self.most));
-        debug_assert!(highest.len() <= most);
-        let mut kept = highest.into_vec();
-        kept.sort_unstable_by(|one, other| one.place.cmp(&other.place));
+    fn finish(&mut self, rule_states: &[RuleState]) -> WindowReport {
+        let Self { max_values, highest, omitted, rules, firing, .. } =
+            std::mem::replace(self, Self::new(self.max_values));
+        debug_assert!(highest.len() <= max_values);
+        let mut ranked = highest.into_vec();
+        ranked.sort_unstable_by(|one, other| one.position.cmp(&other.position));
         // A subject that was forgotten and came back between two steps was seen twice.
-        kept.dedup_by(|later, first| later.place == first.place);
-        let value = |Ranked { number: Reverse(number), place: (rule, subject, term), exact }| {
-            let plan = &watches.get(rule)?.plan;
+        ranked.dedup_by(|later, first| later.position == first.position);
+        let value = |RankedValue { number: Reverse(number), position: (rule, group_key, term), exact }| {
+            let compiled = &rule_states.get(rule)?.compiled;
             Some(WindowValue {
-                rule: Arc::clone(&plan.rule.name),
-                term: Arc::clone(plan.name(term)?),
-                subject,
+                rule: Arc::clone(&compiled.rule.name),
+                term: Arc::clone(compiled.name(term)?),
+                group_key,
                 value: if exact { Value::Exactly(number) } else { Value::AtLeast(number) },
             })
         };
-        WindowReport { values: kept.into_iter().filter_map(value).collect(), omitted, rules, firing }
+        WindowReport { values: ranked.into_iter().filter_map(value).collect(), omitted, rules, firing }
     }
 }
 
 /// What a term holds for a subject, with the threshold for whom no other is named unless it is given.
-fn reached(
-    plan: &CompiledRule,
-    subject: &GroupKey,
+fn progress(
+    compiled: &CompiledRule,
+    group_key: &GroupKey,
     (term, value): (usize, Value),
     threshold: Option<u64>,
 ) -> Option<TermProgress> {
-    let measured = plan.rule.terms.get(term)?;
+    let measured = compiled.rule.terms.get(term)?;
     Some(TermProgress {
-        rule: Arc::clone(&plan.rule.name),
-        subject: subject.clone(),
-        term: Arc::clone(plan.name(term)?),
+        rule: Arc::clone(&compiled.rule.name),
+        group_key: group_key.clone(),
+        term: Arc::clone(compiled.name(term)?),
         value,
-        threshold: threshold.unwrap_or(measured.level.at_least),
+        threshold: threshold.unwrap_or(measured.thresholds.at_least),
         scale: measured.measure.scale(),
     })
 }
@@ -214,47 +214,47 @@ fn reached(
 impl Engine {
     /// Goes on with a survey at `now`, over some of the subjects of one rule. With the last of them it gives what it
     /// found, and the survey starts again. It must start again with other rules too.
-    pub fn survey(&self, survey: &mut WindowScan, now: Time) -> Option<WindowReport> {
-        let watches = &self.evaluator.watches;
-        let (rule, shard, from) = survey.next;
-        let mut further = false;
-        if let Some(watch) = watches.get(rule) {
+    pub fn scan_windows(&self, scan: &mut WindowScan, now: Time) -> Option<WindowReport> {
+        let rule_states = &self.evaluator.rule_states;
+        let (rule, shard, from) = scan.next;
+        let mut has_more = false;
+        if let Some(rule_state) = rule_states.get(rule) {
             if (shard, from) == (0, 0) {
-                let (rule, highest) = (Arc::clone(&watch.plan.rule.name), None);
-                survey.rules.push(RulePeak { rule, subjects: 0, highest });
+                let (rule, highest) = (Arc::clone(&rule_state.compiled.rule.name), None);
+                scan.rules.push(RulePeak { rule, groups: 0, highest });
             }
-            let (subjects, more) = watch.unknown.part(shard, from, STEP);
-            subjects.for_each(|(subject, watched)| survey.see((rule, watch), subject, watched, now));
-            further = more;
+            let (groups, more) = rule_state.unlisted.slots_from(shard, from, SLOTS_PER_STEP);
+            groups.for_each(|(group_key, group)| scan.add_group((rule, rule_state), group_key, group, now));
+            has_more = more;
         }
-        survey.next = match further {
-            true => (rule, shard, from + STEP),
-            false if shard + 1 < SHARDS => (rule, shard + 1, 0),
+        scan.next = match has_more {
+            true => (rule, shard, from + SLOTS_PER_STEP),
+            false if shard + 1 < SHARD_COUNT => (rule, shard + 1, 0),
             false => (rule + 1, 0, 0),
         };
-        (survey.next.0 >= watches.len()).then(|| survey.over(watches))
+        (scan.next.0 >= rule_states.len()).then(|| scan.finish(rule_states))
     }
 
     /// The thresholds in force, in the order of the rules and their terms.
-    pub fn thresholds(&self) -> Vec<TermThreshold> {
-        let of = |plan: &CompiledRule| {
-            let terms = plan.rule.terms.iter().enumerate();
+    pub fn term_thresholds(&self) -> Vec<TermThreshold> {
+        let of = |compiled: &CompiledRule| {
+            let terms = compiled.rule.terms.iter().enumerate();
             let threshold = |(index, term): (usize, &Term)| {
-                let (rule, name) = (Arc::clone(&plan.rule.name), Arc::clone(plan.name(index)?));
+                let (rule, name) = (Arc::clone(&compiled.rule.name), Arc::clone(compiled.name(index)?));
                 let scale = term.measure.scale();
-                Some(TermThreshold { rule, term: name, at_least: term.level.at_least, scale })
+                Some(TermThreshold { rule, term: name, at_least: term.thresholds.at_least, scale })
             };
             terms.filter_map(threshold).collect::<Vec<_>>()
         };
-        self.evaluator.watches.iter().flat_map(|watch| of(&watch.plan)).collect()
+        self.evaluator.rule_states.iter().flat_map(|rule_state| of(&rule_state.compiled)).collect()
     }
 
-    /// What the rules' windows hold at `now`, of all subjects at once: at most `most` values.
-    pub fn overview(&self, now: Time, most: usize) -> WindowReport {
-        let mut survey = WindowScan::new(most);
+    /// What the rules' windows hold at `now`, of all subjects at once: at most `max_values` values.
+    pub fn window_report(&self, now: Time, max_values: usize) -> WindowReport {
+        let mut scan = WindowScan::new(max_values);
         loop {
-            if let Some(overview) = self.survey(&mut survey, now) {
-                return overview;
+            if let Some(report) = self.scan_windows(&mut scan, now) {
+                return report;
             }
         }
     }
@@ -277,7 +277,7 @@ mod tests {
                 let ends = (format!("10.0.0.{client}:{}", 4_000 + u16::from(port)), "9.9.9.9:25");
                 let flow = fixture::ending(fixture::flow(&ends.0, ends.1), at(100));
                 let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
-                engine.record(at(100), &record);
+                engine.ingest_record(at(100), &record);
             }
         }
         engine
@@ -286,15 +286,15 @@ mod tests {
     #[test]
     fn in_steps_it_finds_what_is_there() {
         let engine = engine(200);
-        let all = engine.windows(at(100));
+        let all = engine.window_values(at(100));
         assert_eq!(all.len(), 200);
-        let overview = engine.overview(at(100), 1_000);
-        assert_eq!((&overview.values, overview.omitted), (&all, 0));
-        let [ref standing] = overview.rules[..] else { panic!("{:?}", overview.rules) };
-        let highest = standing.highest.clone().unwrap();
-        assert_eq!((standing.subjects, &highest.subject), (200, &all[6].subject), "the lowest of equals");
+        let report = engine.window_report(at(100), 1_000);
+        assert_eq!((&report.values, report.omitted), (&all, 0));
+        let [ref peak] = report.rules[..] else { panic!("{:?}", report.rules) };
+        let highest = peak.highest.clone().unwrap();
+        assert_eq!((peak.groups, &highest.group_key), (200, &all[6].group_key), "the lowest of equals");
         assert_eq!((highest.value, &*highest.term, highest.scale), (Value::Exactly(7), "count", 1));
-        let firing: Vec<_> = overview.firing.iter().map(|one| one.value.number()).collect();
+        let firing: Vec<_> = report.firing.iter().map(|one| one.value.number()).collect();
         let threshold = highest.threshold;
         let over = all.iter().map(|one| one.value.number()).filter(|value| *value >= threshold);
         assert_eq!(firing.len(), over.count());
@@ -303,13 +303,13 @@ mod tests {
     #[test]
     fn the_highest_stay_and_of_equals_the_first() {
         let engine = engine(200);
-        let mut all = engine.windows(at(100));
-        for most in [0, 1, 5, 50, 199] {
-            let overview = engine.overview(at(100), most);
-            all.sort_by_key(|value| (Reverse(value.value.number()), value.subject.clone()));
-            let mut expected = all[..most].to_vec();
-            expected.sort_by(|one, other| one.subject.cmp(&other.subject));
-            assert_eq!((overview.values, overview.omitted), (expected, 200 - most as u64), "{most}");
+        let mut all = engine.window_values(at(100));
+        for max_values in [0, 1, 5, 50, 199] {
+            let report = engine.window_report(at(100), max_values);
+            all.sort_by_key(|value| (Reverse(value.value.number()), value.group_key.clone()));
+            let mut expected = all[..max_values].to_vec();
+            expected.sort_by(|one, other| one.group_key.cmp(&other.group_key));
+            assert_eq!((report.values, report.omitted), (expected, 200 - max_values as u64), "{max_values}");
         }
     }
 
@@ -321,19 +321,19 @@ mod tests {
         let ratio = Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts };
         let half = Thresholds { at_least: Thresholds::PARTS / 2, resolve_below: 1 };
         rule.terms =
-            vec![count.clone(), count, Term { measure: ratio, level: half, ..rule.terms[0].clone() }];
-        let usual = rule.terms[0].level.at_least;
-        let thresholds = Engine::new(settings).thresholds();
-        let told: Vec<_> = thresholds.iter().map(|one| (&*one.term, one.at_least, one.scale)).collect();
+            vec![count.clone(), count, Term { measure: ratio, thresholds: half, ..rule.terms[0].clone() }];
+        let usual = rule.terms[0].thresholds.at_least;
+        let thresholds = Engine::new(settings).term_thresholds();
+        let actual: Vec<_> = thresholds.iter().map(|one| (&*one.term, one.at_least, one.scale)).collect();
         let expected =
             [("count", usual, 1), ("count #2", usual, 1), ("ratio failed/attempts", 500_000, 1_000_000)];
-        assert_eq!(told, expected);
+        assert_eq!(actual, expected);
     }
 
     #[test]
     fn without_rules_it_is_over_at_once() {
         let settings = crate::settings::Settings { rules: Vec::new(), ..fixture::settings() };
         let engine = Engine::new(settings);
-        assert_eq!(engine.survey(&mut WindowScan::new(5), at(1)), Some(WindowReport::default()));
+        assert_eq!(engine.scan_windows(&mut WindowScan::new(5), at(1)), Some(WindowReport::default()));
     }
 }

@@ -30,7 +30,7 @@ pub struct Rule {
     /// How the terms go together.
     pub condition: Condition,
     /// Other thresholds for some; the first whose set holds the subject decides.
-    pub thresholds: Vec<ThresholdOverride>,
+    pub threshold_overrides: Vec<ThresholdOverride>,
     /// Flows that are known and put aside: the first that holds one decides.
     pub allow: Vec<AllowEntry>,
     /// A firing alert ends once the condition has not held, with each term's `resolve_below` for
@@ -47,7 +47,7 @@ pub struct Rule {
 impl Rule {
     /// How long after the last record an alert of it may still have something to say: the longest window and
     /// the time until it is resolved.
-    pub fn memory(&self) -> Duration {
+    pub fn max_alert_delay(&self) -> Duration {
         let longest = self.terms.iter().map(|term| term.window.length).max().unwrap_or_default();
         longest + self.resolve_after
     }

@@ -1,13 +1,13 @@
 //! Bounds on what rules remember and alert.
 
 /// Most subjects of a rule, whatever the settings say: places are 32 bits, and few of them have more.
-pub(crate) const MOST: usize = 1 << 24;
+pub(crate) const MAX_GROUPS: usize = 1 << 24;
 
 /// What the rules may hold and tell, however many sources are made up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleLimits {
     /// Most subjects that one rule remembers; of flows on an allow-list as many again.
-    pub subjects: usize,
+    pub groups: usize,
     /// Most bytes of what one rule remembers of them.
     pub memory: usize,
     /// New alerts of one rule in a minute. Those beyond are told together.
@@ -22,7 +22,7 @@ impl RuleLimits {
 
     /// The bounds of a rule's table, and none else: what was logged is told alert by alert.
     pub const WIDEST: Self =
-        Self { subjects: MOST, memory: usize::MAX, alerts_per_minute: u32::MAX, flood_sources: u32::MAX };
+        Self { groups: MAX_GROUPS, memory: usize::MAX, alerts_per_minute: u32::MAX, flood_sources: u32::MAX };
 }
 
 impl Default for RuleLimits {

@@ -35,7 +35,7 @@ pub enum Clause {
         /// Which counter.
         of: Counter,
         /// What the flow has.
-        found: u64,
+        actual: u64,
         /// What the rule wants.
         wanted: Bound,
     },
@@ -54,25 +54,30 @@ impl Match {
         &self,
         flow: &Flow,
         app: App,
-        ends: &Endpoints<'_>,
-        epoch: WallClockOffset,
+        endpoints: &Endpoints<'_>,
+        clock_offset: WallClockOffset,
     ) -> Result<(), Clause> {
-        if !self.source.holds(&ends.source) {
-            return Err(Clause::Source(ends.source.place));
+        if !self.source.contains(&endpoints.source) {
+            return Err(Clause::Source(endpoints.source.scope));
         }
-        if !self.destination.holds(&ends.destination) {
-            return Err(Clause::Destination(ends.destination.place));
+        if !self.destination.contains(&endpoints.destination) {
+            return Err(Clause::Destination(endpoints.destination.scope));
         }
-        self.check_flow(flow, app, epoch)
+        self.check_flow(flow, app, clock_offset)
     }
 
     /// The same of the ends alone.
-    pub(crate) fn joins(&self, ends: &Endpoints<'_>) -> bool {
-        self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
+    pub(crate) fn matches_endpoints(&self, endpoints: &Endpoints<'_>) -> bool {
+        self.source.contains(&endpoints.source) && self.destination.contains(&endpoints.destination)
     }
 
     /// The same without the ends: what needs no look-up.
-    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: WallClockOffset) -> Result<(), Clause> {
+    pub(crate) fn check_flow(
+        &self,
+        flow: &Flow,
+        app: App,
+        clock_offset: WallClockOffset,
+    ) -> Result<(), Clause> {
         if !self.ports.contains(&flow.key.server_port) {
             return Err(Clause::Port(flow.key.server_port));
         }
@@ -89,27 +94,27 @@ impl Match {
         }
         self.bounds.iter().try_for_each(|bound| bound.check(flow, app))?;
         match &self.hours {
-            Some(hours) if !hours.hold(flow.last(), epoch) => Err(Clause::Hours),
+            Some(hours) if !hours.contains(flow.last(), clock_offset) => Err(Clause::Hours),
             _ => Ok(()),
         }
     }
 
     /// Returns true if flows can be judged at this stage: an open one may still pass an upper bound.
-    pub(crate) fn judges(&self, stage: RecordPhase) -> bool {
-        stage == RecordPhase::Final || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
+    pub(crate) fn can_evaluate(&self, phase: RecordPhase) -> bool {
+        phase == RecordPhase::Final || self.bounds.iter().all(|bound| bound.upper_bound(App::Smtps).is_none())
     }
 }
 
 impl Bound {
     fn check(&self, flow: &Flow, app: App) -> Result<(), Clause> {
-        let found = self.of.of(flow);
-        if found < self.at_least || self.most(app).is_some_and(|most| found > most) {
-            return Err(Clause::Bound { of: self.of, found, wanted: *self });
+        let actual = self.of.of(flow);
+        if actual < self.at_least || self.upper_bound(app).is_some_and(|upper_bound| actual > upper_bound) {
+            return Err(Clause::Bound { of: self.of, actual, wanted: *self });
         }
         Ok(())
     }
 
-    fn most(&self, app: App) -> Option<u64> {
+    fn upper_bound(&self, app: App) -> Option<u64> {
         if app.encrypted() { self.at_most_tls.or(self.at_most) } else { self.at_most }
     }
 }
@@ -142,8 +147,8 @@ impl Counter {
 
 impl Hours {
     /// Returns true if `time` is within them.
-    fn hold(&self, time: Time, epoch: WallClockOffset) -> bool {
-        let seconds = epoch.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
+    fn contains(&self, time: Time, clock_offset: WallClockOffset) -> bool {
+        let seconds = clock_offset.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
         let minutes = seconds.div_euclid(60);
         // 1 January 1970 was a Thursday.
         let day = (minutes.div_euclid(1_440) + 3).rem_euclid(7);
@@ -159,10 +164,15 @@ impl Hours {
 
 impl AllowEntry {
     /// Returns true if a flow between these ends at `time` is known.
-    pub(crate) fn holds(&self, ends: &Endpoints<'_>, time: Time, epoch: WallClockOffset) -> bool {
-        self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
-            && self.source.holds(&ends.source)
-            && self.destination.holds(&ends.destination)
+    pub(crate) fn applies(
+        &self,
+        endpoints: &Endpoints<'_>,
+        time: Time,
+        clock_offset: WallClockOffset,
+    ) -> bool {
+        self.until.is_none_or(|until| clock_offset.unix_nanos(time) < until)
+            && self.source.contains(&endpoints.source)
+            && self.destination.contains(&endpoints.destination)
     }
 }
 
@@ -208,17 +218,17 @@ mod tests {
     #[test]
     fn the_first_clause_that_fails_is_named() {
         let (source, destination) =
-            (|found| Err(Clause::Source(found)), |found| Err(Clause::Destination(found)));
+            (|actual| Err(Clause::Source(actual)), |actual| Err(Clause::Destination(actual)));
         assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(AddressScope::Internet));
         assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(AddressScope::Internal));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:8025", App::Smtp), Err(Clause::Port(8025)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Other), Err(Clause::App(App::Other)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Imap), Err(Clause::App(App::Imap)));
         for special in ["192.0.2.1", "127.0.0.1", "224.0.0.1", "[2001:db8::1]"] {
-            let found = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
+            let actual = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
             assert!(
-                matches!(found, Err(Clause::Destination(AddressScope::Special(_)))),
-                "{special}: {found:?}"
+                matches!(actual, Err(Clause::Destination(AddressScope::Special(_)))),
+                "{special}: {actual:?}"
             );
         }
     }
@@ -227,9 +237,10 @@ mod tests {
     fn udp_counts_only_by_name() {
         let flow = fixture::udp("10.0.0.1:4000", "9.9.9.9:25");
         let internal = fixture::internal();
-        let ends = Endpoints::of(&flow, &internal);
+        let endpoints = Endpoints::of(&flow, &internal);
         let mut matching = fixture::rule().matching;
-        let check = |matching: &Match| matching.check(&flow, App::Unseen, &ends, WallClockOffset::default());
+        let check =
+            |matching: &Match| matching.check(&flow, App::Unseen, &endpoints, WallClockOffset::default());
         assert_eq!(check(&matching), Err(Clause::Protocol(PROTOCOL_UDP)));
         matching.protocols.push(Transport::Udp);
         assert_eq!(check(&matching), Ok(()));
@@ -240,8 +251,9 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.down.bytes = flow.down.packets * 80 - 1;
         let internal = fixture::internal();
-        let ends = Endpoints::of(&flow, &internal);
-        let check = |matching: &Match, app| matching.check(&flow, app, &ends, WallClockOffset::default());
+        let endpoints = Endpoints::of(&flow, &internal);
+        let check =
+            |matching: &Match, app| matching.check(&flow, app, &endpoints, WallClockOffset::default());
         let matching = fixture::rule().matching;
         assert!(matches!(check(&matching, App::Smtp), Err(Clause::Size(_))));
         assert_eq!(check(&matching, App::Other), Err(Clause::App(App::Other)));
@@ -255,14 +267,14 @@ mod tests {
         let bound = Bound { of, at_least: 0, at_most: Some(399), at_most_tls: Some(1_400) };
         let matching = Match { bounds: vec![bound], ..fixture::rule().matching };
         let check = |app| verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", app);
-        assert_eq!(check(App::Smtp), Err(Clause::Bound { of, found: 1_400, wanted: bound }));
+        assert_eq!(check(App::Smtp), Err(Clause::Bound { of, actual: 1_400, wanted: bound }));
         assert_eq!(check(App::Smtps), Ok(()));
-        assert!(!matching.judges(RecordPhase::Interim) && matching.judges(RecordPhase::Final));
-        assert!(fixture::rule().matching.judges(RecordPhase::Interim));
+        assert!(!matching.can_evaluate(RecordPhase::Interim) && matching.can_evaluate(RecordPhase::Final));
+        assert!(fixture::rule().matching.can_evaluate(RecordPhase::Interim));
         let least = Bound { at_least: 1_401, at_most: None, at_most_tls: None, ..bound };
         let matching = Match { bounds: vec![least], ..matching };
         assert!(verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", App::Smtps).is_err());
-        assert!(matching.judges(RecordPhase::Interim), "what an open flow has, it keeps");
+        assert!(matching.can_evaluate(RecordPhase::Interim), "what an open flow has, it keeps");
     }
 
     #[test]
@@ -278,8 +290,9 @@ mod tests {
         // 2026-11-21, a Saturday, 00:00 UTC.
         const SATURDAY: i128 = 1_795_219_200;
         let hold = |hours: &Hours, hour: i128| {
-            let epoch = WallClockOffset::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
-            hours.hold(at(100), epoch)
+            let clock_offset =
+                WallClockOffset::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
+            hours.contains(at(100), clock_offset)
         };
         let weekend = Hours { days: 0b110_0000, from: 0, to: 1_440, utc_offset: 0 };
         let held: Vec<_> = (-30..60).filter(|hour| hold(&weekend, *hour)).collect();
@@ -300,14 +313,14 @@ mod tests {
             until,
         };
         let internal = fixture::internal();
-        let plan = |until| {
+        let compiled = |until| {
             let rule = Rule { allow: vec![allow(until)], ..fixture::rule() };
             CompiledRule::new(rule, std::time::Duration::from_secs(300))
         };
         let allowed = |client: &str, until| {
             let flow = fixture::flow(client, "9.9.9.9:25");
-            let ends = Endpoints::of(&flow, &internal);
-            plan(until).allowed(&ends, at(100), WallClockOffset::default()).is_some()
+            let endpoints = Endpoints::of(&flow, &internal);
+            compiled(until).allowed(&endpoints, at(100), WallClockOffset::default()).is_some()
         };
         assert!(allowed("10.0.0.1:4000", None));
         assert!(!allowed("10.0.0.2:4000", None));

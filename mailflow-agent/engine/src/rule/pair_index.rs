@@ -9,20 +9,20 @@ use std::collections::{HashMap, HashSet};
 
 use crate::network::{
     AddressScope, AddressSet, Endpoints, Member, ResolvedAddress,
-    address_set::{around, length},
+    address_set::{network_around, prefix_length},
 };
 
 /// Pairs up to which they are gone over one by one.
-const FEW: usize = 8;
+const MAX_SCANNED_PAIRS: usize = 8;
 
 /// Most keys of one pair. One with more is found by its source alone, or else by any flow.
-const MOST_KEYS: usize = 64;
+const MAX_KEYS_PER_PAIR: usize = 64;
 
 /// Pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PairIndex {
     /// How many there are, if they are gone over one by one.
-    few: usize,
+    scanned_pairs: usize,
     /// The numbers of the pairs, ascending, by their keys.
     keys: HashMap<(Member, Member), Vec<u32>>,
     /// The kinds of the keys that there are.
@@ -44,13 +44,13 @@ enum KeyKind {
 impl PairIndex {
     /// Returns an index of sources and destinations.
     pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a AddressSet, &'a AddressSet)>) -> Self {
-        if pairs.len() <= FEW {
-            return Self { few: pairs.len(), ..Self::default() };
+        if pairs.len() <= MAX_SCANNED_PAIRS {
+            return Self { scanned_pairs: pairs.len(), ..Self::default() };
         }
         let (mut index, mut kinds) = (Self::default(), HashSet::new());
         for (number, (source, destination)) in (0..).zip(pairs) {
             let (mut sources, mut destinations) = (members(source), members(destination));
-            if sources.len() * destinations.len() > MOST_KEYS {
+            if sources.len() * destinations.len() > MAX_KEYS_PER_PAIR {
                 if sources.len() <= destinations.len() {
                     destinations = vec![Member::Any];
                 } else {
@@ -71,18 +71,18 @@ impl PairIndex {
         index
     }
 
-    /// Returns the number of the first pair between `ends` for which `holds` says so.
-    pub(super) fn first(&self, ends: &Endpoints<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Returns the number of the first pair between `endpoints` for which `holds` says so.
+    pub(super) fn first(&self, endpoints: &Endpoints<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
-            return (0..self.few).find(|number| holds(*number));
+            return (0..self.scanned_pairs).find(|number| holds(*number));
         }
         let mut first: Option<u32> = None;
         for (source, destination) in &self.kinds {
-            let Some(source) = source.of_site(&ends.source) else { continue };
-            let Some(destination) = destination.of_site(&ends.destination) else { continue };
+            let Some(source) = source.key_of(&endpoints.source) else { continue };
+            let Some(destination) = destination.key_of(&endpoints.destination) else { continue };
             let numbers = self.keys.get(&(source, destination)).map(Vec::as_slice).unwrap_or_default();
-            let sooner = numbers.iter().take_while(|number| first.is_none_or(|first| **number < first));
-            if let Some(found) = sooner.copied().find(|number| holds(*number as usize)) {
+            let earlier = numbers.iter().take_while(|number| first.is_none_or(|first| **number < first));
+            if let Some(found) = earlier.copied().find(|number| holds(*number as usize)) {
                 first = Some(found);
             }
         }
@@ -108,22 +108,22 @@ impl KeyKind {
             Member::Group(_) => KeyKind::Group,
             Member::Role(_) => KeyKind::Role,
             Member::Net(net) => {
-                let (v6, length) = length(net);
-                KeyKind::Net(v6, length)
+                let (v6, prefix_length) = prefix_length(net);
+                KeyKind::Net(v6, prefix_length)
             }
         }
     }
 
     /// Returns the member of this kind that holds an address, if one can.
-    fn of_site(self, site: &ResolvedAddress<'_>) -> Option<Member> {
+    fn key_of(self, site: &ResolvedAddress<'_>) -> Option<Member> {
         match self {
             KeyKind::Any => Some(Member::Any),
-            KeyKind::Internal => (site.place == AddressScope::Internal).then_some(Member::Internal),
-            KeyKind::External => (site.place == AddressScope::Internet).then_some(Member::External),
+            KeyKind::Internal => (site.scope == AddressScope::Internal).then_some(Member::Internal),
+            KeyKind::External => (site.scope == AddressScope::Internet).then_some(Member::External),
             KeyKind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
             KeyKind::Role => site.network?.role.map(Member::Role),
             KeyKind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
-            KeyKind::Net(_, length) => around(site.ip, length).map(Member::Net),
+            KeyKind::Net(_, prefix_length) => network_around(site.ip, prefix_length).map(Member::Net),
         }
     }
 }
@@ -138,15 +138,15 @@ mod tests {
     use crate::fixture;
 
     fn member() -> impl Strategy<Value = Member> {
-        let net = (0..40u32, 24..33u8).prop_map(|(n, length)| {
-            Member::Net(ipnet::IpNet::new(Ipv4Addr::from(0x0a00_0000 + n * 7).into(), length).unwrap())
+        let net = (0..40u32, 24..33u8).prop_map(|(n, prefix_length)| {
+            Member::Net(ipnet::IpNet::new(Ipv4Addr::from(0x0a00_0000 + n * 7).into(), prefix_length).unwrap())
         });
         let group = prop::sample::select(vec!["lan", "berlin"]).prop_map(|name| Member::Group(name.into()));
         prop_oneof![8 => net, 1 => group, 1 => Just(Member::Internal), 1 => Just(Member::External), 1 => Just(Member::Any)]
     }
 
     fn set() -> impl Strategy<Value = AddressSet> {
-        let many = |most| prop::collection::vec(member(), 0..most);
+        let many = |max_asked| prop::collection::vec(member(), 0..max_asked);
         (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| AddressSet::new(any, but))
     }
 
@@ -162,12 +162,12 @@ mod tests {
             let index = PairIndex::new(pairs.iter().map(|(source, destination)| (source, destination)));
             for n in 0..300u32 {
                 let ip = |n: u32| Ipv4Addr::from(if n.is_multiple_of(3) { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
-                let ends = Endpoints { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
+                let endpoints = Endpoints { source: internal.resolve(ip(n)), destination: internal.resolve(ip(n * 7)) };
                 let holds = |number: usize| {
                     let (source, destination) = &pairs[number];
-                    !out[number] && source.holds(&ends.source) && destination.holds(&ends.destination)
+                    !out[number] && source.contains(&endpoints.source) && destination.contains(&endpoints.destination)
                 };
-                prop_assert_eq!(index.first(&ends, holds), (0..pairs.len()).find(|number| holds(*number)));
+                prop_assert_eq!(index.first(&endpoints, holds), (0..pairs.len()).find(|number| holds(*number)));
             }
         }
     }
@@ -187,20 +187,20 @@ mod tests {
             .collect();
         let index = PairIndex::new(sets.iter().map(|(source, destination)| (source, destination)));
         let asked = std::cell::Cell::new(0);
-        let mut most = 0;
+        let mut max_asked = 0;
         for n in 0..100_000u32 {
-            let ends = Endpoints {
-                source: internal.locate(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
-                destination: internal.locate(Ipv4Addr::from(0x0900_0000 + n).into()),
+            let endpoints = Endpoints {
+                source: internal.resolve(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
+                destination: internal.resolve(Ipv4Addr::from(0x0900_0000 + n).into()),
             };
             asked.set(0);
             let holds = |number: usize| {
                 asked.set(asked.get() + 1);
-                sets[number].0.holds(&ends.source) && sets[number].1.holds(&ends.destination)
+                sets[number].0.contains(&endpoints.source) && sets[number].1.contains(&endpoints.destination)
             };
-            assert_eq!(index.first(&ends, holds), Some(n as usize));
-            most = most.max(asked.get());
+            assert_eq!(index.first(&endpoints, holds), Some(n as usize));
+            max_asked = max_asked.max(asked.get());
         }
-        assert!(most <= 3, "{most} entries were asked");
+        assert!(max_asked <= 3, "{max_asked} entries were asked");
     }
 }

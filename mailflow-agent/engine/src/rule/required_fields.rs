@@ -8,24 +8,24 @@ use crate::flow::{class::FlowClass, fields::RecordFields, quantity::Quantity};
 
 impl Match {
     /// What a record must tell for a rule to say whether its flow counts.
-    pub fn inputs(&self) -> RecordFields {
-        let size = self.size.as_ref().map_or(RecordFields::empty(), SizeTest::inputs);
+    pub fn required_fields(&self) -> RecordFields {
+        let size = self.size.as_ref().map_or(RecordFields::empty(), SizeTest::required_fields);
         let session = if self.sessions_only {
             RecordFields::SYN | RecordFields::SYN_ACK
         } else {
             RecordFields::empty()
         };
-        self.bounds.iter().fold(size | session, |inputs, bound| inputs | bound.of.inputs())
+        self.bounds.iter().fold(size | session, |fields, bound| fields | bound.of.required_fields())
     }
 }
 
 impl Term {
     /// What a record must tell for this term to count its flow.
-    pub fn inputs(&self) -> RecordFields {
+    pub fn required_fields(&self) -> RecordFields {
         match self.measure {
-            Measure::Count(kind) | Measure::Distinct { among: kind, .. } => kind.inputs(),
-            Measure::Sum(quantity) => quantity.inputs(),
-            Measure::Ratio { of, to } => of.inputs() | to.inputs(),
+            Measure::Count(class) | Measure::Distinct { among: class, .. } => class.required_fields(),
+            Measure::Sum(quantity) => quantity.required_fields(),
+            Measure::Ratio { of, to } => of.required_fields() | to.required_fields(),
             Measure::FirstSeen { .. } => RecordFields::empty(),
         }
     }
@@ -33,7 +33,7 @@ impl Term {
 
 impl FlowClass {
     /// What a record must tell to be known as one of this kind, or not.
-    pub fn inputs(self) -> RecordFields {
+    pub fn required_fields(self) -> RecordFields {
         match self {
             FlowClass::Flows => RecordFields::empty(),
             FlowClass::Attempts => RecordFields::SYN,
@@ -46,7 +46,7 @@ impl FlowClass {
 }
 
 impl Quantity {
-    fn inputs(self) -> RecordFields {
+    fn required_fields(self) -> RecordFields {
         match self {
             Quantity::PayloadUp | Quantity::PayloadDown => RecordFields::PAYLOAD,
             Quantity::BytesUp | Quantity::BytesDown => RecordFields::BYTES,
@@ -57,16 +57,16 @@ impl Quantity {
 }
 
 impl Counter {
-    fn inputs(self) -> RecordFields {
+    fn required_fields(self) -> RecordFields {
         match self {
-            Counter::Quantity(quantity) => quantity.inputs(),
+            Counter::Quantity(quantity) => quantity.required_fields(),
             Counter::DataPacketsUp | Counter::DataPacketsDown => RecordFields::DATA_PACKETS,
         }
     }
 }
 
 impl SizeTest {
-    fn inputs(&self) -> RecordFields {
+    fn required_fields(&self) -> RecordFields {
         match (self.kind, self.layer) {
             (SizeKind::DataRatio, Layer::L3) => RecordFields::DATA_PACKETS | RecordFields::DATA_BYTES,
             (SizeKind::DataRatio, Layer::Payload) => RecordFields::DATA_PACKETS | RecordFields::PAYLOAD,
@@ -86,7 +86,7 @@ mod tests {
         let mut rule = fixture::rule();
         let mut needs = |kind, layer| {
             rule.matching.size = Some(SizeTest { kind, layer, up: 80, down: 80 });
-            rule.matching.inputs().to_string()
+            rule.matching.required_fields().to_string()
         };
         assert_eq!(needs(SizeKind::Ratio, Layer::L3), "packets, IP bytes");
         assert_eq!(needs(SizeKind::Count, Layer::Payload), "packets, payload bytes");
@@ -96,16 +96,17 @@ mod tests {
         );
         assert_eq!(needs(SizeKind::DataRatio, Layer::Payload), "payload bytes, packets with payload");
         rule.matching.size = None;
-        assert_eq!(rule.matching.inputs(), RecordFields::empty());
+        assert_eq!(rule.matching.required_fields(), RecordFields::empty());
         let of = Counter::DataPacketsDown;
         rule.matching.bounds = vec![Bound { of, at_least: 5, at_most: None, at_most_tls: None }];
         rule.matching.sessions_only = true;
-        assert_eq!(rule.matching.inputs().to_string(), "packets with payload, SYN, SYN-ACK");
+        assert_eq!(rule.matching.required_fields().to_string(), "packets with payload, SYN, SYN-ACK");
     }
 
     #[test]
     fn a_term_needs_what_it_measures() {
-        let term = |measure| Term { measure, ..fixture::rule().terms[0].clone() }.inputs().to_string();
+        let term =
+            |measure| Term { measure, ..fixture::rule().terms[0].clone() }.required_fields().to_string();
         assert_eq!(term(Measure::Count(FlowClass::Flows)), "");
         assert_eq!(term(Measure::Sum(Quantity::PayloadUp)), "payload bytes");
         let failed = Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts };

@@ -3,14 +3,14 @@
 use sha1::{Digest, Sha1};
 
 /// What signature ids begin with, and how many there are: none has more than 31 bits.
-const FIRST: u32 = 1_000_000_000;
-const IDS: u64 = 1_000_000_000;
+const FIRST_SIGNATURE_ID: u32 = 1_000_000_000;
+const SIGNATURE_IDS: u64 = 1_000_000_000;
 
 /// Returns the signature id of a rule: from 1000000000 to 1999999999, and the same as long as the rule keeps its name.
 pub fn signature_id(rule: &str) -> u32 {
     let digest: [u8; 20] = Sha1::digest(rule).into();
     let number = digest[..8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    FIRST + (number % IDS) as u32
+    FIRST_SIGNATURE_ID + (number % SIGNATURE_IDS) as u32
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub enum SizeMeasure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shortfall {
     /// Which way.
-    pub way: FlowDirection,
+    pub direction: FlowDirection,
     /// What was measured.
     pub measure: SizeMeasure,
     /// The bytes looked at.
@@ -33,7 +33,7 @@ pub struct Shortfall {
     /// The packets looked at.
     pub packets: u64,
     /// The threshold.
-    pub needed: u64,
+    pub threshold: u64,
 }
 
 impl SizeTest {
@@ -41,42 +41,47 @@ impl SizeTest {
     /// is the ratio's, as both fell short.
     pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
         match self.kind {
-            SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, SizeMeasure::Ratio),
-            SizeKind::Count => self.both(flow, SizeMeasure::Count),
+            SizeKind::Ratio | SizeKind::DataRatio => self.check_both(flow, SizeMeasure::Ratio),
+            SizeKind::Count => self.check_both(flow, SizeMeasure::Count),
             SizeKind::Either => self
-                .both(flow, SizeMeasure::Ratio)
-                .or_else(|ratio| self.both(flow, SizeMeasure::Count).or(Err(ratio))),
-            SizeKind::UpOnly => self.one(flow, FlowDirection::Up, SizeMeasure::Ratio),
+                .check_both(flow, SizeMeasure::Ratio)
+                .or_else(|ratio| self.check_both(flow, SizeMeasure::Count).or(Err(ratio))),
+            SizeKind::UpOnly => self.check_direction(flow, FlowDirection::Up, SizeMeasure::Ratio),
         }
     }
 
-    fn both(&self, flow: &Flow, measure: SizeMeasure) -> Result<(), Shortfall> {
-        self.one(flow, FlowDirection::Up, measure)?;
-        self.one(flow, FlowDirection::Down, measure)
+    fn check_both(&self, flow: &Flow, measure: SizeMeasure) -> Result<(), Shortfall> {
+        self.check_direction(flow, FlowDirection::Up, measure)?;
+        self.check_direction(flow, FlowDirection::Down, measure)
     }
 
-    fn one(&self, flow: &Flow, way: FlowDirection, measure: SizeMeasure) -> Result<(), Shortfall> {
-        let (direction, needed) = match way {
+    fn check_direction(
+        &self,
+        flow: &Flow,
+        direction: FlowDirection,
+        measure: SizeMeasure,
+    ) -> Result<(), Shortfall> {
+        let (counters, threshold) = match direction {
             FlowDirection::Up => (&flow.up, self.up),
             FlowDirection::Down => (&flow.down, self.down),
         };
-        let (bytes, packets) = self.looked_at(direction);
+        let (bytes, packets) = self.bytes_and_packets(counters);
         let enough = match measure {
             // Multiplied, as a quotient would be rounded.
             SizeMeasure::Ratio => {
-                packets > 0 && u128::from(bytes) >= u128::from(needed) * u128::from(packets)
+                packets > 0 && u128::from(bytes) >= u128::from(threshold) * u128::from(packets)
             }
-            SizeMeasure::Count => packets >= needed && bytes >= needed,
+            SizeMeasure::Count => packets >= threshold && bytes >= threshold,
         };
-        if enough { Ok(()) } else { Err(Shortfall { way, measure, bytes, packets, needed }) }
+        if enough { Ok(()) } else { Err(Shortfall { direction, measure, bytes, packets, threshold }) }
     }
 
-    fn looked_at(&self, direction: &DirectionStats) -> (u64, u64) {
+    fn bytes_and_packets(&self, counters: &DirectionStats) -> (u64, u64) {
         match (self.kind, self.layer) {
-            (SizeKind::DataRatio, Layer::L3) => (direction.data_bytes, direction.data_packets),
-            (SizeKind::DataRatio, Layer::Payload) => (direction.payload, direction.data_packets),
-            (_, Layer::L3) => (direction.bytes, direction.packets),
-            (_, Layer::Payload) => (direction.payload, direction.packets),
+            (SizeKind::DataRatio, Layer::L3) => (counters.data_bytes, counters.data_packets),
+            (SizeKind::DataRatio, Layer::Payload) => (counters.payload, counters.data_packets),
+            (_, Layer::L3) => (counters.bytes, counters.packets),
+            (_, Layer::Payload) => (counters.payload, counters.packets),
         }
     }
 }
@@ -102,14 +107,14 @@ mod tests {
         let ratio = test(SizeKind::Ratio);
         assert_eq!(ratio.check(&flow((3, 240), (7, 560))), Ok(()));
         let short = Shortfall {
-            way: FlowDirection::Up,
+            direction: FlowDirection::Up,
             measure: SizeMeasure::Ratio,
             bytes: 239,
             packets: 3,
-            needed: 80,
+            threshold: 80,
         };
         assert_eq!(ratio.check(&flow((3, 239), (7, 560))), Err(short));
-        let short = Shortfall { way: FlowDirection::Down, bytes: 559, packets: 7, ..short };
+        let short = Shortfall { direction: FlowDirection::Down, bytes: 559, packets: 7, ..short };
         assert_eq!(ratio.check(&flow((3, 240), (7, 559))), Err(short));
         assert!(ratio.check(&flow((3, 240), (0, 0))).is_err(), "no packet, no ratio");
     }

@@ -13,7 +13,7 @@ pub struct Term {
     /// Over which time.
     pub window: Window,
     /// When it is too much, for whom no other thresholds are named.
-    pub level: Thresholds,
+    pub thresholds: Thresholds,
 }
 
 /// A window of event time.

@@ -22,5 +22,5 @@ pub struct ThresholdOverride {
     /// For whom: the client; the server, where the rule groups by destination.
     pub of: AddressSet,
     /// One for each term.
-    pub levels: Vec<Thresholds>,
+    pub thresholds: Vec<Thresholds>,
 }

@@ -81,7 +81,7 @@ fn keyed<T: Hash>(_: &mut Rng, one: &T, other: &T) -> [u64; 2] {
 #[test]
 fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
     let ip = |words: &Words| flow_of(words).client();
-    let subject = |words: &Words| GroupKey::Source(Source::of(ip(words), 128));
+    let group_key = |words: &Words| GroupKey::Source(Source::of(ip(words), 128));
     let pair =
         |words: &Words| GroupKey::Pair(Box::new((Source::of(ip(words), 128), flow_of(words).server())));
     let spill = |words: &Words| {
@@ -90,7 +90,7 @@ fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
     };
     let metrics =
         |words: &Words| words.iter().take(4).fold(0_u128, |all, word| all << 32 | u128::from(*word));
-    assert_eq!(collisions(subject, keyed), 0);
+    assert_eq!(collisions(group_key, keyed), 0);
     assert_eq!(collisions(pair, keyed), 0);
     assert_eq!(collisions(spill, keyed), 0);
     assert_eq!(collisions(metrics, keyed), 0);

@@ -12,15 +12,15 @@ fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
     // This reading does not show the flow, whose interval has passed by then.
     read(&mut before, at(410), &[]);
     let mut engine = engine();
-    engine.know(&before.known());
-    engine.begin_again(at(430));
-    let records = engine.conclude_interval(&seen(420)).records;
+    engine.restore_flows(&before.checkpoint_flows());
+    engine.begin_recovered_poll(at(430));
+    let records = engine.redo_interim_record(&seen(420)).records;
     assert_eq!(
         records.iter().map(|record| (record.time(), record.reason)).collect::<Vec<_>>(),
         [(at(420), RecordReason::Active)]
     );
-    engine.begin(at(440));
-    assert_eq!(engine.look(&[seen(435)]).records, [], "the next one is due with the next interval");
+    engine.begin_poll(at(440));
+    assert_eq!(engine.observe_batch(&[seen(435)]).records, [], "the next one is due with the next interval");
 }
 
 /// Two flows within 300 s, and an end soon after; idle flows end after `idle` seconds.
@@ -39,9 +39,10 @@ fn an_end_that_later_flows_put_off_is_told_as_they_have_it_though_all_are_known_
     // Nothing is read for long. With the second flow the end is 461, with the third one 674, with the last 676.
     engine.tick(at(681));
     let late = [(4_001, 374), (4_002, 376), (4_003, 467)];
-    let told = cycle(&mut engine, at(682), &mut late.map(|(port, last)| closed(port, last)).to_vec()).alerts;
-    let told: Vec<_> = told.iter().map(|alert| (alert.state, alert.starts_at, alert.ends_at)).collect();
-    assert_eq!(told, [(AlertState::Firing, at(374), None), (AlertState::Resolved, at(374), Some(at(676)))]);
+    let alerts =
+        cycle(&mut engine, at(682), &mut late.map(|(port, last)| closed(port, last)).to_vec()).alerts;
+    let alerts: Vec<_> = alerts.iter().map(|alert| (alert.state, alert.starts_at, alert.ends_at)).collect();
+    assert_eq!(alerts, [(AlertState::Firing, at(374), None), (AlertState::Resolved, at(374), Some(at(676)))]);
 }
 
 #[test]
@@ -56,8 +57,8 @@ fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
         // Nothing is read for long, in which the first flow ceases to matter; a part of the subjects is looked through.
         engine.tick(at(420));
         engine.tick(at(422));
-        let told = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258), flow(4_002, 258)]).alerts;
-        let shown: Vec<_> = told[0].flows.iter().map(|record| record.flow.key.client_port).collect();
+        let alerts = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258), flow(4_002, 258)]).alerts;
+        let shown: Vec<_> = alerts[0].flows.iter().map(|record| record.flow.key.client_port).collect();
         assert_eq!(shown, [4_001, 4_002], "{client}");
     }
 }
@@ -80,22 +81,22 @@ fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
         cycle(&mut engine, at(90), &mut vec![flow(4_000, 81, 1)]);
         engine.tick(at(420));
         engine.tick(at(422));
-        let told = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258, 0)]).alerts;
-        assert_eq!(told, [], "{client}: the delivery could be known no more");
+        let alerts = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258, 0)]).alerts;
+        assert_eq!(alerts, [], "{client}: the delivery could be known no more");
     }
 }
 
 #[test]
 fn the_start_of_an_alert_on_the_wall_clock_is_fixed_when_it_begins() {
     let mut engine = two_in_five_minutes(300);
-    engine.set_epoch(WallClockOffset::from_unix_nanos(5));
-    let told = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;
+    engine.set_clock_offset(WallClockOffset::from_unix_nanos(5));
+    let alerts = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;
     let start = i128::from(at(374).as_nanos()) + 5;
-    assert_eq!((told.len(), told[0].starts_at_unix), (1, start));
+    assert_eq!((alerts.len(), alerts[0].starts_at_unix), (1, start));
     // The wall clock is set back by an hour, and another process goes on after that.
-    engine.set_epoch(WallClockOffset::from_unix_nanos(-3_600_000_000_000));
+    engine.set_clock_offset(WallClockOffset::from_unix_nanos(-3_600_000_000_000));
     let mut other = two_in_five_minutes(300);
-    other.set_epoch(WallClockOffset::from_unix_nanos(7));
+    other.set_clock_offset(WallClockOffset::from_unix_nanos(7));
     other.restore(engine.save());
     assert_eq!(other.firing()[0].starts_at_unix, start);
     for engine in [&mut engine, &mut other] {

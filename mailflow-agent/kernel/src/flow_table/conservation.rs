@@ -86,7 +86,7 @@ impl Held {
         self.overflow = Sum::default();
         for spill in spilled {
             let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
-            if spill.over {
+            if spill.is_final {
                 self.overflow_taken.add(&sum);
             } else {
                 self.sources += 1;

@@ -176,7 +176,7 @@ impl Table {
                 // Of an entry's flows the first may have begun elsewhere.
                 flow: if base.is_none() { carried.join(flow, limits) } else { flow },
                 // Where a living flow has its mark, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
+                superseded_at: moment.ticks.time_of_word(counters.mark, moment.tick),
             };
             (finished, pack(counters))
         });
@@ -260,7 +260,7 @@ impl Table {
         }
         for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
             if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
-                *seen = SourceOverflow { over: true, ..spill(&seen.key, &counters, moment) };
+                *seen = SourceOverflow { is_final: true, ..spill(&seen.key, &counters, moment) };
             }
         }
         self.book.held.spilled(&spilled);
@@ -411,6 +411,6 @@ fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Mom
         down: direction(&counters.down, None, moment),
         attempts: counters.syns,
         sessions: counters.syn_acks,
-        over: false,
+        is_final: false,
     }
 }

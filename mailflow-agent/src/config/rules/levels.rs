@@ -125,7 +125,7 @@ pub(crate) fn thresholds(
             };
             let resolve = resolve.unwrap_or(Resolve::DEFAULT);
             let levels = levels?.into_iter().map(|at_least| resolve.level(at_least)).collect();
-            Some(ThresholdOverride { of: of?, levels })
+            Some(ThresholdOverride { of: of?, thresholds: levels })
         })
     })?;
     items.into_iter().collect()

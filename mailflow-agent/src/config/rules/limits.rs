@@ -26,7 +26,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<RuleLimits> {
         let alerts = fields.needed("alerts_per_minute", |at, faults| number(at, faults, any.clone()));
         let flood = fields.needed("flood_sources", |at, faults| number(at, faults, any.clone()));
         Some(RuleLimits {
-            subjects: subjects?,
+            groups: subjects?,
             memory: usize::try_from(memory?).unwrap_or(usize::MAX),
             alerts_per_minute: alerts?,
             flood_sources: flood?,

@@ -139,7 +139,7 @@ fn rule<'a>(
     let term = |term: &terms::Given<'_>| Term {
         measure: term.measure,
         window: term.window,
-        level: resolve.level(term.at_least),
+        thresholds: resolve.level(term.at_least),
     };
     let rule = Rule {
         name: name?.into(),
@@ -150,7 +150,7 @@ fn rule<'a>(
         window,
         terms: condition.terms.iter().map(term).collect(),
         condition: condition.condition,
-        thresholds: thresholds?,
+        threshold_overrides: thresholds?,
         allow: [allow?, around.allow.to_vec()].concat(),
         resolve_after: resolve.after,
         repeat_interval: repeat_interval?.unwrap_or(window.length),

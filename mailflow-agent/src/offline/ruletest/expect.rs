@@ -100,7 +100,7 @@ fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
 impl Expected {
     /// Returns true if `alert`, of a test that began at `start`, is what was expected.
     pub fn fits(&self, alert: &Alert, start: Time) -> bool {
-        let subject = &alert.subject;
+        let subject = &alert.group_key;
         let source =
             |wanted: IpNet| subject.source().is_some_and(|source| source.network().contains(&wanted));
         self.rule == *alert.rule
@@ -110,7 +110,7 @@ impl Expected {
             && self.source.is_none_or(source)
             && self.destination.is_none_or(|ip| subject.destination() == Some(ip))
             && self.group.as_deref().is_none_or(|name| subject.group() == Some(name))
-            && self.value.is_none_or(|value| value == in_millionths(&alert.decided))
+            && self.value.is_none_or(|value| value == in_millionths(&alert.deciding_term))
     }
 }
 
@@ -120,8 +120,8 @@ fn in_millionths(term: &TermValue) -> u128 {
 
 /// As it would be written in a file, with all that it tells.
 pub fn written(alert: &Alert, start: Time) -> String {
-    let subject = &alert.subject;
-    let value = in_millionths(&alert.decided);
+    let subject = &alert.group_key;
+    let value = in_millionths(&alert.deciding_term);
     let mut text = format!("{{ rule: {}", alert.rule);
     let mut add = |key: &str, value: &dyn fmt::Display| text.push_str(&format!(", {key}: {value}"));
     if let Some(source) = subject.source() {

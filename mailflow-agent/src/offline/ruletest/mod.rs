@@ -60,7 +60,7 @@ fn alerts(test: &RuleTest) -> Vec<Alert> {
     let mut alerts = engine.tick(test.start).alerts;
     let (arrivals, _) = history.ordered();
     for arrival in arrivals.into_iter().take_while(|arrival| until(arrival.at)) {
-        alerts.extend(engine.record(arrival.at, &arrival.record).alerts);
+        alerts.extend(engine.ingest_record(arrival.at, &arrival.record).alerts);
     }
     alerts.extend(engine.tick(end).alerts);
     alerts

@@ -81,7 +81,7 @@ impl Given {
                 interface: None,
                 facts,
             };
-            FlowRecord { flow, app, reason, complete, inputs: RecordFields::all() }
+            FlowRecord { flow, app, reason, complete, fields: RecordFields::all() }
         };
         let on_its_way = (1..self.steps(active)).map(move |step| record(active * step, RecordReason::Active));
         on_its_way.chain(std::iter::once(record(all, reason)))

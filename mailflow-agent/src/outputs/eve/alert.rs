@@ -160,7 +160,7 @@ impl<'a> AlertLine<'a> {
     /// The line of `alert`, with at most so many of its newest flows.
     pub fn of(alert: &'a Alert, epoch: WallClockOffset, gateway: &Gateway, flows: usize) -> Self {
         let moment = |time| Moment::of(time, epoch);
-        let decided = &alert.decided;
+        let decided = &alert.deciding_term;
         let interfaces = gateway.interfaces_of(alert);
         let omitted = alert.flows.len().saturating_sub(flows);
         let shown = alert.flows.get(omitted..).unwrap_or_default();
@@ -170,7 +170,7 @@ impl<'a> AlertLine<'a> {
             host: Arc::clone(gateway.name()),
             in_iface: only(&interfaces),
             src_ip: address(alert),
-            dest_ip: alert.subject.destination(),
+            dest_ip: alert.group_key.destination(),
             alert: EveAlert {
                 action: "allowed",
                 gid: GENERATOR,
@@ -199,7 +199,7 @@ impl<'a> AlertLine<'a> {
             mailflow: Extra {
                 severity: alert.severity.name(),
                 interfaces,
-                subject: alert.subject.to_string(),
+                subject: alert.group_key.to_string(),
                 source: alert.source.map(|source| source.to_string()),
                 group: alert.group.as_deref(),
                 role: alert.role.map(|role| role.name()),
@@ -217,7 +217,7 @@ impl<'a> AlertLine<'a> {
                     .map(|&(ip, flows)| Destination { ip, flows })
                     .collect(),
                 complete: alert.complete,
-                evidence_cut: alert.cut,
+                evidence_cut: alert.is_truncated,
                 flows_omitted: omitted,
                 like_a_relay: alert.relay.map(|relay| relay.to_string()),
                 conditions: alert.terms.iter().map(Term::of).collect(),

@@ -80,7 +80,7 @@ impl FlowLine {
     pub fn of(record: &FlowRecord, epoch: WallClockOffset, gateway: &Gateway) -> Self {
         let flow = &record.flow;
         let moment = |time| Moment::of(time, epoch);
-        let known = |input, count| record.inputs.contains(input).then_some(count);
+        let known = |input, count| record.fields.contains(input).then_some(count);
         Self {
             timestamp: moment(record.time()),
             event_type: "flow",
@@ -115,7 +115,7 @@ impl Extra {
     /// What the record does not tell is null, not 0.
     fn of(record: &FlowRecord) -> Self {
         let Flow { up, down, facts, messages, rejected, mac, .. } = &record.flow;
-        let known = |input| record.inputs.contains(input);
+        let known = |input| record.fields.contains(input);
         let count = |input, count| known(input).then_some(count);
         let fact = |input, fact: u8| known(input).then_some(fact != 0);
         Self {
@@ -181,7 +181,7 @@ enum State {
 
 impl State {
     /// None where nothing is known that could tell it.
-    fn of(FlowRecord { flow, reason, inputs, .. }: &FlowRecord) -> Option<Self> {
+    fn of(FlowRecord { flow, reason, fields: inputs, .. }: &FlowRecord) -> Option<Self> {
         let facts = &flow.facts;
         let finished = facts.reset != 0 || (facts.fin_up != 0 && facts.fin_down != 0);
         if finished || *reason == RecordReason::Closed {
@@ -316,7 +316,7 @@ mod tests {
         let syn = Facts { syn: 1, ..Facts::default() };
         let record = |flow: &Flow, reason, inputs| {
             let (flow, app, complete) = (flow.clone(), App::Unseen, true);
-            State::of(&FlowRecord { flow, app, reason, complete, inputs }).map(State::name)
+            State::of(&FlowRecord { flow, app, reason, complete, fields: inputs }).map(State::name)
         };
         let state = |flow: &Flow, reason| record(flow, reason, RecordFields::all()).unwrap();
         assert_eq!(state(&flow(seen, none, syn), RecordReason::Idle), "new");

@@ -92,7 +92,7 @@ impl Entry {
             Self::Poll { now, epoch } => Line::Poll { now: now.as_nanos(), epoch: *epoch },
             Self::Ended(flow) => Line::Ended(plain(flow)),
             Self::Lives(flow) => Line::Lives(plain(flow)),
-            Self::Finished(SupersededFlow { flow, replaced }, sums) => {
+            Self::Finished(SupersededFlow { flow, superseded_at: replaced }, sums) => {
                 Line::Finished(plain(flow), replaced.as_nanos(), sums.clone())
             }
             Self::Active(flow) => Line::Active(plain(flow)),
@@ -113,7 +113,7 @@ impl Entry {
             Line::Ended(plain) => Self::Ended(flow(plain)),
             Line::Lives(plain) => Self::Lives(flow(plain)),
             Line::Finished(plain, replaced, sums) => Self::Finished(
-                SupersededFlow { flow: flow(plain), replaced: Time::from_nanos(replaced) },
+                SupersededFlow { flow: flow(plain), superseded_at: Time::from_nanos(replaced) },
                 sums,
             ),
             Line::Active(plain) => Self::Active(flow(plain)),
@@ -125,7 +125,7 @@ impl Entry {
                     down: direction(down),
                     attempts,
                     sessions,
-                    over: true,
+                    is_final: true,
                 })
             }
             Line::Over => Self::Over,
@@ -283,14 +283,14 @@ pub(crate) mod tests {
             down: flow.down,
             attempts: 3,
             sessions: 2,
-            over: true,
+            is_final: true,
         };
         for entry in [
             Entry::Poll { now: Time::from_nanos(9), epoch: -5 },
             Entry::Ended(flow.clone()),
             Entry::Lives(flow.clone()),
             Entry::Finished(
-                SupersededFlow { flow: flow.clone(), replaced: Time::from_nanos(11) },
+                SupersededFlow { flow: flow.clone(), superseded_at: Time::from_nanos(11) },
                 vec![1, 2],
             ),
             Entry::Active(flow.clone()),

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use super::{
-    entries::{forget, heap, last_run, more, runs},
+    entries::{growth, heap, last_run, remove_oldest, run_length},
     spec::WindowSpec,
     value::Value,
 };
@@ -47,20 +47,20 @@ pub(crate) struct CountWindow {
 
 impl CountWindow {
     /// Adds an event that arrives while the clock is at `clock`.
-    pub(super) fn add(&mut self, shape: &WindowSpec, clock: Time, time: Time) {
-        self.prune(shape, clock);
+    pub(super) fn add(&mut self, window_spec: &WindowSpec, clock: Time, time: Time) {
+        self.prune(window_spec, clock);
         if self.events.len() == self.events.capacity() {
             // Most sources have few events: grow from one, not from a vector's four.
-            self.events.reserve_exact(more(self.events.len()));
+            self.events.reserve_exact(growth(self.events.len()));
         }
         let position = self.events.partition_point(|event| *event <= time);
         self.events.insert(position, time);
     }
 
     /// Forgets events beyond the capacity.
-    pub(super) fn fit(&mut self, shape: &WindowSpec) {
-        if self.events.len() > shape.capacity() {
-            let excess = self.events.len() - shape.capacity();
+    pub(super) fn trim(&mut self, window_spec: &WindowSpec) {
+        if self.events.len() > window_spec.capacity() {
+            let excess = self.events.len() - window_spec.capacity();
             if let Some(last) = self.events.get(excess - 1) {
                 self.forgotten = self.forgotten.max(*last);
             }
@@ -69,34 +69,40 @@ impl CountWindow {
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &WindowSpec, clock: Time) {
-        if self.events.first().is_none_or(|event| shape.matters(*event, clock)) {
+    pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
+        if self.events.first().is_none_or(|event| window_spec.is_relevant(*event, clock)) {
             return;
         }
-        let old = self.events.partition_point(|event| !shape.matters(*event, clock));
-        forget(&mut self.events, old);
+        let expired = self.events.partition_point(|event| !window_spec.is_relevant(*event, clock));
+        remove_oldest(&mut self.events, expired);
     }
 
-    /// The first event time after `after` at which there are `need`.
-    pub(super) fn decided(&self, shape: &WindowSpec, need: u64, after: Option<Time>) -> Option<Time> {
-        self.events.windows(runs(need)).find_map(|run| {
+    /// The first event time after `after` at which there are `threshold`.
+    pub(super) fn reached_at(
+        &self,
+        window_spec: &WindowSpec,
+        threshold: u64,
+        after: Option<Time>,
+    ) -> Option<Time> {
+        self.events.windows(run_length(threshold)).find_map(|run| {
             let (oldest, newest) = (*run.first()?, *run.last()?);
-            (after.is_none_or(|after| newest > after) && shape.reaches(oldest, newest)).then_some(newest)
+            (after.is_none_or(|after| newest > after) && window_spec.contains_event(oldest, newest))
+                .then_some(newest)
         })
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
-        last_run(&self.events, |event| *event, shape, hold, before)
+    /// Until when, `before` at the latest, there last were, or will have been, `threshold` of them.
+    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
+        last_run(&self.events, |event| *event, window_spec, threshold, before)
     }
 
     /// How many the window that ends at `time` holds.
-    pub(super) fn value(&self, shape: &WindowSpec, time: Time) -> Value {
+    pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
         let behind = self.events.partition_point(|event| *event <= time);
-        let before = self.events[..behind].partition_point(|event| !shape.reaches(*event, time));
+        let before = self.events[..behind].partition_point(|event| !window_spec.contains_event(*event, time));
         let count = (behind - before) as u64;
-        let lost = self.forgotten > Time::ZERO && shape.reaches(self.forgotten, time);
-        if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
+        let has_forgotten = self.forgotten > Time::ZERO && window_spec.contains_event(self.forgotten, time);
+        if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
     /// Event times, the newest first.
@@ -128,54 +134,54 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn shape(kind: WindowKind, need: u64) -> WindowSpec {
-        WindowSpec::new(Window { length: Duration::from_secs(3_600), kind }, need, LATE)
+    fn window_spec(kind: WindowKind, threshold: u64) -> WindowSpec {
+        WindowSpec::new(Window { length: Duration::from_secs(3_600), kind }, threshold, LATE)
     }
 
-    fn times(shape: &WindowSpec, events: impl IntoIterator<Item = u64>) -> CountWindow {
+    fn times(window_spec: &WindowSpec, events: impl IntoIterator<Item = u64>) -> CountWindow {
         let (mut times, mut clock) = (CountWindow::default(), Time::ZERO);
         for event in events {
             clock = clock.max(at(event));
-            times.add(shape, clock, at(event));
-            times.fit(shape);
+            times.add(window_spec, clock, at(event));
+            times.trim(window_spec);
         }
         times
     }
 
     #[test]
     fn the_sliding_window_is_open_at_its_beginning() {
-        let three = shape(WindowKind::Sliding, 3);
-        assert_eq!(times(&three, [100, 200, 3_699]).decided(&three, 3, None), Some(at(3_699)));
-        assert_eq!(times(&three, [100, 200, 3_700]).decided(&three, 3, None), None);
+        let three = window_spec(WindowKind::Sliding, 3);
+        assert_eq!(times(&three, [100, 200, 3_699]).reached_at(&three, 3, None), Some(at(3_699)));
+        assert_eq!(times(&three, [100, 200, 3_700]).reached_at(&three, 3, None), None);
     }
 
     #[test]
     fn the_tumbling_window_begins_at_multiples_of_its_length() {
-        let three = shape(WindowKind::Tumbling, 3);
-        assert_eq!(times(&three, [3_600, 5_000, 7_199]).decided(&three, 3, None), Some(at(7_199)));
-        assert_eq!(times(&three, [3_599, 3_600, 7_199]).decided(&three, 3, None), None);
+        let three = window_spec(WindowKind::Tumbling, 3);
+        assert_eq!(times(&three, [3_600, 5_000, 7_199]).reached_at(&three, 3, None), Some(at(7_199)));
+        assert_eq!(times(&three, [3_599, 3_600, 7_199]).reached_at(&three, 3, None), None);
         assert_eq!(times(&three, [3_600, 5_000, 7_199]).until(&three, 3, Time::END), Some(at(7_200)));
     }
 
     #[test]
     fn a_late_event_is_judged_in_its_own_time() {
-        let three = shape(WindowKind::Sliding, 3);
+        let three = window_spec(WindowKind::Sliding, 3);
         for order in [[100, 150, 390], [390, 150, 100], [150, 390, 100]] {
-            assert_eq!(times(&three, order).decided(&three, 3, None), Some(at(390)), "{order:?}");
+            assert_eq!(times(&three, order).reached_at(&three, 3, None), Some(at(390)), "{order:?}");
         }
     }
 
     #[test]
     fn what_an_incident_had_is_not_counted_for_the_next() {
-        let two = shape(WindowKind::Sliding, 2);
+        let two = window_spec(WindowKind::Sliding, 2);
         let times = times(&two, [100, 101, 5_000]);
-        assert_eq!(times.decided(&two, 2, Some(at(200))), None);
-        assert_eq!(times.decided(&two, 2, None), None, "100 and 101 are out of reach by then");
+        assert_eq!(times.reached_at(&two, 2, Some(at(200))), None);
+        assert_eq!(times.reached_at(&two, 2, None), None, "100 and 101 are out of reach by then");
     }
 
     #[test]
     fn memory_is_bounded_and_the_value_says_so() {
-        let ten = shape(WindowKind::Sliding, 10);
+        let ten = window_spec(WindowKind::Sliding, 10);
         assert_eq!(ten.capacity(), 28);
         let times = times(&ten, 0..1_000);
         assert_eq!(times.len(), ten.capacity());
@@ -192,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_source_with_one_flow_costs_one_event() {
-        let ten = shape(WindowKind::Sliding, 10);
+        let ten = window_spec(WindowKind::Sliding, 10);
         let mut one = times(&ten, [7]);
         assert_eq!(one.events.capacity(), 1);
         assert_eq!(size_of::<CountWindow>(), 16);

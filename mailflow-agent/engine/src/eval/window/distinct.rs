@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use super::{
-    entries::{forget, heap, last_run},
+    entries::{heap, last_run, remove_oldest},
     spec::WindowSpec,
     value::Value,
 };
@@ -27,43 +27,50 @@ pub(crate) struct DistinctWindow {
 }
 
 impl DistinctWindow {
-    /// Adds an event with `end`; `need` (K) are told apart.
-    pub(super) fn add(&mut self, shape: &WindowSpec, need: u64, clock: Time, time: Time, end: EndpointBytes) {
-        self.prune(shape, clock);
-        if let Some(place) = self.entries.iter().position(|(_, known)| *known == end) {
+    /// Adds an event with `endpoint`; `max_threshold` (K) are told apart.
+    pub(super) fn add(
+        &mut self,
+        window_spec: &WindowSpec,
+        max_threshold: u64,
+        clock: Time,
+        time: Time,
+        endpoint: EndpointBytes,
+    ) {
+        self.prune(window_spec, clock);
+        if let Some(place) = self.entries.iter().position(|(_, known)| *known == endpoint) {
             if self.entries.get(place).is_some_and(|(last, _)| *last >= time) {
                 return;
             }
             self.entries.remove(place);
         }
         let place = self.entries.partition_point(|(last, _)| *last <= time);
-        self.entries.insert(place, (time, end));
-        while self.entries.len() as u64 > need.max(1) {
+        self.entries.insert(place, (time, endpoint));
+        while self.entries.len() as u64 > max_threshold.max(1) {
             let (last, _) = self.entries.remove(0);
             self.forgotten = self.forgotten.max(last);
         }
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &WindowSpec, clock: Time) {
-        if self.entries.first().is_none_or(|(last, _)| shape.matters(*last, clock)) {
+    pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
+        if self.entries.first().is_none_or(|(last, _)| window_spec.is_relevant(*last, clock)) {
             return;
         }
-        let old = self.entries.partition_point(|(last, _)| !shape.matters(*last, clock));
-        forget(&mut self.entries, old);
+        let expired = self.entries.partition_point(|(last, _)| !window_spec.is_relevant(*last, clock));
+        remove_oldest(&mut self.entries, expired);
     }
 
     /// How many distinct ends the window that ends at `time` holds.
-    pub(super) fn value(&self, shape: &WindowSpec, time: Time) -> Value {
-        let inside = |last: &Time| *last <= time && shape.reaches(*last, time);
+    pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
+        let inside = |last: &Time| *last <= time && window_spec.contains_event(*last, time);
         let count = self.entries.iter().filter(|(last, _)| inside(last)).count() as u64;
-        let lost = self.forgotten > Time::ZERO && inside(&self.forgotten);
-        if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
+        let has_forgotten = self.forgotten > Time::ZERO && inside(&self.forgotten);
+        if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &WindowSpec, hold: u64, before: Time) -> Option<Time> {
-        last_run(&self.entries, |(last, _)| *last, shape, hold, before)
+    /// Until when, `before` at the latest, there last were, or will have been, `threshold` of them.
+    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
+        last_run(&self.entries, |(last, _)| *last, window_spec, threshold, before)
     }
 
     /// Event times, the newest first.
@@ -100,8 +107,8 @@ mod tests {
 
     fn ends(events: &[(u64, u8)]) -> DistinctWindow {
         let mut ends = DistinctWindow::default();
-        for (second, end) in events {
-            ends.add(&hour(), 3, at(*second), at(*second), [*end; 16]);
+        for (second, endpoint) in events {
+            ends.add(&hour(), 3, at(*second), at(*second), [*endpoint; 16]);
         }
         ends
     }
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_threshold_is_at_least() {
-        let many: Vec<_> = (1..=50u8).map(|end| (u64::from(end), end)).collect();
+        let many: Vec<_> = (1..=50u8).map(|endpoint| (u64::from(endpoint), endpoint)).collect();
         let ends = ends(&many);
         assert_eq!((ends.len(), ends.value(&hour(), at(50))), (3, Value::AtLeast(3)));
         assert_eq!(ends.value(&hour(), at(3_600 + 48)), Value::Exactly(2));

@@ -40,7 +40,7 @@ pub struct TermValue {
     pub value: Value,
     /// What it needed.
     pub threshold: u64,
-    /// What both are divided by to be shown: 1, or [`Thresholds::PARTS`](crate::settings::Level::PARTS) for a ratio.
+    /// What both are divided by to be shown: 1, or [`Thresholds::SUBWINDOWS`](crate::settings::Level::PARTS) for a ratio.
     pub scale: u64,
     /// True if it holds.
     pub holds: bool,
@@ -54,12 +54,12 @@ impl TermValue {
     }
 
     /// The value as it is shown; none where it is not evaluable.
-    pub fn shown(&self) -> Option<f64> {
+    pub fn scaled_value(&self) -> Option<f64> {
         (self.value != Value::Unknown).then(|| self.value.number() as f64 / self.scale as f64)
     }
 
     /// The threshold as it is shown.
-    pub fn threshold_shown(&self) -> f64 {
+    pub fn scaled_threshold(&self) -> f64 {
         self.threshold as f64 / self.scale as f64
     }
 }
@@ -72,7 +72,7 @@ pub struct WindowValue {
     /// Name of the term, as in [`TermValue::name`].
     pub term: Arc<str>,
     /// Whom it is about.
-    pub subject: GroupKey,
+    pub group_key: GroupKey,
     /// What its window holds now.
     pub value: Value,
 }

@@ -70,7 +70,7 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         facts,
     };
     let complete = extra.complete.unwrap_or_default();
-    let record = FlowRecord { flow, app, reason, complete, inputs: inputs(counters, extra) };
+    let record = FlowRecord { flow, app, reason, complete, fields: inputs(counters, extra) };
     Ok(Some(Entry { record, origin: Origin::Mailflow }))
 }
 

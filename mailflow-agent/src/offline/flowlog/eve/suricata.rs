@@ -82,7 +82,7 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
     };
     let flow =
         Flow { key, up, down, first: start.0, messages: 0, rejected: 0, mac: None, interface: None, facts };
-    let record = FlowRecord { flow, app, reason, complete, inputs };
+    let record = FlowRecord { flow, app, reason, complete, fields: inputs };
     Ok(Some(Entry { record, origin: Origin::Suricata }))
 }
 

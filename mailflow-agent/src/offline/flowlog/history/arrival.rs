@@ -18,7 +18,7 @@ pub(crate) fn rank(record: &FlowRecord) -> impl Ord + use<> {
     let last = record.reason != RecordReason::Active;
     let way = |way: &DirectionStats| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
     let counters = (way(&flow.up), way(&flow.down), flow.messages, flow.rejected);
-    let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
+    let rest = (record.app, record.reason.name(), record.complete, record.fields, flow.mac);
     let facts = facts_bytes(&flow.facts);
     (ends, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
 }

@@ -30,7 +30,7 @@ mod flag {
 
 /// Appends a record.
 pub(crate) fn write(out: &mut Vec<u8>, Arrival { at, record }: &Arrival) {
-    let FlowRecord { flow, app, reason, complete, inputs } = record;
+    let FlowRecord { flow, app, reason, complete, fields: inputs } = record;
     let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = flow;
     let time = record.time();
     out.reserve(LONGEST);
@@ -128,7 +128,7 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
         app: *App::ALL.get(usize::from(flags >> flag::APP & 0xf))?,
         reason: *RecordReason::ALL.get(usize::from(flags >> flag::REASON & 0x3))?,
         complete: is(flag::COMPLETE),
-        inputs: RecordFields::from_bits_retain(inputs),
+        fields: RecordFields::from_bits_retain(inputs),
     };
     *bytes = from.0;
     Some(Arrival { at, record })
@@ -241,7 +241,7 @@ pub(crate) mod tests {
         (time(), flow, prop::sample::select(&App::ALL), reason, any::<bool>(), any::<u8>()).prop_map(
             |(at, flow, app, reason, complete, inputs)| {
                 let inputs = RecordFields::from_bits_retain(inputs);
-                Arrival { at, record: FlowRecord { flow, app, reason, complete, inputs } }
+                Arrival { at, record: FlowRecord { flow, app, reason, complete, fields: inputs } }
             },
         )
     }

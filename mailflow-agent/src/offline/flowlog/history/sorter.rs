@@ -369,7 +369,7 @@ mod tests {
                 flow.up.last = Some(flow.first + Duration::from_secs(age));
                 (flow.facts.syn, flow.facts.reset) = (1, facts);
                 let (app, complete, inputs) = (mailflow_common::App::Smtp, true, RecordFields::all());
-                Entry { record: FlowRecord { flow, app, reason, complete, inputs }, origin }
+                Entry { record: FlowRecord { flow, app, reason, complete, fields: inputs }, origin }
             },
         )
     }

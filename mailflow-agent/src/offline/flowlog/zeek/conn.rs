@@ -160,7 +160,7 @@ impl Conn<'_> {
         let complete = whole && self.missed_bytes.unwrap_or_default() == 0;
         let mac = self.orig_l2_addr.filter(|_| lie == Lie::AsTold).map(|Read(mac)| mac.0);
         let flow = Flow { key, up, down, first, messages: 0, rejected: 0, mac, interface: None, facts };
-        let record = FlowRecord { flow, app, reason, complete, inputs };
+        let record = FlowRecord { flow, app, reason, complete, fields: inputs };
         Line::Entry(Entry { record, origin: Origin::Zeek })
     }
 
