@@ -1,4 +1,4 @@
-//! Values the unit tests share.
+//! Values that unit tests share.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// A moment, in seconds.
+/// Returns the time of these seconds.
 pub(crate) fn at(seconds: u64) -> Time {
     Time::from_nanos(seconds * 1_000_000_000)
 }
 
-/// A TCP flow of one second that passes every size test but `count`.
+/// Returns a TCP flow of one second that passes every size test but `count`.
 pub(crate) fn flow(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_TCP)
 }
 
-/// The same over UDP.
+/// Returns a UDP flow of one second.
 pub(crate) fn udp(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_UDP)
 }
@@ -62,21 +62,21 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
     }
 }
 
-/// `flow` moved so that its last packet is at `last`.
+/// Returns `flow` moved so that its last packet is at `last`.
 pub(crate) fn ending(mut flow: Flow, last: Time) -> Flow {
     (flow.up.last, flow.down.last) = (Some(last), Some(last));
     flow.first = last - Duration::from_secs(1);
     flow
 }
 
-/// A record of 10.0.0.1 whose event time is `time`.
+/// Returns a record of 10.0.0.1 with this event time.
 pub(crate) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
     let (app, reason) = (App::Smtp, RecordReason::Closed);
     Arc::new(FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() })
 }
 
-/// R1.
+/// Returns the rule `smtp-burst`.
 pub(crate) fn rule() -> Rule {
     let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
     let size = SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 };
@@ -113,14 +113,14 @@ pub(crate) fn rule() -> Rule {
     }
 }
 
-/// 10.0.0.0/8 and fd00::/8.
+/// Returns the networks 10.0.0.0/8 and fd00::/8.
 pub(crate) fn internal() -> Networks {
     let line =
         |line: &str| Network { group: Some("lan".to_owned()), ..Network::new(line.parse().unwrap(), line) };
     Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec())
 }
 
-/// R1 with the default timeouts.
+/// Returns settings with the rule `smtp-burst` and the default timeouts.
 pub(crate) fn settings() -> Settings {
     Settings {
         timeouts: Timeouts::default(),

@@ -1,35 +1,40 @@
-//! The engine: from snapshots of the flow table to records and alerts.
+//! Engine: turns polls of the flow table into flow records and alerts.
 //!
-//! No clock, no I/O, no aya: time and flows come in as values, effects go out as values.
+//! The engine reads no clock and does no I/O. Time and flows come in as values, and effects go out as values.
 //!
-//! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::begin`],
-//! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, [`Engine::overflow`], and then
-//! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::pending_eviction`] out of the
-//! kernel's table and tells [`Engine::end`] what became of them. Nothing here holds the table: it may be
-//! far larger than what is remembered of it.
+//! The caller drives one poll in this order:
 //!
-//! How often that happens must not show in the results. A flow's end follows from its packets: its
-//! last one plus a timeout. Final records are therefore given to the rules in the order of those ends,
-//! each at its own moment, as if the table had been read without pause; alerts repeat and end at
-//! their own moments in between. Of equal moments the earlier event time goes first, then the lower
-//! client address and port, then the lower server address and port. Only active records depend on
-//! when somebody looked: they carry what the flow had by then.
+//! 1. [`Engine::begin_poll`]
+//! 2. [`Engine::finish_superseded`]
+//! 3. [`Engine::observe_batch`], for each batch of the flow table. After each batch, or after the last one, the
+//!    caller evicts [`Engine::pending_eviction`] from the kernel's table and reports the outcomes to
+//!    [`Engine::apply_evictions`].
+//! 4. [`Engine::observe_overflow`]
+//! 5. [`Engine::tick`]
 //!
-//! Modules, in the order in which data passes them:
+//! The engine does not hold the flow table, which may be far larger than the state that the engine keeps of it.
+//!
+//! Results do not depend on the poll interval. A flow ends at its last packet plus a timeout. The rules get final
+//! records in the order of these ends, each at the time of its end. Alerts repeat and resolve at their own times in
+//! between. Records of equal end times are ordered by event time, then by client address and port, then by server
+//! address and port. Only interim records depend on the time of the poll: they carry the counters that the flow had
+//! then.
+//!
+//! Modules, in the order in which data passes through them:
 //!
 //! | module | |
 //! |---|---|
-//! | [`time`] | packet clock, and its place on the wall clock |
+//! | [`time`] | packet clock, and its offset from the wall clock |
 //! | [`settings`] | settings of the engine |
 //! | [`flow`] | flows, their deltas, timeouts and records |
-//! | [`network`] | addresses, located against the internal networks |
+//! | [`network`] | addresses, resolved against the internal networks |
 //! | [`rule`] | rules, and their match against records |
 //! | [`eval`] | evaluation of the rules, by group |
 //! | [`eval::window`] | windows of event time |
 //! | [`alert`] | incidents and their alerts |
 //! | [`effects`] | output of each call |
-//! | [`checkpoint`] | state that a later process continues from |
-//! | [`query`] | questions about the state |
+//! | [`checkpoint`] | state from which a new process continues |
+//! | [`query`] | read-only queries of the state |
 
 #![forbid(unsafe_code)]
 
@@ -68,7 +73,7 @@ use self::{
     time::{Time, WallClockOffset},
 };
 
-/// Deltas, values, alerts and effects.
+/// Types of the engine's output: deltas, values, alerts and effects.
 pub mod event {
     pub use crate::{
         alert::event::{Alert, AlertState, FlowTotals, RelayHint},
@@ -83,13 +88,13 @@ pub mod event {
     };
 }
 
-/// Flows looked at together.
+/// Flows whose table entries are prefetched together.
 const BATCH_FLOWS: usize = 32;
 
-/// Ended flows for which room is kept from one reading to the next.
+/// Capacity of the list of flows pending eviction that is retained between polls, in flows.
 const RETAINED_CAPACITY: usize = 4_096;
 
-/// Turns snapshots of the flow table into records and alerts.
+/// Engine: turns polls of the flow table into flow records and alerts.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
@@ -97,41 +102,42 @@ pub struct Engine {
     flow_table: LiveFlowTable,
     source_overflow: SourceOverflowTable,
     evaluator: Evaluator,
-    /// The moment of the reading that is on.
+    /// Time of the current poll.
     now: Time,
-    /// Flows it found ended, with their gains booked. The table has forgotten them.
+    /// Flows that the current poll found ended. Their deltas are emitted, and `flow_table` does not hold them any
+    /// more.
     pending_eviction: Vec<Flow>,
-    /// Records the rules have not seen yet, or saw last.
+    /// Records that the rules evaluate at the next tick, or evaluated at the last one.
     pending_records: PendingRecords,
-    /// What sources gained beyond the flow table, and the rules have not seen yet.
+    /// Overflow deltas that the rules evaluate at the next tick.
     overflow_deltas: Vec<OverflowDelta>,
-    /// The newest records, to be explained.
+    /// Newest records, for [`Engine::explain`] and relay hints.
     recent_records: RecentRecords,
 }
 
-/// How much the engine holds.
+/// Amount of state that the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Flows that have not ended.
     pub open_flows: u64,
-    /// Flows that left the kernel's table unasked, since the start. Their packets are booked, but they
-    /// have no final record.
+    /// Flows that disappeared from the kernel's table without an eviction, since the start. Their packets are
+    /// counted, but they have no final record.
     pub vanished_flows: u64,
-    /// What the rules hold.
+    /// State of the rules.
     pub rules: RuleStats,
 }
 
-/// What came of other settings.
+/// Outcome of new settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReconfigureOutcome {
-    /// The rules whose windows begin anew.
+    /// Rules whose windows start empty.
     pub restarted: Vec<Arc<str>>,
-    /// What time had brought by then, and the ends of the incidents of rules that are gone.
+    /// Effects of the time up to the change, and the resolved alerts of removed rules.
     pub effects: Effects,
 }
 
 impl Engine {
-    /// An engine that has seen nothing yet.
+    /// Returns an engine without state.
     pub fn new(mut settings: Settings) -> Self {
         let limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
@@ -158,21 +164,22 @@ impl Engine {
         }
     }
 
-    /// The internal networks in force.
+    /// Returns the internal networks.
     pub fn internal(&self) -> &Networks {
         &self.settings.internal
     }
 
-    /// From now on these are the internal networks. What was counted stays counted; records that come are
-    /// judged by the new list.
+    /// Replaces the internal networks. Counted flows stay counted; later records are matched against the new list.
     pub fn set_internal(&mut self, internal: Networks) {
         self.settings.internal = internal;
     }
 
-    /// From now on these are the settings, at `now`. Rules whose match, grouping, measures and windows stay
-    /// what they were keep what they hold, under the thresholds that are new. The others are named: their
-    /// windows begin anew, and their incidents go on, if they speak about the same subjects. Incidents of
-    /// rules that are gone end. The grouping of sources stays what it was.
+    /// Replaces the settings at `now`.
+    ///
+    /// A rule with an unchanged match, grouping, measures and windows keeps its windows, under the new thresholds.
+    /// Every other changed rule is listed in the outcome: its windows start empty, and its incidents continue if
+    /// the grouping is unchanged. Incidents of removed rules end. The prefix length of IPv6 sources stays as it
+    /// was.
     pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> ReconfigureOutcome {
         let mut effects = self.tick(now);
         self.limits = TimeoutNanos::new(&settings.timeouts);
@@ -187,27 +194,26 @@ impl Engine {
         ReconfigureOutcome { restarted: changed.restarted, effects }
     }
 
-    /// Where the packet clock lies on the wall clock from now on. Live, the wall clock may be set.
+    /// Sets the offset of the packet clock from the wall clock. Live, the wall clock may be adjusted.
     pub fn set_clock_offset(&mut self, clock_offset: WallClockOffset) {
         self.settings.clock_offset = clock_offset;
         self.evaluator.clock_offset = clock_offset;
     }
 
-    /// A reading of the flow table begins.
+    /// Begins a poll of the flow table at `now`.
     pub fn begin_poll(&mut self, now: Time) {
         self.requeue_pending();
         self.now = now;
         self.flow_table.begin_poll(now);
     }
 
-    /// The flows that others on the same tuple have followed: their last gains and their records. Comes
-    /// before the parts of the same reading.
+    /// Ends superseded flows: emits their last deltas and their records. Call before the batches of the same poll.
     pub fn finish_superseded(&mut self, superseded: &[SupersededFlow]) -> Effects {
         self.requeue_pending();
         let mut effects = Effects::default();
         for SupersededFlow { flow, superseded_at } in superseded {
             let end = FlowEnd::of(flow, &self.limits);
-            // A SYN may follow a flow sooner than silence would have ended it.
+            // A SYN can start a new flow before the idle timeout of the old one (RFC 9293, reuse of a port).
             let end = if end.at <= *superseded_at {
                 end
             } else {
@@ -218,16 +224,16 @@ impl Engine {
         effects
     }
 
-    /// Looks at a part of the flow table: what each flow gained, and records of living flows whose
-    /// active interval has passed.
+    /// Processes a batch of the flow table: emits the delta of each flow, and an interim record of each live flow
+    /// whose active interval has elapsed.
     ///
-    /// A flow is the same one as long as its `first` is. One that a reading does not show is not
-    /// forgotten: it may be back in the next.
+    /// Key and `first` identify a flow. The engine keeps a flow that a poll does not show, as the next poll may
+    /// show it again.
     pub fn observe_batch(&mut self, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
         effects.deltas.reserve(flows.len());
         for flows in flows.chunks(BATCH_FLOWS) {
-            // One that is new and over already has never been in the table.
+            // A flow that is new and has ended is not in `flow_table`, so its entry needs no prefetch.
             let is_ended =
                 |flow: &Flow| self.flow_table.is_new(flow) && FlowEnd::of(flow, &self.limits).at <= self.now;
             let fingerprints = self.flow_table.fingerprints::<BATCH_FLOWS>(flows, is_ended);
@@ -238,16 +244,16 @@ impl Engine {
         effects
     }
 
-    /// The flows that had ended, of those looked at since [`Engine::begin`] or [`Engine::end`].
+    /// Returns the ended flows of the batches since [`Engine::begin_poll`] or [`Engine::apply_evictions`].
     ///
-    /// The caller takes them out of the kernel's table, unless they have gained something meanwhile.
+    /// The caller evicts each of them from the kernel's table unless its counters have changed.
     pub fn pending_eviction(&self) -> &[Flow] {
         &self.pending_eviction
     }
 
-    /// What became of [`Engine::pending_eviction`], in its order: those that are out of the kernel's table have
-    /// their records. The others live, also those of which nothing is said; a later reading judges them
-    /// again.
+    /// Applies the outcomes of evicting [`Engine::pending_eviction`], in the same order. Emits the final record of
+    /// each flow that is not in the kernel's table any more. All other flows, also those without an outcome, stay
+    /// live, and a later poll decides about them.
     pub fn apply_evictions(&mut self, outcomes: &[EvictOutcome]) -> Effects {
         let mut effects = Effects::default();
         effects.records.reserve(outcomes.len());
@@ -268,7 +274,7 @@ impl Engine {
         effects
     }
 
-    /// What sources have beyond the flow table: their gains. There are no records of them.
+    /// Processes the overflow counters of sources: emits their deltas. Overflow has no records.
     pub fn observe_overflow(&mut self, counters: &[SourceOverflow]) -> Effects {
         let mut effects = Effects::default();
         for (delta, overflow_delta) in
@@ -280,7 +286,7 @@ impl Engine {
         effects
     }
 
-    /// Lets time pass: the rules see the records made so far, alerts are repeated and resolved.
+    /// Advances the time to `now`: the rules evaluate the pending records, and alerts repeat and resolve.
     pub fn tick(&mut self, now: Time) -> Effects {
         let mut effects = Effects::default();
         let mut pending_records = std::mem::take(&mut self.pending_records);
@@ -296,8 +302,8 @@ impl Engine {
         effects
     }
 
-    /// The last look at a part of the table: every open flow gets its record. [`Engine::shutdown`]
-    /// follows.
+    /// Processes a batch of the last poll: emits a record of every open flow. Call [`Engine::shutdown`] after the
+    /// last batch.
     pub fn observe_final_batch(&mut self, now: Time, flows: &[Flow]) -> Effects {
         self.requeue_pending();
         let mut effects = Effects::default();
@@ -309,48 +315,48 @@ impl Engine {
         effects
     }
 
-    /// The end: the rules see the last records, and no flow is remembered.
+    /// Shuts down: the rules evaluate the pending records, and the engine drops all flows.
     pub fn shutdown(&mut self, now: Time) -> Effects {
         self.flow_table.clear();
         self.tick(now)
     }
 
-    /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
-    /// it was made; records are given in that order.
+    /// Evaluates a record of another source, such as a flow log. `now` is the time at which the record was made.
+    /// Pass records in ascending order of that time.
     pub fn ingest_record(&mut self, now: Time, record: &FlowRecord) -> Effects {
         let mut effects = Effects::default();
         self.ingest_record_into(now, record, &mut effects);
         effects
     }
 
-    /// Does so, and adds to `effects`: of millions of records few have any.
+    /// Evaluates a record as [`Engine::ingest_record`] does, and appends to `effects`. Few of millions of records
+    /// have any effect.
     pub fn ingest_record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
         self.recent_records.push(record);
         self.ingest_external(now, record, RecordPhase::of(record.reason), effects);
     }
 
-    /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::PREFETCH_RECORDS`]
-    /// at once. It changes nothing else.
+    /// Prefetches the groups of the sources of the next records, at most [`Engine::PREFETCH_RECORDS`]. Changes no
+    /// state.
     pub fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
         self.evaluator.prefetch(next.take(Self::PREFETCH_RECORDS));
     }
 
-    /// Records that are worth a look ahead at once.
+    /// Largest useful number of records for one [`Engine::prefetch`].
     pub const PREFETCH_RECORDS: usize = 16;
 
-    /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
-    /// again by an engine without any, they leave the same windows and alerts.
+    /// Returns the rule inputs of the last [`Engine::tick`], in the order of their evaluation. An engine without
+    /// pending records that replays them gets equal windows and alerts.
     pub fn rule_inputs(&self) -> impl Iterator<Item = RuleInput<'_>> {
         self.pending_records.rule_inputs()
     }
 
-    /// What each rule's window holds for each source at `now`, where that is not zero; ordered by
-    /// rule, then source.
+    /// Returns the nonzero window values of each rule and group at `now`, ordered by rule, then by group key.
     pub fn window_values(&self, now: Time) -> Vec<WindowValue> {
         self.evaluator.values(now)
     }
 
-    /// How much is held.
+    /// Returns the amount of state that the engine holds.
     pub fn stats(&self) -> Stats {
         Stats {
             open_flows: (self.flow_table.len() + self.pending_eviction.len()) as u64,
@@ -359,7 +365,7 @@ impl Engine {
         }
     }
 
-    /// What each rule holds, and what it could not take; in the order of the rules.
+    /// Returns the counts of each rule, in the order of the rules.
     pub fn rule_counts(&self) -> Vec<RuleCounts> {
         self.evaluator.counts()
     }
@@ -385,7 +391,7 @@ impl Engine {
         }
     }
 
-    /// Lets the rules see what an open flow gained, if that is enough to matter before its next record.
+    /// Adds a live update of an open flow to the pending records, if the flow gained enough since its last one.
     fn offer_live(&mut self, flow: &Flow) {
         if !self.flow_table.has_live_update(flow) {
             return;
@@ -397,7 +403,7 @@ impl Engine {
         }
     }
 
-    /// Flows that ended but were not taken out live on.
+    /// Puts the flows whose eviction was not confirmed back into `flow_table`.
     fn requeue_pending(&mut self) {
         self.pending_eviction.drain(..).for_each(|flow| self.flow_table.insert(&flow));
         self.pending_eviction.shrink_to(RETAINED_CAPACITY);
@@ -412,7 +418,7 @@ impl Engine {
         let record = timeout::record(flow, &self.settings.services, end.reason);
         let phase = RecordPhase::of(end.reason);
         let mask = self.evaluator.matching_rules(&record, phase, &self.settings.internal);
-        // Of most records no rule wants to know, and those need not wait for their turn.
+        // Few records match a rule. The others need not wait for their turn.
         if phase == RecordPhase::Final {
             self.recent_records.push(&record);
         }
@@ -424,21 +430,21 @@ impl Engine {
         effects.records.push(record);
     }
 
-    /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
+    /// Evaluates a record of another source, and advances the time to `at`.
     fn ingest_external(&mut self, at: Time, record: &FlowRecord, phase: RecordPhase, effects: &mut Effects) {
         let mask = self.evaluator.matching_rules(record, phase, &self.settings.internal);
         self.evaluate(PendingRecord { at: at.max(record.time()), phase, mask, record }, effects);
         self.advance_to(at, effects);
     }
 
-    /// Time passes: what is due is told.
+    /// Advances the time to `now`: repeats and resolves due alerts.
     fn advance_to(&mut self, now: Time, effects: &mut Effects) {
         let first_alert = effects.alerts.len();
         self.evaluator.advance(now, &self.settings.internal, effects);
         self.attach_relay_hints(effects.alerts.get_mut(first_alert..).unwrap_or_default());
     }
 
-    /// Gives a record to the rules; a flow counts once for each.
+    /// Evaluates a record. A rule counts each flow once.
     fn evaluate(&mut self, pending: PendingRecord<'_>, effects: &mut Effects) {
         let flow = &pending.record.flow;
         let mut contribution = self.flow_table.contribution(flow);

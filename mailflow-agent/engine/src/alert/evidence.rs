@@ -1,89 +1,90 @@
-//! The records that contributed to what the rules hold, for as long as there is room.
+//! Evidence: ring buffers of the records that contributed to groups.
 //!
-//! Rules remember numbers; the flows behind them are kept here, the newest of all subjects together, so
-//! that a million sources that raise no alert cost nothing but this bound. A subject knows the last of its notes,
-//! and each note leads to the one before.
+//! Windows keep numbers; the rings keep the flows behind them, the newest of all groups together. So a million
+//! sources without an alert cost no more memory than the rings. A group has the number of its last link, and each
+//! link refers to the previous one of its group.
 //!
-//! Subjects that completed no handshake have a ring of their own: a flood of spoofed sources cannot push out the flows of
-//! real ones.
+//! Groups without a completed handshake use a ring of their own, so that a flood of spoofed sources does not
+//! overwrite the flows of real ones.
 
 use crate::flow::FlowRecord;
 
-/// Most flows shown with an alert.
+/// Most flows of an alert.
 pub(crate) const MAX_ALERT_FLOWS: usize = 20;
 
-/// Most records kept, about 200 B each: of subjects that completed a handshake, and of others.
+/// Capacity of each ring in records, about 200 B each: of groups with a completed handshake, and of half-open
+/// groups.
 const RING_RECORDS: [usize; 2] = [1 << 17, 1 << 15];
 
-/// Most records kept of all subjects.
+/// Capacity of both rings, in records.
 pub(crate) const MAX_RECORDS: usize = RING_RECORDS[0] + RING_RECORDS[1];
 
-/// Most notes kept for each record, 8 B each: some records are noted under several rules.
+/// Links for each record of capacity, 8 B each. Several, as several rules can link one record.
 const LINKS_PER_RECORD: usize = 2;
 
-/// Marks a handle of the second ring.
+/// Bit of a handle of the half-open ring.
 const HALF_OPEN_HANDLE: u32 = 1 << 31;
-/// Marks a trail of the second ring.
+/// Bit of a chain of the half-open ring.
 const HALF_OPEN_CHAIN: u64 = 1 << 63;
 
-/// Which subjects share a ring.
+/// Class of a group, which selects its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeClass {
-    /// Those that completed a handshake.
+    /// Group with a completed handshake.
     Completed,
-    /// Others, whose addresses may be spoofed.
+    /// Half-open group, whose address may be spoofed.
     HalfOpen,
 }
 
-/// Names a record that was kept.
+/// Handle of a stored record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EvidenceHandle(u32);
 
-/// What a subject noted: the number of its last note, from 1; 0 where there is none.
+/// Chain of a group's links: the number of the last link, from 1; 0 without a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EvidenceChain(u64);
 
-/// The newest records.
+/// Evidence of all groups.
 #[derive(Debug)]
 pub(crate) struct Evidence {
     rings: [EvidenceRing; 2],
 }
 
-/// The newest records of subjects of one class.
+/// Ring of the groups of one class.
 #[derive(Debug)]
 struct EvidenceRing {
-    /// Most records.
+    /// Capacity in records.
     capacity: usize,
-    /// A ring, once it is full.
+    /// Ring buffer, once it is full.
     records: Vec<FlowRecord>,
-    /// The number of the next record.
+    /// Number of the next record.
     next: u32,
-    /// Records that others took the places of, since the start.
+    /// Records that were overwritten, since the start.
     overwritten: u64,
-    /// A ring, once it is full.
+    /// Ring buffer, once it is full.
     links: Vec<EvidenceLink>,
-    /// Notes made since the start.
+    /// Links that were created, since the start.
     link_count: u64,
 }
 
-/// A record noted by a subject.
+/// Link of a group to a record.
 #[derive(Clone, Copy, Debug)]
 struct EvidenceLink {
     handle: EvidenceHandle,
-    /// How many notes ago the subject made the one before; 0 where there is none.
+    /// Distance to the previous link of the group; 0 if there is none.
     distance: u32,
 }
 
-/// What a trail leads to.
+/// Records of a chain.
 #[derive(Debug, Default)]
 pub(crate) struct EvidenceView<'a> {
-    /// The flows noted last, at most [`MAX_ALERT_FLOWS`], each with its last record.
+    /// Newest flows of the chain, at most [`MAX_ALERT_FLOWS`], each with its last record.
     pub(crate) records: Vec<(EvidenceHandle, &'a FlowRecord)>,
-    /// True if there were more that are not kept any more.
+    /// True if further records of the chain were overwritten.
     pub(crate) is_truncated: bool,
 }
 
-/// A record that is kept once in each ring in which somebody needs it, however many do.
+/// Record that is stored in a ring at most once, when the first group links it.
 pub(crate) struct LazyEvidence<'a> {
     record: &'a FlowRecord,
     handles: [Option<EvidenceHandle>; 2],
@@ -127,15 +128,15 @@ impl<'a> LazyEvidence<'a> {
         Self { record, handles: [None; 2] }
     }
 
-    /// Notes the record for the subject whose trail this is. The first one after it completed a handshake takes those
-    /// before along.
+    /// Links the record to a chain. At the first link after a completed handshake, the earlier records of the chain
+    /// move to the ring of its new class.
     pub(crate) fn link(&mut self, evidence: &mut Evidence, chain: &mut EvidenceChain, class: HandshakeClass) {
         if class == HandshakeClass::Completed && chain.class() == HandshakeClass::HalfOpen {
             *chain = evidence.promote(*chain);
         }
         let [completed, half_open] = &mut self.handles;
         let handle_slot = if class == HandshakeClass::Completed { completed } else { half_open };
-        let handle = *handle_slot.get_or_insert_with(|| evidence.window(self.record, class));
+        let handle = *handle_slot.get_or_insert_with(|| evidence.store_record(self.record, class));
         evidence.link(chain, handle);
     }
 }
@@ -147,49 +148,49 @@ impl Default for Evidence {
 }
 
 impl Evidence {
-    /// Keeps a record, in the place of the oldest of its class where there is no other.
-    pub(crate) fn window(&mut self, record: &FlowRecord, class: HandshakeClass) -> EvidenceHandle {
-        let number = self.ring_mut(class).window(record);
+    /// Stores a record, and overwrites the oldest of its class if the ring is full.
+    pub(crate) fn store_record(&mut self, record: &FlowRecord, class: HandshakeClass) -> EvidenceHandle {
+        let number = self.ring_mut(class).store_record(record);
         EvidenceHandle(if class == HandshakeClass::Completed { number } else { number | HALF_OPEN_HANDLE })
     }
 
-    /// Notes a record for the subject whose trail this is. A trail of the other class ends here.
+    /// Links a record to a chain. A chain of the other class starts again.
     pub(crate) fn link(&mut self, chain: &mut EvidenceChain, handle: EvidenceHandle) {
         let class = handle.class();
         let previous = if chain.class() == class { chain.number() } else { 0 };
         *chain = EvidenceChain::of(class, self.ring_mut(class).link(previous, handle));
     }
 
-    /// What a trail leads to, by time, and of equal times in the order in which it was noted.
+    /// Returns the records of a chain by event time; of equal times, in the order of their links.
     pub(crate) fn find(&self, chain: EvidenceChain) -> EvidenceView<'_> {
         let mut view = self.linked(chain);
         view.records.sort_by_key(|(_, record)| record.time());
         view
     }
 
-    /// What a trail leads to, in the order in which it was noted: noted so again, it leads to the same, and makes
-    /// room for others in the same order.
+    /// Returns the records of a chain in the order of their links. Linked again in this order, they give an equal
+    /// chain and are overwritten in an equal order.
     pub(crate) fn linked(&self, chain: EvidenceChain) -> EvidenceView<'_> {
         self.ring(chain.class()).linked(chain.number())
     }
 
-    /// Records kept.
+    /// Returns the number of stored records.
     pub(crate) fn len(&self) -> usize {
         self.rings.iter().map(|ring| ring.records.len()).sum()
     }
 
-    /// Records that others took the places of, since the start.
+    /// Returns the number of records that were overwritten, since the start.
     pub(crate) fn overwritten(&self) -> u64 {
         self.rings.iter().map(|ring| ring.overwritten).sum()
     }
 
-    /// The trail of a subject that has just completed a handshake, with what it noted before.
+    /// Copies a half-open chain to the ring of completed groups, and returns the new chain.
     fn promote(&mut self, chain: EvidenceChain) -> EvidenceChain {
         let records: Vec<_> =
             self.linked(chain).records.into_iter().map(|(_, record)| record.clone()).collect();
         let mut promoted = EvidenceChain::default();
         for record in records {
-            let handle = self.window(&record, HandshakeClass::Completed);
+            let handle = self.store_record(&record, HandshakeClass::Completed);
             self.link(&mut promoted, handle);
         }
         promoted
@@ -212,8 +213,8 @@ impl EvidenceRing {
         Self { capacity, records, next: 0, overwritten: 0, links, link_count: 0 }
     }
 
-    /// Keeps a record; returns its number.
-    fn window(&mut self, record: &FlowRecord) -> u32 {
+    /// Stores a record, and returns its number.
+    fn store_record(&mut self, record: &FlowRecord) -> u32 {
         let number = self.next;
         match self.records.get_mut(number as usize % self.capacity) {
             Some(oldest) => {
@@ -226,7 +227,7 @@ impl EvidenceRing {
         number
     }
 
-    /// Notes a record after the note `previous`; returns the number of the note.
+    /// Links a record after the link `previous`, and returns the number of the link.
     fn link(&mut self, previous: u64, handle: EvidenceHandle) -> u64 {
         let number = self.link_count + 1;
         let distance = if previous == 0 { 0 } else { number - previous };
@@ -247,7 +248,7 @@ impl EvidenceRing {
                 view.is_truncated = true;
                 break;
             };
-            // A later record of a flow stands for the earlier ones.
+            // A later record of a flow replaces the earlier ones.
             if !view.records.iter().any(|(_, handle_slot)| of(handle_slot) == of(record)) {
                 view.records.push((link.handle, record));
             }
@@ -257,7 +258,7 @@ impl EvidenceRing {
         view
     }
 
-    /// A note with its record, if both are still there.
+    /// Returns a link with its record, unless one was overwritten.
     fn read_link(&self, number: u64) -> Option<(EvidenceLink, &FlowRecord)> {
         if self.link_count - number >= self.links.len() as u64 {
             return None;
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
     use crate::fixture::{self, at};
 
-    /// A record of a flow of its own, by number; its time.
+    /// Returns a record of a flow with this client port, at this time.
     fn record(number: u16, seconds: u64) -> FlowRecord {
         let mut record = (*fixture::record(at(seconds))).clone();
         record.flow.key.client_port = number;
@@ -293,7 +294,7 @@ mod tests {
     const NOTES: usize = KEPT * LINKS_PER_RECORD;
 
     fn link(evidence: &mut Evidence, chain: &mut EvidenceChain, number: u16, seconds: u64) {
-        let handle = evidence.window(&record(number, seconds), HandshakeClass::Completed);
+        let handle = evidence.store_record(&record(number, seconds), HandshakeClass::Completed);
         evidence.link(chain, handle);
     }
 
@@ -312,14 +313,14 @@ mod tests {
         {
             let mut evidence = Evidence::default();
             let first = record(1, 1);
-            let handle = evidence.window(&first, class);
+            let handle = evidence.store_record(&first, class);
             assert_eq!(get(&evidence, handle), Some(&first));
             let other = record(2, 2);
             for _ in 1..capacity {
-                evidence.window(&other, class);
+                evidence.store_record(&other, class);
             }
             assert_eq!((get(&evidence, handle), evidence.overwritten()), (Some(&first), 0), "just so");
-            let last = evidence.window(&other, class);
+            let last = evidence.store_record(&other, class);
             assert_eq!((get(&evidence, handle), get(&evidence, last)), (None, Some(&other)));
             assert_eq!((evidence.len(), evidence.overwritten()), (capacity, 1));
             assert_eq!(evidence.ring(class).get(last.number() + 1), None, "not kept yet");
@@ -334,7 +335,7 @@ mod tests {
             let mut chain = EvidenceChain::default();
             evidence.ring_mut(class).records = vec![record(9, 9); RING_RECORDS[class as usize]];
             for number in 0..4 {
-                let handle = evidence.window(&record(number, 1), class);
+                let handle = evidence.store_record(&record(number, 1), class);
                 assert_eq!(handle.class(), class);
                 evidence.link(&mut chain, handle);
             }
@@ -355,7 +356,7 @@ mod tests {
                 );
             }
         };
-        // A SYN that nobody answered, and sessions.
+        // One unanswered SYN, and then sessions.
         LazyEvidence::new(&record(1, 10)).link(&mut evidence, &mut real, HandshakeClass::HalfOpen);
         for number in 2..12 {
             let session = record(number, 10 + u64::from(number));
@@ -365,7 +366,7 @@ mod tests {
         let view = evidence.find(real);
         assert_eq!((ports(&view), view.is_truncated), ((1..12).collect(), false));
         assert!(evidence.len() <= MAX_RECORDS);
-        // Two rules note one record, under subjects of both classes.
+        // Two rules link one record, under groups of both classes.
         let (both, mut other) = (record(12, 40), EvidenceChain::default());
         let mut lazy = LazyEvidence::new(&both);
         lazy.link(&mut evidence, &mut real, HandshakeClass::Completed);
@@ -395,14 +396,14 @@ mod tests {
         link(&mut evidence, &mut few, 50, 100);
         let view = evidence.find(many);
         assert_eq!((ports(&view), view.is_truncated), ((10..30).collect(), false));
-        // Others take the places of all records but the last of these.
+        // Other records overwrite all of these but the last one.
         let mut rest = EvidenceChain::default();
         (0..KEPT - 1).for_each(|_| link(&mut evidence, &mut rest, 60, 200));
         assert_eq!((ports(&evidence.find(few)), evidence.find(few).is_truncated), (vec![50], false));
         let view = evidence.find(many);
         assert_eq!((ports(&view), view.is_truncated), (vec![], true));
-        // A record that many note is there, but their notes are not.
-        let handle = evidence.window(&record(70, 300), HandshakeClass::Completed);
+        // A record with many links is still stored, while its first links are overwritten.
+        let handle = evidence.store_record(&record(70, 300), HandshakeClass::Completed);
         evidence.link(&mut few, handle);
         (0..NOTES - 1).for_each(|_| evidence.link(&mut rest, handle));
         assert_eq!((ports(&evidence.find(few)), evidence.find(few).is_truncated), (vec![70], true));

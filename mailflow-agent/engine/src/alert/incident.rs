@@ -1,4 +1,4 @@
-//! An incident of one subject under one rule, and the alerts that tell of it.
+//! Incident of one group under one rule, and its alerts.
 //!
 //! ```text
 //!          condition holds            below resolve_below for resolve_after
@@ -7,12 +7,12 @@
 //!                            +--+ every repeat interval: firing again, same starts_at
 //! ```
 //!
-//! An incident is driven by deadlines, not by ticks: until when the value holds follows from the
-//! events known, so the moment of the next repeat and of the end are known too. Whoever advances the
-//! clock in larger steps gets the same alerts with the same times.
+//! Deadlines drive an incident, not ticks. The known events decide until when the value holds, so the times of the
+//! next repeat and of the end are known as well. The size of the caller's clock steps does not change the alerts or
+//! their times.
 //!
-//! The next incident needs a deciding flow later than the end of the last one. A record that comes
-//! after the end and belongs before it changes nothing any more.
+//! The next incident needs a deciding flow later than the end of the last one. A record that arrives after the end
+//! and is older than the end does not change the incident.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -31,39 +31,39 @@ use crate::{
     time::Time,
 };
 
-/// Most destinations named in an alert.
+/// Most destinations of an alert.
 const MAX_DESTINATIONS: usize = 10;
 
-/// Exfiltration over an encrypted channel other than the command channel.
+/// MITRE ATT&CK: exfiltration over an asymmetric encrypted non-C2 protocol.
 const TECHNIQUE_ENCRYPTED: &str = "T1048.002";
-/// The same, unencrypted.
+/// MITRE ATT&CK: exfiltration over an unencrypted non-C2 protocol.
 const TECHNIQUE_PLAIN: &str = "T1048.003";
 
-/// An alert that fires.
+/// Active incident.
 #[derive(Clone, Debug)]
 pub(crate) struct Incident {
-    /// Until when the value holds, as far as is known.
+    /// Time until which the value holds, by the known events.
     holds_until: Time,
     next_repeat: Time,
-    /// What was last told.
+    /// Last alert.
     last_alert: Alert,
-    /// True if it is told together with others, and not by itself.
+    /// True if an aggregate alert reports the incident.
     is_aggregated: bool,
 }
 
-/// What an incident's deadline asks for.
+/// Action at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DueAction {
-    /// Nothing yet.
+    /// No action until this time.
     Later(Time),
-    /// To be told again.
+    /// Repeat the alert.
     Repeat,
-    /// To be ended.
+    /// Resolve the alert.
     Resolve,
 }
 
 impl Incident {
-    /// Begins with `last_alert`, at `clock`.
+    /// Starts an incident with its first alert, at `clock`.
     pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, last_alert: Alert) -> Self {
         let mut incident =
             Self { holds_until, next_repeat: last_alert.starts_at, last_alert, is_aggregated: false };
@@ -71,17 +71,17 @@ impl Incident {
         incident
     }
 
-    /// A further event keeps the value up until then.
+    /// Extends the time until which the value holds.
     pub(crate) fn holds_until(&mut self, until: Time) {
         self.holds_until = self.holds_until.max(until);
     }
 
-    /// When it next has something to do.
+    /// Returns the time of the next action.
     pub(crate) fn deadline(&self, rule: &Rule) -> Time {
         (self.holds_until + rule.resolve_after).min(self.next_repeat)
     }
 
-    /// What it has to do at `clock`.
+    /// Returns the action that is due at `clock`.
     pub(crate) fn due(&self, rule: &Rule, clock: Time) -> DueAction {
         if self.holds_until + rule.resolve_after <= clock {
             DueAction::Resolve
@@ -92,7 +92,7 @@ impl Incident {
         }
     }
 
-    /// Tells again, with what the windows hold at `clock`.
+    /// Repeats the alert with the values at `clock`.
     pub(crate) fn repeat(
         &mut self,
         rule: &Rule,
@@ -103,7 +103,7 @@ impl Incident {
         self.schedule(rule, clock);
         self.last_alert.time = clock;
         self.set_terms(payload.terms, deciding_term);
-        // An empty window, on its way to be resolved, has no better evidence than the last.
+        // The windows may be empty before the resolve. Then the flows of the last alert stay.
         if !payload.flows.is_empty() && !self.is_aggregated {
             set_flows(&mut self.last_alert, rule, payload.flows, payload.overflow);
             self.last_alert.is_truncated = payload.is_truncated;
@@ -111,7 +111,7 @@ impl Incident {
         self.last_alert.clone()
     }
 
-    /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
+    /// Resolves the alert, and returns it with the end of the incident. The flows of the last firing alert stay.
     pub(crate) fn resolve(
         mut self,
         clock: Time,
@@ -123,7 +123,7 @@ impl Incident {
         (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.last_alert }, self.holds_until)
     }
 
-    /// Goes on as it was.
+    /// Returns an incident of a checkpoint.
     pub(crate) fn restored(
         last_alert: Alert,
         holds_until: Time,
@@ -133,28 +133,28 @@ impl Incident {
         Self { holds_until, next_repeat, last_alert, is_aggregated }
     }
 
-    /// From now on it is told together with others. Its flows are not shown, and not held.
+    /// Marks the incident as reported by an aggregate alert, and drops its flows.
     pub(crate) fn mark_aggregated(&mut self) {
         self.is_aggregated = true;
         self.last_alert.flows = Vec::new();
     }
 
-    /// Returns true if it is told together with others.
+    /// Returns true if an aggregate alert reports the incident.
     pub(crate) fn is_aggregated(&self) -> bool {
         self.is_aggregated
     }
 
-    /// Its beginning, until when the value holds as far as is known, and when it is told again.
+    /// Returns the start, the time until which the value holds, and the time of the next repeat.
     pub(crate) fn times(&self) -> (Time, Time, Time) {
         (self.last_alert.starts_at, self.holds_until, self.next_repeat)
     }
 
-    /// What was last told.
+    /// Returns the last alert.
     pub(crate) fn last_alert(&self) -> &Alert {
         &self.last_alert
     }
 
-    /// The values of now, of which that of `deciding_term` is told first.
+    /// Sets the term values and the deciding term of the alert.
     pub(crate) fn set_terms(&mut self, terms: Vec<TermValue>, deciding_term: usize) {
         if let Some(deciding_term) = terms.get(deciding_term) {
             self.last_alert.deciding_term = deciding_term.clone();
@@ -162,7 +162,7 @@ impl Incident {
         self.last_alert.terms = terms;
     }
 
-    /// Repeats lie on a grid from the incident's beginning.
+    /// Computes the next repeat: a multiple of the interval after the start.
     fn schedule(&mut self, rule: &Rule, clock: Time) {
         let interval = u64::try_from(rule.repeat_interval.as_nanos()).unwrap_or(u64::MAX).max(1);
         let start = self.last_alert.starts_at.as_nanos();
@@ -171,21 +171,20 @@ impl Incident {
     }
 }
 
-/// What an alert shows of a subject.
+/// Values and flows of a group, for an alert.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AlertPayload {
     /// Every term of the condition.
     pub(crate) terms: Vec<TermValue>,
-    /// The newest contributing flows, oldest first.
+    /// Newest contributing flows, oldest first.
     pub(crate) flows: Vec<Arc<FlowRecord>>,
-    /// True if some of them are not there any more.
+    /// True if evidence of the group was overwritten.
     pub(crate) is_truncated: bool,
-    /// True if packets of the subject found the flow table full.
+    /// True if packets of the group were counted as overflow.
     pub(crate) overflow: bool,
 }
 
-/// The first alert of an incident that began at `starts_at`, with that moment on the wall clock, and with the term
-/// `deciding_term`.
+/// Returns the first alert of an incident that starts at `starts_at`, which is also given in wall-clock time.
 pub(crate) fn firing_alert(
     rule: &Rule,
     group_key: &GroupKey,
@@ -234,8 +233,8 @@ pub(crate) fn firing_alert(
     alert
 }
 
-/// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
-/// both, each behind its length, so that no other pair gives the same bytes.
+/// Returns the fingerprint of a rule's alerts about a group: the first 16 hexadecimal digits of SHA-256 over both.
+/// The length precedes each part, so that no other pair has equal bytes.
 pub(crate) fn fingerprint(rule: &str, group_key: &GroupKey) -> String {
     let mut hash = Sha256::new();
     for part in [rule, &group_key.to_string()] {
@@ -245,7 +244,7 @@ pub(crate) fn fingerprint(rule: &str, group_key: &GroupKey) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Works out what an alert says of its flows.
+/// Recomputes the fields of an alert that depend on its flows.
 pub(crate) fn summarise_flows(alert: &mut Alert) {
     let (flows, attack, complete) = (std::mem::take(&mut alert.flows), alert.attack.clone(), alert.complete);
     set_flow_fields(alert, flows, false);
@@ -270,7 +269,7 @@ fn set_flow_fields(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: boo
         sums.messages += u64::from(flow.messages);
     }
     alert.destinations = destinations.into_iter().collect();
-    // Stable: equal numbers stay in the order of addresses.
+    // The sort is stable: destinations of equal counts stay in the order of addresses.
     alert.destinations.sort_by_key(|(_, count)| Reverse(*count));
     alert.destinations.truncate(MAX_DESTINATIONS);
     alert.sums = sums;
@@ -282,8 +281,8 @@ fn set_flow_fields(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: boo
     alert.flows = flows;
 }
 
-/// The techniques that fit: a rule that names both forms of exfiltration, plain and encrypted, means
-/// whichever the flows show. Everything else it names stays.
+/// Returns the techniques that apply. If a rule names both encrypted and unencrypted exfiltration, the applications
+/// of the flows select among these two. All other techniques stay.
 fn techniques(named: &[String], apps: &[App]) -> Vec<String> {
     let names = |id: &str| named.iter().any(|name| name == id);
     let both = names(TECHNIQUE_ENCRYPTED) && names(TECHNIQUE_PLAIN);

@@ -1,4 +1,4 @@
-//! Alerts of one rule that come faster than anybody reads them: one alert tells of all beyond a number a minute.
+//! Rate limit of a rule's alerts: one aggregate alert reports all alerts beyond the limit.
 //!
 //! ```text
 //!          more than `alerts_per_minute` in a minute      ten minutes without a further one
@@ -27,35 +27,35 @@ use crate::{
     time::Time,
 };
 
-/// Over which time alerts are counted, and how often the one about many is told at most.
+/// Interval in which alerts are counted, and shortest interval between repeats of the aggregate alert.
 pub(crate) const RATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The alert about many ends when there was no further one for this long.
+/// Duration without a further alert after which the aggregate alert resolves.
 pub(crate) const QUIET_PERIOD: Duration = Duration::from_secs(600);
 
-/// New alerts of one rule.
+/// Rate limit of the new alerts of one rule.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AlertRateLimit {
-    /// When the minute began, and the alerts that were told in it.
+    /// Start of the current interval.
     interval_start: Time,
-    /// Those about subjects that completed no handshake, and those about others.
+    /// Alerts of the interval: of half-open groups, and of other groups.
     notified: [u32; 2],
-    /// Alerts that were not told by themselves, since the start.
+    /// Alerts that the aggregate alert reported, since the start.
     aggregated: u64,
     aggregate: Option<AggregateAlert>,
 }
 
-/// Alerts that are told together.
+/// Aggregate alert.
 #[derive(Clone, Debug)]
 struct AggregateAlert {
     alert: Alert,
     groups: u64,
     last: Time,
-    /// When it was told, and of how many.
+    /// Time of the last report, and the number of groups in it.
     notified: (Time, u64),
 }
 
-/// New alerts of one rule, as they are saved: all but the examples.
+/// Saved rate limit, without the example flows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SavedRateLimit {
     interval_start: Time,
@@ -76,7 +76,7 @@ struct SavedAggregate {
 }
 
 impl AlertRateLimit {
-    /// Returns what is to be saved.
+    /// Returns the state to save in a checkpoint.
     pub(crate) fn save(&self) -> SavedRateLimit {
         let aggregate = self.aggregate.as_ref().map(|aggregate| SavedAggregate {
             starts_at: aggregate.alert.starts_at,
@@ -91,12 +91,12 @@ impl AlertRateLimit {
         SavedRateLimit { interval_start: self.interval_start, notified: self.notified, aggregate }
     }
 
-    /// Returns the examples of the alert about many subjects.
+    /// Returns the example flows of the aggregate alert.
     pub(crate) fn examples(&self) -> &[Arc<FlowRecord>] {
         self.aggregate.as_ref().map_or(&[], |aggregate| &aggregate.alert.flows)
     }
 
-    /// Goes on as it was saved.
+    /// Returns the rate limit of a checkpoint.
     pub(crate) fn restored(
         (rule, internal): (&Rule, &Networks),
         state: SavedRateLimit,
@@ -128,8 +128,8 @@ impl AlertRateLimit {
         Self { interval_start, notified, aggregated: 0, aggregate }
     }
 
-    /// Returns true if a new alert is told by itself. Those that an allow-list suppresses are told to nobody. Spoofed
-    /// sources complete no handshake, and do not use up what is for those that do.
+    /// Returns true if a new alert is below the limit. Suppressed alerts do not count. Half-open groups have a
+    /// budget of their own, so that spoofed sources do not use that of real ones.
     pub(crate) fn admits(
         &mut self,
         clock: Time,
@@ -149,14 +149,14 @@ impl AlertRateLimit {
         *notified <= limits.alerts_per_minute
     }
 
-    /// Takes an alert that is not told by itself. Returns the alert about all of them, if this is the first.
+    /// Adds an alert to the aggregate alert. Returns the aggregate alert if this is its first one.
     pub(crate) fn aggregate(&mut self, clock: Time, alert: Alert, limits: &RuleLimits) -> Option<Alert> {
         self.aggregated += 1;
         let newest = alert.flows.last().cloned();
         match &mut self.aggregate {
             Some(aggregate) => {
                 (aggregate.groups, aggregate.last) = (aggregate.groups + 1, clock);
-                // One flow of each of the newest is an example.
+                // One flow of each of the newest groups is an example.
                 if aggregate.alert.flows.len() >= MAX_ALERT_FLOWS {
                     aggregate.alert.flows.remove(0);
                 }
@@ -176,7 +176,7 @@ impl AlertRateLimit {
         }
     }
 
-    /// Lets time pass. Returns what there is to tell of many subjects.
+    /// Advances the time. Returns the aggregate alert if it repeats or resolves.
     pub(crate) fn advance(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
         let aggregate = self.aggregate.as_mut()?;
         let ended = aggregate.last + QUIET_PERIOD <= clock;
@@ -197,24 +197,24 @@ impl AlertRateLimit {
         Some(alert)
     }
 
-    /// The rule is gone. Returns the end of the alert about many subjects, if it fires.
+    /// Ends a removed rule. Returns the resolved aggregate alert if it was firing.
     pub(crate) fn end_rule(&mut self, clock: Time) -> Option<Alert> {
         let alert = self.aggregate.take()?.alert;
         Some(Alert { state: AlertState::Resolved, time: clock, ends_at: Some(clock), ..alert })
     }
 
-    /// Returns the alert about many subjects, if it fires.
+    /// Returns the aggregate alert if it is firing.
     pub(crate) fn active_alert(&self) -> Option<&Alert> {
         self.aggregate.as_ref().map(|aggregate| &aggregate.alert)
     }
 
-    /// Returns how many alerts were not told by themselves, since the start.
+    /// Returns the number of alerts that the aggregate alert reported, since the start.
     pub(crate) fn aggregated(&self) -> u64 {
         self.aggregated
     }
 }
 
-/// The alert about many subjects of a rule, of which `first` is one.
+/// Returns the aggregate alert of a rule; `first` is its first alert.
 fn aggregate_alert(first: Alert, example: Option<Arc<FlowRecord>>, alerts_per_minute: u32) -> Alert {
     let deciding_term = group_count(1, alerts_per_minute);
     let mut alert = Alert {
@@ -235,7 +235,7 @@ fn aggregate_alert(first: Alert, example: Option<Arc<FlowRecord>>, alerts_per_mi
     alert
 }
 
-/// How many subjects there are, and from which number on they are told together.
+/// Returns the number of groups, and the limit, as a term value.
 pub(crate) fn group_count(number: u64, alerts_per_minute: u32) -> TermValue {
     TermValue {
         name: "subjects".into(),
@@ -259,14 +259,14 @@ mod tests {
         settings::Settings,
     };
 
-    /// An engine for which one flow of a source is too much.
+    /// Returns an engine with a rule that fires at one flow of a source.
     fn engine(limits: RuleLimits) -> Engine {
         let mut settings = Settings { limits, ..fixture::settings() };
         settings.rules[0].terms[0].thresholds = Thresholds { at_least: 1, resolve_below: 1 };
         Engine::new(settings)
     }
 
-    /// The flow of source `n`, a tenth of a second after the one before.
+    /// Evaluates the flow of source `n`; flows are a tenth of a second apart.
     fn see(engine: &mut Engine, n: u32) -> Effects {
         let now = at(1_000 + u64::from(n) / 10);
         let client = format!("10.0.{}.{}:4000", n / 200, n % 200 + 1);
@@ -275,7 +275,7 @@ mod tests {
         engine.ingest_record(now, &record)
     }
 
-    /// Sources of which each has one flow, which is too much, ten a second.
+    /// Evaluates one flow of each of so many sources, ten a second.
     fn alerts(sources: u32, limits: RuleLimits) -> (Engine, Vec<Alert>, usize) {
         let (mut engine, mut alerts, mut aggregated_alerts) = (engine(limits), Vec::new(), 0);
         for n in 0..sources {
@@ -318,7 +318,7 @@ mod tests {
             };
             assert_eq!(fires(&after), fires(&before));
             assert_eq!(fires(&after).len(), usize::from(kept > 10 && kept < 3_040), "{kept}");
-            // What was judged since the state was kept is judged again after a crash: the same alerts, not told again.
+            // After a crash the inputs since the checkpoint are replayed: they give equal alerts.
             assert_eq!(steps(&mut after, kept..all.end), notified[kept as usize..], "kept after {kept}");
         }
     }
@@ -337,7 +337,7 @@ mod tests {
         assert!(last.deciding_term.value.number() > 2_000, "{:?}", last.deciding_term);
         assert_eq!((last.flows.len(), &*last.deciding_term.name), (20, "subjects"));
         assert_eq!(engine.rule_counts()[0].aggregated_alerts, 2_950);
-        // Those that were told by themselves, and the one about many.
+        // The alerts below the limit, and the aggregate alert.
         assert_eq!(engine.firing().len(), 51);
         let later: Vec<_> = (1..200).flat_map(|n| engine.tick(at(1_300 + n * 60)).alerts).collect();
         let resolved = |alert: &&Alert| alert.state == AlertState::Resolved;

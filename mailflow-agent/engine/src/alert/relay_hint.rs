@@ -1,4 +1,4 @@
-//! Which sources look as if they were meant to send mail, as far as the newest flows tell.
+//! Relay hints: sources that behave like mail relays, by the recent records.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,35 +18,35 @@ use crate::{
     network::Endpoints,
 };
 
-/// Sessions with mail from which on a source is looked at.
+/// Delivering sessions from which on a source can be a relay.
 const MIN_RELAY_SESSIONS: usize = 20;
-/// Servers that a relay delivers to.
+/// Servers to which a relay delivers.
 const MIN_RELAY_SERVERS: usize = 10;
-/// Sources that use a server which is meant for them.
+/// Sources from which on a server counts as used by many.
 const MIN_SERVER_SOURCES: usize = 5;
 
-/// A source that behaves like one that is meant to send mail, or a server that many use.
+/// Suggested allow-list entry: a source that behaves like a relay, or a server that many sources use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suggestion {
-    /// The source, if it is about one.
+    /// Source of the entry.
     pub source: Option<Source>,
-    /// The server, if it is about one.
+    /// Server of the entry.
     pub destination: Option<IpAddr>,
-    /// What speaks for it, in words.
+    /// Reason, as text.
     pub reason: String,
 }
 
-/// What was sent.
+/// Mail of one source.
 #[derive(Default)]
 struct SentMail {
-    /// Those of which it is known whether they delivered.
+    /// Attempts whose delivery is known.
     attempts: u64,
     delivered: u64,
     servers: BTreeSet<IpAddr>,
 }
 
 impl SentMail {
-    /// Takes an attempt. One of which it is not known whether it delivered speaks neither for nor against.
+    /// Counts an attempt, unless its record does not carry the fields that show a delivery.
     fn add(&mut self, record: &FlowRecord, classes: FlowClasses) {
         if !record.fields.contains(FlowClass::Delivering.required_fields()) {
             return;
@@ -58,7 +58,7 @@ impl SentMail {
         }
     }
 
-    /// Much mail, to many, and most of it taken.
+    /// Returns a hint if the source delivers much mail to many servers, and most of its attempts deliver.
     fn relay_hint(&self) -> Option<RelayHint> {
         let Self { attempts, delivered, ref servers } = *self;
         let is_relay = delivered >= MIN_RELAY_SESSIONS as u64
@@ -69,12 +69,12 @@ impl SentMail {
 }
 
 impl Engine {
-    /// From now on every record is remembered, for who explains a flow log that is in memory anyway.
+    /// Keeps all records instead of the newest ones, to explain a flow log that is in memory.
     pub fn retain_all_records(&mut self) {
         self.recent_records.retain_all();
     }
 
-    /// Sources and servers that an allow-list may name, with what speaks for it.
+    /// Returns suggested allow-list entries with their reasons.
     pub fn suggest(&self) -> Vec<Suggestion> {
         let mut sources: BTreeMap<Source, SentMail> = BTreeMap::new();
         let mut servers: BTreeMap<IpAddr, BTreeSet<Source>> = BTreeMap::new();
@@ -100,7 +100,8 @@ impl Engine {
         relays.chain(servers_in_use).collect()
     }
 
-    /// Attempts of which it is not known whether mail was delivered, as their log does not tell, and all attempts.
+    /// Returns the number of attempts whose records do not show if mail was delivered, and the number of all
+    /// attempts.
     pub fn count_undetermined_attempts(&self) -> (u64, u64) {
         let attempts = self.recent_records.all().filter(|record| self.attempt_classes(record).is_some());
         attempts.fold((0, 0), |(unknown, all), record| {
@@ -109,13 +110,13 @@ impl Engine {
         })
     }
 
-    /// Says of alerts, but those that an allow-list suppresses, whether their source behaves like a relay.
+    /// Sets the relay hint of each alert that is not suppressed.
     pub(crate) fn attach_relay_hints(&self, alerts: &mut [Alert]) {
         for alert in alerts.iter_mut().filter(|alert| alert.suppressed.is_none()) {
             let Some(source) = alert.group_key.source() else { continue };
             let network = source.network();
             let mut sent_mail = SentMail::default();
-            // What had ended by then, however much of the same reading is known already.
+            // Only flows that ended before the alert: a poll may know later ones already.
             let ended = |record: &&FlowRecord| FlowEnd::of(&record.flow, &self.limits).at <= alert.time;
             for record in self.recent_records.by_client(|client| network.contains(&client)).filter(ended) {
                 if let Some(classes) = self.attempt_classes(record) {
@@ -126,7 +127,8 @@ impl Engine {
         }
     }
 
-    /// What an attempt that ended showed, where some rule looks at such flows and no allow-list names it.
+    /// Returns the classes of an attempt that ended, if some rule covers its endpoints and port, and no allow-list
+    /// entry does.
     fn attempt_classes(&self, record: &FlowRecord) -> Option<FlowClasses> {
         let phase = RecordPhase::of(record.reason);
         let classes = FlowClasses::of(record, phase);
@@ -181,7 +183,7 @@ mod tests {
         let mut engine = Engine::new(fixture::settings());
         let mut alerts = Vec::new();
         for n in 0..30u16 {
-            // To many servers, and to three.
+            // One client delivers to many servers, the other to three.
             for (client, servers) in [("10.0.0.1", 12), ("10.0.0.2", 3)] {
                 let (client, server) =
                     (format!("{client}:{}", 4_000 + n), format!("9.9.9.{}:25", n % servers));

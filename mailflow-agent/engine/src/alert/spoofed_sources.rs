@@ -1,8 +1,9 @@
-//! Sources that begin connections and complete none, in numbers that no network has: spoofed addresses.
+//! Detector of spoofed sources: floods of sources that complete no handshake.
 //!
-//! A client that is not at its address gets no answer, so it completes no handshake. A flood is named where the sources
-//! of one minute that are new and had no flow that was answered with payload reach `flood_sources`, and are ten times
-//! as many as those that had one. Its alert has the name of no rule: `spoofed-sources`.
+//! A client with a spoofed address gets no answer, so it completes no handshake. The detector counts the new
+//! sources of a minute without payload from a server (half-open). A flood is reported if there are at least
+//! `flood_sources` of them, and ten times as many as other new sources. Its alert is not of a rule, and has the
+//! name `spoofed-sources`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,22 +20,22 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// How many half-open sources there must be for each other one.
+/// Ratio of half-open sources to other sources from which on they are a flood.
 const HALF_OPEN_RATIO: u64 = 10;
 
-/// Sources that are new.
+/// Counts of new sources, and the alert.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FloodDetector {
     interval_start: Time,
     half_open: u64,
     completed: u64,
-    /// Half-open ones since the start.
+    /// Half-open sources since the start.
     half_open_total: u64,
-    /// The alert that fires, with the last minute that was one of the flood.
+    /// Firing alert, with the last time at which the flood was detected.
     active: Option<(Alert, Time)>,
 }
 
-/// Sources that are new, as they are saved.
+/// Saved detector.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SavedFlood {
     interval_start: Time,
@@ -54,7 +55,7 @@ struct SavedFloodAlert {
 }
 
 impl FloodDetector {
-    /// Returns what is to be saved.
+    /// Returns the state to save in a checkpoint.
     pub(crate) fn save(&self) -> SavedFlood {
         let Self { interval_start, half_open, completed, .. } = *self;
         let active = self.active.as_ref().map(|(alert, last)| SavedFloodAlert {
@@ -68,7 +69,7 @@ impl FloodDetector {
         SavedFlood { interval_start, half_open, completed, active }
     }
 
-    /// Goes on as it was saved.
+    /// Returns the detector of a checkpoint.
     pub(crate) fn restored(state: SavedFlood) -> Self {
         let SavedFlood { interval_start, half_open, completed, active } = state;
         let active = active.map(|active| {
@@ -79,7 +80,7 @@ impl FloodDetector {
         Self { interval_start, half_open, completed, half_open_total: 0, active }
     }
 
-    /// A source is new, for some rule.
+    /// Counts a source that is new for some rule.
     pub(crate) fn count_source(&mut self, clock: Time, completed: bool) {
         if self.interval_start == Time::ZERO {
             self.interval_start = clock;
@@ -92,7 +93,7 @@ impl FloodDetector {
         }
     }
 
-    /// Lets time pass. Returns what there is to tell.
+    /// Advances the time. Returns the alert if it fires, repeats or resolves.
     pub(crate) fn advance(
         &mut self,
         clock: Time,
@@ -102,7 +103,7 @@ impl FloodDetector {
         let (half_open, completed) = (self.half_open, self.completed);
         let is_flood =
             half_open >= u64::from(limits.flood_sources) && half_open >= completed * HALF_OPEN_RATIO;
-        // The first alert need not wait for the end of the minute.
+        // The first alert does not wait for the end of the minute.
         if self.interval_start + RATE_INTERVAL > clock && (!is_flood || self.active.is_some()) {
             return None;
         }
@@ -133,23 +134,23 @@ impl FloodDetector {
         }
     }
 
-    /// Returns its alert, if it fires.
+    /// Returns the alert if it is firing.
     pub(crate) fn active_alert(&self) -> Option<&Alert> {
         self.active.as_ref().map(|(alert, _)| alert)
     }
 
-    /// Returns true if a flood lasts.
+    /// Returns true while a flood is reported.
     pub(crate) fn is_active(&self) -> bool {
         self.active.is_some()
     }
 
-    /// Returns how many new sources were half-open, since the start.
+    /// Returns the number of new half-open sources, since the start.
     pub(crate) fn half_open_sources(&self) -> u64 {
         self.half_open_total
     }
 }
 
-/// The alert about a flood that began at this moment, which is also one of the wall clock.
+/// Returns the alert of a flood that starts at this time, which is also given in wall-clock time.
 fn flood_alert((starts_at, starts_at_unix): (Time, i128), sources: u64, threshold: u32) -> Alert {
     let deciding_term = group_count(sources, threshold);
     let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
@@ -172,7 +173,7 @@ fn flood_alert((starts_at, starts_at_unix): (Time, i128), sources: u64, threshol
         terms: vec![deciding_term.clone()],
         deciding_term,
         labels: BTreeMap::new(),
-        // Network denial of service: direct network flood.
+        // MITRE ATT&CK: network denial of service, direct network flood.
         attack: vec!["T1498.001".to_owned()],
         first: starts_at,
         last: starts_at,

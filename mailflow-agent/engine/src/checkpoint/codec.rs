@@ -1,4 +1,4 @@
-//! Flows and records in a form that can be kept on disk.
+//! Serialised form of flows and records.
 
 use std::{net::IpAddr, num::NonZeroU32};
 
@@ -10,7 +10,7 @@ use crate::{
     time::Time,
 };
 
-/// A flow's key.
+/// Saved flow key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedFlowKey {
     client: (IpAddr, u16),
@@ -44,7 +44,7 @@ impl From<&SavedFlowKey> for FlowKey {
     }
 }
 
-/// Where packets without a place in the flow table are counted.
+/// Saved key of a source's overflow counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedOverflowKey {
     source: IpAddr,
@@ -65,7 +65,7 @@ impl From<&SavedOverflowKey> for SourceOverflowKey {
     }
 }
 
-/// A record.
+/// Saved flow record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedRecord {
     key: SavedFlowKey,
@@ -76,7 +76,7 @@ pub(crate) struct SavedRecord {
     rejected: u32,
     mac: Option<[u8; 6]>,
     interface: Option<NonZeroU32>,
-    /// SYN, SYN-ACK, FIN up, FIN down, RST, answered; the openings; the upgrade.
+    /// SYN, SYN-ACK, FIN up, FIN down, RST, seen directions, first payloads up and down, upgrade.
     facts: [u8; 9],
     app: String,
     reason: String,
@@ -84,7 +84,7 @@ pub(crate) struct SavedRecord {
     fields: u8,
 }
 
-/// Packets, bytes, payload, data packets, data bytes; the last packet.
+/// Packets, bytes, payload, data packets and data bytes of a direction; time of the last packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedDirection([u64; 5], Option<Time>);
 
@@ -135,7 +135,7 @@ impl From<&FlowRecord> for SavedRecord {
 }
 
 impl SavedRecord {
-    /// The record, if its words are still known.
+    /// Returns the record, or `None` if its application or reason is unknown to this version.
     pub(crate) fn record(&self) -> Option<FlowRecord> {
         let [syn, syn_ack, fin_up, fin_down, reset, seen, first_payload_up, first_payload_down, upgrade] =
             self.facts;
@@ -169,7 +169,7 @@ impl SavedRecord {
     }
 }
 
-/// Applications by their names; one whose name is not known any more is left out.
+/// Serialisation of applications by name. Names that are unknown to this version are omitted.
 pub(crate) mod apps {
     use mailflow_common::App;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -185,7 +185,7 @@ pub(crate) mod apps {
     }
 }
 
-/// Records; one with a word that is not known any more is left out.
+/// Serialisation of records. Records with names that are unknown to this version are omitted.
 pub(crate) mod records {
     use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! State that a later process needs to continue: the flow table, the state of the rules, and the serialised form of flows.
+//! Checkpoints: the flow table, the state of the rules, and the serialised form of flows.
 
 pub(crate) mod codec;
 mod flows;

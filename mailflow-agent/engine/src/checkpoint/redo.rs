@@ -1,4 +1,4 @@
-//! Restore of the flow table, and redo of what a previous process did after its last checkpoint.
+//! Restore of the flow table, and redo of the polls that a previous process made after its last checkpoint.
 
 use super::flows::FlowTableCheckpoint;
 use crate::{
@@ -15,47 +15,47 @@ use crate::{
 };
 
 impl Engine {
-    /// The flows as they were last seen.
+    /// Returns the checkpoint of the flow table.
     pub fn checkpoint_flows(&self) -> FlowTableCheckpoint {
         let (seeds, flows) = self.flow_table.save();
         FlowTableCheckpoint { now: self.now, seeds, flows }
     }
 
-    /// Goes on with those. Comes before anything else.
+    /// Restores the flow table from a checkpoint. Call before any other method that takes flows.
     pub fn restore_flows(&mut self, checkpoint: &FlowTableCheckpoint) {
         self.now = checkpoint.now;
         self.flow_table.restore(checkpoint.now, checkpoint.seeds, &checkpoint.flows);
     }
 
-    /// A reading that another engine made since then, of which [`Engine::recall`] and the like tell.
+    /// Begins a poll that the previous process made after the checkpoint, for the redo methods below.
     pub fn begin_recovered_poll(&mut self, now: Time) {
         self.requeue_pending();
         self.now = now;
         self.flow_table.begin_recovered_poll(now);
     }
 
-    /// Shows the rules again what they were shown.
+    /// Replays a rule input.
     pub fn replay_input(&mut self, RuleInput { at, record, live }: RuleInput<'_>) -> Effects {
         let phase = if live { RecordPhase::Live } else { RecordPhase::of(record.reason) };
-        // The state may be older than that, and have it among what they have not seen.
+        // The checkpoint may be older than this input, and contain it as pending.
         self.pending_records.remove(at, phase, &record.flow);
         let mut effects = Effects::default();
         self.ingest_external(at, record, phase, &mut effects);
         effects
     }
 
-    /// A flow that another engine has made its last record of: what it gained since it was known.
+    /// Drops a flow whose final record the previous process made. Returns its delta since the checkpoint.
     pub fn drop_flow(&mut self, flow: &Flow) -> Option<Delta> {
         self.flow_table.remove(self.flow_table.fingerprint(flow), flow)
     }
 
-    /// A flow that another engine has made an active record of in this reading: what it gained.
+    /// Redoes the delta of a flow whose interim record the previous process made in this poll.
     pub fn redo_delta(&mut self, flow: &Flow) -> Option<Delta> {
         self.flow_table.update(self.flow_table.fingerprint(flow), flow).delta
     }
 
-    /// An open flow one of whose active intervals had passed in this reading, without its record as yet. When it was
-    /// looked at before that, a state does not tell for certain: it takes every flow for seen.
+    /// Redoes the missing interim record of an open flow whose active interval elapsed in this poll. The time of
+    /// the previous poll of the flow is unknown: a checkpoint counts every flow as seen.
     pub fn redo_interim_record(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();
         effects.deltas.extend(self.redo_delta(flow));
@@ -64,25 +64,25 @@ impl Engine {
         effects
     }
 
-    /// A flow that ended and is out of the table, without a record as yet.
+    /// Redoes the missing final record of a flow that was evicted.
     pub fn redo_final_record(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();
         self.finish_flow(flow, FlowEnd::of(flow, &self.limits), &mut effects);
         effects
     }
 
-    /// The last record of a flow that ended.
+    /// Returns the final record of an ended flow.
     pub fn final_record(&self, flow: &Flow) -> FlowRecord {
         self.build_record(flow, FlowEnd::of(flow, &self.limits).reason)
     }
 
-    /// The last record of a flow that another one on its tuple followed.
+    /// Returns the final record of a superseded flow.
     pub fn superseded_record(&self, SupersededFlow { flow, superseded_at }: &SupersededFlow) -> FlowRecord {
         let end = FlowEnd::of(flow, &self.limits);
         self.build_record(flow, if end.at <= *superseded_at { end.reason } else { RecordReason::Closed })
     }
 
-    /// A record of a flow.
+    /// Returns a record of a flow.
     pub fn build_record(&self, flow: &Flow, reason: RecordReason) -> FlowRecord {
         timeout::record(flow.clone(), &self.settings.services, reason)
     }

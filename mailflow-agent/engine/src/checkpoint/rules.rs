@@ -1,5 +1,4 @@
-//! What the rules know, in a form that can be kept on disk: a restart in the middle of a window forgets
-//! no flow and repeats no alert.
+//! Checkpoint of the rules: after a restart in the middle of a window, no flow is lost and no alert is repeated.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,40 +33,41 @@ use crate::{
     time::Time,
 };
 
-/// Most subjects of a rule with a single flow that nobody answered that are saved, the newest. A flood of spoofed sources
-/// would make the state as large as the rules' memory, and each poll that saves it as long as the copying takes.
+/// Most groups with a single unanswered flow that are saved for a rule, newest first. Without a limit, a flood of
+/// spoofed sources would make the checkpoint as large as the rules' memory, and each checkpoint as slow as copying
+/// that.
 const MAX_SAVED_SINGLES: usize = 1 << 16;
 
-/// What the rules know. Its form may change between versions; [`RulesCheckpoint::VERSION`] says which it is.
+/// Checkpoint of the rules. [`RulesCheckpoint::VERSION`] is the version of its format.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RulesCheckpoint {
     version: u32,
     clock: Time,
-    /// When what is told of many subjects is looked at next.
+    /// Time of the next expiry and of the next report of aggregate alerts.
     next_expiry: Time,
     flood_detector: SavedFlood,
     rules: Vec<SavedRule>,
-    /// What the rules have taken of flows that are open.
+    /// Contributions of open flows.
     flows: Vec<SavedContribution>,
-    /// What was seen last of sources beyond the flow table.
+    /// Last counters of each source's overflow.
     source_overflow: Vec<(SavedOverflowKey, Quantities)>,
     records: Vec<SavedRecord>,
-    /// Records that the rules have not seen yet, when they should, and whether they are looks at open flows.
+    /// Pending records: time of evaluation, record, and true for a live update.
     pending_records: Vec<(Time, SavedRecord, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedRule {
     name: String,
-    /// What it matches, by what it groups, what it measures: what is kept means nothing to another.
+    /// Match, grouping and measures as text. Saved windows are valid only for a rule with an equal definition.
     definition: String,
     learning_ends: Vec<Time>,
     unlisted: Vec<SavedGroup>,
     listed: Vec<SavedGroup>,
-    /// Of `unlisted` and `listed`.
+    /// Overflowed groups of `unlisted` and of `listed`.
     overflowed_groups: [SavedOverflowedGroups; 2],
     rate_limit: SavedRateLimit,
-    /// Examples of the alert about many subjects; places in `records`.
+    /// Example flows of the aggregate alert, as indices into `records`.
     examples: Vec<usize>,
 }
 
@@ -75,11 +75,11 @@ struct SavedRule {
 struct SavedGroup {
     group_key: GroupKey,
     windows: Vec<WindowState>,
-    /// Instead of them, if there was but one flow.
+    /// First record of a group that has no windows yet; `windows` is empty then.
     first: Option<FirstRecord>,
-    /// True if any of its flows was answered with payload.
+    /// True if the server answered any flow of the group with payload.
     has_server_payload: bool,
-    /// Places in `records`.
+    /// Indices into `records`.
     evidence: Vec<usize>,
     incident: SavedIncident,
 }
@@ -94,11 +94,11 @@ enum SavedIncident {
         next_repeat: Time,
         deciding_term: usize,
         thresholds: Vec<u64>,
-        /// The flows that were told last; places in `records`.
+        /// Flows of the last alert, as indices into `records`.
         payload: Vec<usize>,
-        /// The client that it began with, which alerts about a server keep.
+        /// Client of the first alert, which later alerts about a server keep.
         source: Option<Source>,
-        /// True if it is told together with others.
+        /// True if an aggregate alert reports the incident.
         is_aggregated: bool,
     },
 }
@@ -110,29 +110,29 @@ struct SavedContribution {
     counted: Vec<(usize, u8, Quantities)>,
 }
 
-/// What became of a state.
+/// Outcome of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreOutcome {
-    /// Subjects whose windows go on.
+    /// Groups that were restored.
     pub groups: usize,
-    /// Alerts that go on firing.
+    /// Firing alerts that were restored.
     pub firing: usize,
-    /// Rules that were known but mean something else now, or are gone: their windows begin anew.
+    /// Rules of the checkpoint that are gone or have another definition; their windows are not restored.
     pub dropped_rules: Vec<String>,
 }
 
 impl RulesCheckpoint {
-    /// The form written by this version.
+    /// Version of the format that this program writes.
     pub const VERSION: u32 = 4;
 
-    /// Returns true if this version can read it.
+    /// Returns true if this program can read the checkpoint.
     pub fn is_readable(&self) -> bool {
         self.version == Self::VERSION
     }
 }
 
 impl Engine {
-    /// What the rules know, and what they have not seen yet.
+    /// Returns the checkpoint of the rules, with the pending records.
     pub fn save(&self) -> RulesCheckpoint {
         let evaluator = &self.evaluator;
         let mut records =
@@ -180,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// The alerts that fire, each as it was last told, with what is known of its source now; those that an allow-list suppresses are not among them.
+    /// Returns the firing alerts that are not suppressed, each as last notified, with the current relay hint.
     pub fn firing(&self) -> Vec<Alert> {
         let tables = self.evaluator.rule_states.iter().map(|rule_state| &rule_state.unlisted);
         let firing = tables.flat_map(GroupTable::iter).filter_map(|(_, group)| match group.state() {
@@ -196,7 +196,8 @@ impl Engine {
         firing
     }
 
-    /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
+    /// Restores a checkpoint. Call before any record is evaluated. The times of the checkpoint must be of the same
+    /// clock.
     pub fn restore(&mut self, state: RulesCheckpoint) -> RestoreOutcome {
         let mut restored = RestoreOutcome::default();
         let mut records = RestoredRecords::new(state.records);
@@ -255,7 +256,7 @@ impl Engine {
 }
 
 impl Evaluator {
-    /// The rules that go on with nothing have watched for no time yet.
+    /// Begins the learning period of the rules that the checkpoint does not contain.
     fn begin_learning_except(&mut self, continued: &[Option<usize>]) {
         for (number, rule_state) in self.rule_states.iter_mut().enumerate() {
             if !continued.contains(&Some(number)) {
@@ -264,7 +265,7 @@ impl Evaluator {
         }
     }
 
-    /// The rule that goes on with what was kept for one, if there is one.
+    /// Returns the number of the rule with the name and the definition of a saved one.
     fn find_rule(&self, rule: &SavedRule) -> Option<usize> {
         let same = |compiled: &CompiledRule| {
             *compiled.rule.name == *rule.name && definition(compiled) == rule.definition
@@ -361,7 +362,7 @@ fn saved_record(RuleInput { at, record, live }: RuleInput<'_>) -> (Time, SavedRe
     (at, SavedRecord::from(record), live)
 }
 
-/// Records as they were kept, each with its handle in each ring of the evidence that it was put back into.
+/// Records of a checkpoint, each with its handle in each evidence ring to which it was restored.
 struct RestoredRecords {
     records: Vec<SavedRecord>,
     handles: Vec<[Option<EvidenceHandle>; 2]>,
@@ -373,7 +374,7 @@ impl RestoredRecords {
         Self { records, handles }
     }
 
-    /// Returns the handle of a record among the evidence of subjects of this class.
+    /// Returns the handle of a record in the ring of this class; stores the record if necessary.
     fn handle(
         &mut self,
         index: usize,
@@ -382,19 +383,19 @@ impl RestoredRecords {
     ) -> Option<EvidenceHandle> {
         let slot = self.handles.get_mut(index)?.get_mut(class as usize)?;
         if slot.is_none() {
-            *slot = Some(evidence.window(&self.records.get(index)?.record()?, class));
+            *slot = Some(evidence.store_record(&self.records.get(index)?.record()?, class));
         }
         *slot
     }
 
-    /// Returns the records at these places.
+    /// Returns the records of these indices.
     fn all(&self, indices: &[usize]) -> Vec<Arc<FlowRecord>> {
         let records = indices.iter().filter_map(|index| self.records.get(*index)?.record());
         records.map(Arc::new).collect()
     }
 }
 
-/// Records, each once.
+/// Records to save, each once.
 struct RecordTable<'a> {
     evidence: &'a Evidence,
     indices: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
@@ -402,7 +403,7 @@ struct RecordTable<'a> {
 }
 
 impl RecordTable<'_> {
-    /// The places of those that a trail leads to, in the order in which they were noted.
+    /// Returns the indices of the records of a chain, in the order of their links.
     fn of(&mut self, chain: EvidenceChain) -> Vec<usize> {
         let found = self.evidence.linked(chain).records.into_iter();
         found.map(|(_, record)| self.index_of(record)).collect()
@@ -461,7 +462,7 @@ fn groups(compiled: &CompiledRule, table: &GroupTable, records: &mut RecordTable
     table.iter().filter(|(_, group)| is_saved(group)).map(group_key).collect()
 }
 
-/// Returns the time from which on subjects with a single unanswered flow are saved.
+/// Returns the time from which on groups with a single unanswered flow are saved.
 fn oldest_single(compiled: &CompiledRule, table: &GroupTable) -> Time {
     if table.len() <= MAX_SAVED_SINGLES {
         return Time::ZERO;
@@ -476,7 +477,8 @@ fn oldest_single(compiled: &CompiledRule, table: &GroupTable) -> Time {
 
 fn definition(compiled: &CompiledRule) -> String {
     let terms: Vec<_> = compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
-    // A rule that names a service means its ports. Without the field the text is also that of older states.
+    // The ports decide what a service matches. Without the field, the text equals that of checkpoints from before
+    // the field existed.
     let matching = Match { services: Vec::new(), ..compiled.rule.matching.clone() };
     let matching = format!("{matching:?}").replace("services: [], ", "");
     format!("{matching} {:?} {terms:?}", compiled.rule.group_by)
@@ -504,7 +506,7 @@ mod tests {
             let record = timeout::record(flow, &settings.services, RecordReason::Closed);
             engine.ingest_record(at(second), &record);
         };
-        // Among them some with an answer, and some with a second flow.
+        // Some clients get an answer, and some have a second flow.
         let client = |n: u32| std::net::Ipv4Addr::from(0x0a00_0000 + n);
         for n in 0..70_000 {
             see(client(n), n % 1_000 == 0, 1_000 + u64::from(n) / 100);
@@ -520,13 +522,13 @@ mod tests {
             (0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1)))
         );
         assert!((5_000..70_000).all(|n| saved.contains(&source(n))), "the newest");
-        // A hundred have the same time.
+        // A hundred of them have equal times.
         assert!((MAX_SAVED_SINGLES + 140..MAX_SAVED_SINGLES + 240).contains(&saved.len()), "{}", saved.len());
         let mut next = Engine::new(settings);
         assert_eq!(next.restore(state).groups, saved.len());
     }
 
-    /// Other releases compare this text: an equal rule must have an equal one.
+    /// Other versions compare this text, so it must not change for an equal rule.
     #[test]
     fn the_definition_of_a_rule_is_the_text_that_other_releases_write() {
         let compiled = CompiledRule::new(fixture::rule(), std::time::Duration::from_secs(300));

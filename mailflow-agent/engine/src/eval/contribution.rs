@@ -1,38 +1,38 @@
-//! What the rules have taken of a flow so far: a flow that lives long has many records, and counts once.
+//! Contribution of a flow to each rule: a long-lived flow has many records, and each rule counts it once.
 
 use crate::flow::{
     class::FlowClasses,
     quantity::{Quantities, Quantity},
 };
 
-/// What one rule has taken of a flow.
+/// Part of a flow that one rule has already counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) classes: FlowClasses,
     pub(crate) quantities: Quantities,
 }
 
-/// What the rules have taken of a flow.
+/// Part of a flow that each rule has already counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FlowContribution {
-    /// By rule; few rules take anything of a flow.
+    /// Counted part by rule number. Few rules count a given flow, so a list is enough.
     by_rule: Vec<(usize, Counted)>,
-    /// What the flow had when it was last looked at while open.
+    /// Quantities of the flow at its last live update.
     last_offered: Quantities,
 }
 
-/// An open flow is looked at again when it has gained this much payload or IP bytes ...
+/// Gain of an open flow that triggers a live update, in IP bytes of one direction.
 pub(crate) const LIVE_BYTES: u64 = 64 << 10;
-/// ... or this many messages.
+/// Gain of an open flow that triggers a live update, in estimated messages.
 pub(crate) const LIVE_MESSAGES: u64 = 4;
 
 impl FlowContribution {
-    /// What `rule` has taken.
+    /// Returns the part that `rule` has counted.
     pub(crate) fn of(&self, rule: usize) -> Counted {
         self.by_rule.iter().find(|(of, _)| *of == rule).map(|(_, counted)| *counted).unwrap_or_default()
     }
 
-    /// From now on `rule` has taken this.
+    /// Sets the part that `rule` has counted.
     pub(crate) fn set(&mut self, rule: usize, counted: Counted) {
         match self.by_rule.iter_mut().find(|(of, _)| *of == rule) {
             Some((_, entry)) => *entry = counted,
@@ -40,12 +40,13 @@ impl FlowContribution {
         }
     }
 
-    /// Returns true if nothing has been taken.
+    /// Returns true if no rule has counted any part.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_rule.is_empty()
     }
 
-    /// Returns true if the open flow has enough more than when it was last looked at; if so, it is looked at now.
+    /// Returns true if the open flow has gained enough since its last live update. Then `now` becomes the state of
+    /// the last one.
     pub(crate) fn take_live_update(&mut self, now: &Quantities) -> bool {
         let gains = now.since(&self.last_offered);
         let is_enough = gains.get(Quantity::BytesUp) >= LIVE_BYTES
@@ -57,7 +58,7 @@ impl FlowContribution {
         is_enough
     }
 
-    /// The rules have other numbers now; those without one are gone.
+    /// Changes the rule numbers, and removes the parts of rules without a new number.
     pub(crate) fn renumber_rules(&mut self, number: impl Fn(usize) -> Option<usize>) {
         self.by_rule.retain_mut(|(rule, _)| match number(*rule) {
             Some(now) => {
@@ -68,7 +69,7 @@ impl FlowContribution {
         });
     }
 
-    /// What was taken, as rule, kinds and quantities.
+    /// Returns the rule number and the counted part of each rule.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Counted)> + '_ {
         self.by_rule.iter().copied()
     }

@@ -1,4 +1,4 @@
-//! Rules over records: the engine's clock, the windows of every subject, the incidents.
+//! Rule evaluator: the clock, the groups and windows of every rule, and the deadlines of incidents.
 
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
@@ -18,17 +18,18 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// How often subjects whose visit is due are visited.
+/// Interval at which due groups are visited.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Evaluates the rules.
+/// Evaluator of all rules.
 #[derive(Debug)]
 pub(crate) struct Evaluator {
     pub(crate) rule_states: Vec<RuleState>,
     pub(crate) v6_source_prefix: u8,
     pub(crate) clock_offset: WallClockOffset,
     pub(crate) clock: Time,
-    /// When which incident has something to do; one entry for each, never too late.
+    /// Next deadline of each active incident, one entry an incident. The entry may be earlier than the deadline,
+    /// but never later.
     pub(super) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
@@ -38,7 +39,7 @@ pub(crate) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Without any flow yet; a record comes at most `lateness` after its event time.
+    /// Returns an evaluator without groups. Records arrive at most `lateness` after their event time.
     pub(crate) fn new(
         (rules, limits): (Vec<Rule>, RuleLimits),
         v6_source_prefix: u8,
@@ -60,12 +61,12 @@ impl Evaluator {
         }
     }
 
-    /// Returns true if some rule has something to say about flows that are open.
+    /// Returns true if some rule evaluates open flows between their records.
     pub(crate) fn is_live(&self) -> bool {
         self.rule_states.iter().any(|rule_state| rule_state.compiled.live)
     }
 
-    /// Lets time pass: repeats and ends what is due, in order, each at its own moment.
+    /// Advances the clock to `to`: repeats and resolves due alerts in order, each at its own deadline.
     pub(crate) fn advance(&mut self, to: Time, internal: &Networks, effects: &mut Effects) {
         if self.clock == Time::ZERO {
             self.rule_states.iter_mut().for_each(|rule_state| rule_state.compiled.begin_learning(to));
@@ -79,7 +80,7 @@ impl Evaluator {
             let overflow = table.has_overflow(&group_key, compiled.retention, *clock);
             let Some(group) = table.get_mut(&group_key) else { continue };
             let (before, is_single) = (group.heap(), !group.is_aggregated());
-            // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
+            // Records since then may have postponed the deadline, also beyond `to` if the clock is ahead of `to`.
             if let Some(later) = group.deadline(compiled).filter(|later| *later > deadline) {
                 self.deadlines.insert((later, index, allow_status, group_key));
                 continue;
@@ -96,7 +97,7 @@ impl Evaluator {
             };
             if let Some(mut alert) = group.run_deadline(around) {
                 apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
-                // Of those that are told together each is silent.
+                // An aggregate alert reports these incidents.
                 effects.alerts.extend(Some(alert).filter(|_| is_single));
             }
             if let Some(next) = group.deadline(compiled) {
@@ -112,10 +113,10 @@ impl Evaluator {
         }
     }
 
-    /// Reads what is remembered of the sources of records whose turn comes soon. One by one, each of several places
-    /// would be waited for when it is needed; here these waits overlap.
+    /// Prefetches the groups of the sources of `next`. Each group takes several dependent cache misses; the
+    /// prefetch overlaps them.
     pub(crate) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
-        /// Sources of rules that are looked at together.
+        /// Most groups that one call prefetches.
         const MAX_PREFETCHED_GROUPS: usize = 48;
         let (mut groups, mut count) = ([None; MAX_PREFETCHED_GROUPS], 0);
         for record in next {
@@ -134,7 +135,8 @@ impl Evaluator {
         black_box(groups.fold(0, |sum, group| sum ^ group.prefetch()));
     }
 
-    /// What the windows of each subject of each rule hold at `now`, see [`RuleState::held`]; ordered.
+    /// Returns the nonzero window values of all groups at `now`, as [`RuleState::term_values`] gives them; ordered
+    /// by rule and group key.
     pub(crate) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
         for rule_state in &self.rule_states {
@@ -146,13 +148,13 @@ impl Evaluator {
                     values.push(WindowValue { rule, term, group_key: group_key.clone(), value });
                 }
             }
-            // Stable: a rule's terms stay in their order.
+            // The sort is stable: the terms of a rule keep their order.
             values[before..].sort_by(|one, other| one.group_key.cmp(&other.group_key));
         }
         values
     }
 
-    /// Tells what is told of many subjects together, where it is due.
+    /// Emits due aggregate alerts: those of the rate limits and that of the flood detector.
     fn report_aggregates(&mut self, effects: &mut Effects) {
         for rule_state in &mut self.rule_states {
             effects.alerts.extend(rule_state.rate_limit.advance(self.clock, &self.limits));
@@ -160,7 +162,7 @@ impl Evaluator {
         effects.alerts.extend(self.flood_detector.advance(self.clock, self.clock_offset, &self.limits));
     }
 
-    /// Forgets what cannot matter any more.
+    /// Visits due groups, and removes expired state.
     fn expire(&mut self) {
         self.next_expiry = self.clock + EXPIRY_INTERVAL;
         for rule_state in &mut self.rule_states {

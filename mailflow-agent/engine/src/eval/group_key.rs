@@ -1,4 +1,4 @@
-//! Whom a rule speaks about.
+//! Group key: the value by which a rule groups flows.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{flow::Flow, network::ResolvedAddress, rule::GroupBy};
 
-/// Whom a rule groups by: the client, IPv6 by prefix.
+/// Client address, for IPv6 its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Source(ipnet::IpNet);
 
 impl Source {
-    /// The source of a client address; `v6_prefix` is the IPv6 prefix length (at most 128).
+    /// Returns the source of a client address; `v6_prefix` is the IPv6 prefix length, at most 128.
     pub fn of(client: IpAddr, v6_prefix: u8) -> Self {
         let length = if client.is_ipv4() { 32 } else { v6_prefix.min(128) };
-        // The length is in range for either family.
+        // `length` is in range for either address family.
         Self(ipnet::IpNet::new(client, length).map_or_else(|_| client.into(), |net| net.trunc()))
     }
 
-    /// The network it stands for.
+    /// Returns the network of the source.
     pub fn network(&self) -> ipnet::IpNet {
         self.0
     }
@@ -34,23 +34,23 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Whose flows a rule takes together. Ordered: by kind, then address or name.
+/// Value by which a rule groups flows. Ordered by kind, then by address or name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GroupKey {
-    /// A client.
+    /// Client.
     Source(Source),
-    /// A client and a server. Boxed, as there is one subject for each of a million clients.
+    /// Client and server. Boxed to keep the enum small: a table can hold a million keys.
     Pair(Box<(Source, IpAddr)>),
-    /// A server.
+    /// Server.
     Destination(IpAddr),
-    /// A group of internal networks; empty for clients without one.
+    /// Group of internal networks; empty for clients without one.
     Group(Arc<str>),
-    /// Many of them: what is told of all together.
+    /// All groups of a rule, or of all rules, in an aggregate alert.
     Many,
 }
 
 impl GroupKey {
-    /// Whom `flow` belongs to; `source` is where its client is.
+    /// Returns the group key of `flow`; `source` is its resolved client.
     pub(crate) fn of(by: GroupBy, flow: &Flow, source: &ResolvedAddress<'_>, v6_prefix: u8) -> Self {
         let client = || Source::of(flow.client(), v6_prefix);
         match by {
@@ -61,7 +61,7 @@ impl GroupKey {
         }
     }
 
-    /// Whom packets belong to of which only the client is known, if that can be told.
+    /// Returns the group key of packets whose server is unknown, or `None` if the key needs the server.
     pub(crate) fn of_client(
         by: GroupBy,
         client: IpAddr,
@@ -75,7 +75,7 @@ impl GroupKey {
         }
     }
 
-    /// The client, where the rule groups by it.
+    /// Returns the client, if the key contains one.
     pub fn source(&self) -> Option<Source> {
         match self {
             GroupKey::Source(source) => Some(*source),
@@ -84,7 +84,7 @@ impl GroupKey {
         }
     }
 
-    /// The server, where the rule groups by it.
+    /// Returns the server, if the key contains one.
     pub fn destination(&self) -> Option<IpAddr> {
         match self {
             GroupKey::Pair(pair) => Some(pair.1),
@@ -93,7 +93,7 @@ impl GroupKey {
         }
     }
 
-    /// The group, where the rule groups by it.
+    /// Returns the group name, if the key is one.
     pub fn group(&self) -> Option<&str> {
         match self {
             GroupKey::Group(name) => Some(name),
@@ -106,7 +106,7 @@ fn group(source: &ResolvedAddress<'_>) -> Arc<str> {
     source.network.and_then(|network| network.group.as_deref()).unwrap_or_default().into()
 }
 
-/// As alerts name it: `10.0.0.1`, `10.0.0.1 -> 9.9.9.9`, `9.9.9.9`, `group offices`.
+/// Text of the key in alerts: `10.0.0.1`, `10.0.0.1 -> 9.9.9.9`, `9.9.9.9`, `group offices`.
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! A part of a rule's subjects: where they lie, when they are visited, and which of them makes room.
+//! Shard of a rule's groups: slab, hash index, lists of the timing wheel, and the choice of a group to remove.
 
 use std::{
     collections::VecDeque,
@@ -10,52 +10,53 @@ use hashbrown::HashTable;
 
 use super::{group_key::GroupKey, group_state::GroupState, timing_wheel::WHEEL_SLOTS};
 
-/// The room for subjects grows by this part of itself.
+/// The slab grows by one part in this many.
 const GROWTH_DIVISOR: usize = 16;
 
-/// The end of a list of places.
+/// Index that ends a list of slots.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
-/// Half-open subjects of which the one with the fewest flows makes room for another.
+/// Half-open groups that are compared for the one with the fewest flows.
 const COMPARED_HALF_OPEN: usize = 16;
 
-/// What a subject takes but for what it has allocated: its place, and that in the index.
+/// Bytes of a group without its heap allocations: its slab slot, the spare capacity of the slab, and its index
+/// entry.
 pub(super) const GROUP_OVERHEAD_BYTES: usize =
     size_of::<GroupSlot>() * (GROWTH_DIVISOR + 1) / GROWTH_DIVISOR + 8;
 
-/// A part of the subjects.
+/// Shard of a rule's groups.
 #[derive(Debug)]
 pub(super) struct GroupShard {
     pub(super) slab: Vec<GroupSlot>,
-    /// The first place without a subject; each leads to the next.
+    /// First free slot; each links to the next.
     pub(super) free_list: u32,
-    /// Places without a subject that wait in a slot of the wheel.
+    /// Slots without a group that are still linked in a wheel list.
     pub(super) vacant_slots: Vec<u32>,
     pub(super) len: usize,
-    /// Where each subject is, by its hash.
+    /// Slot of each group, by the hash of its key.
     pub(super) index: HashTable<u32>,
-    /// Places whose subject had not completed a handshake when it came, the oldest first, each with its stamp.
+    /// Slots of groups that were half-open at insertion, oldest first, each with its generation.
     pub(super) half_open: VecDeque<(u32, u32)>,
-    /// Where the next subject that has completed a handshake is looked at.
+    /// Next slot that [`GroupShard::next_used`] examines, as the hand of the CLOCK algorithm.
     pub(super) clock_hand: u32,
-    /// Of each slot of the wheel the first place that waits in it; each leads to the next. Empty at first.
+    /// First slot of each wheel list; each links to the next. Empty until the first insertion.
     pub(super) wheel_lists: Vec<u32>,
 }
 
-/// A subject that may make room.
+/// Candidate for removal.
 pub(super) struct HalfOpen {
     pub(super) flows: usize,
     pub(super) at: u32,
     pub(super) generation: u32,
 }
 
-/// Room for a subject.
+/// Slot of the slab.
 #[derive(Debug)]
 pub(super) struct GroupSlot {
     pub(super) entry: Option<(GroupKey, GroupState)>,
-    /// The next place in the same list.
+    /// Next slot of the same list.
     pub(super) next: u32,
-    /// Another for each subject that was here.
+    /// Incremented with each group that takes the slot.
     pub(super) generation: u32,
 }
 
@@ -102,14 +103,14 @@ impl GroupShard {
         self.index.find(hash, same).copied()
     }
 
-    /// Reads what some subjects hold, so that it is in the caches when they are visited. One by one, each of several
-    /// places would be waited for when it is needed; here these waits overlap.
+    /// Prefetches groups before a visit. Each group takes several dependent cache misses; the prefetch overlaps
+    /// them.
     pub(super) fn prefetch(&self, slab: impl Iterator<Item = u32>) {
         let found = slab.filter_map(|at| self.slab.get(at as usize)?.get());
         black_box(found.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
     }
 
-    /// Adds a subject that is not there, to be visited in the turn of `wheel_slot`; returns its place.
+    /// Inserts an absent group and links it into the list of `wheel_slot`. Returns its slot.
     pub(super) fn push(
         &mut self,
         hasher: &RandomState,
@@ -124,7 +125,7 @@ impl GroupShard {
         let Self { slab, free_list, vacant_slots, index, half_open, wheel_lists, .. } = self;
         let mut waits = NO_SLOT;
         let known = vacant_slots.pop();
-        // A lane has at most 2^20 of them.
+        // The index fits: a table has at most [`MAX_GROUPS`](crate::rule::limits::MAX_GROUPS) groups.
         let at = known.unwrap_or(if *free_list == NO_SLOT { slab.len() as u32 } else { *free_list });
         if known.is_none()
             && let Some(first) = wheel_lists.get_mut(wheel_slot)
@@ -166,8 +167,7 @@ impl GroupShard {
         at
     }
 
-    /// Returns the place of the half-open subject with the fewest flows, of those that wait longest. The others of
-    /// these wait again.
+    /// Returns the half-open group with the fewest flows among the oldest, and requeues the others.
     pub(super) fn least_active(&mut self) -> Option<HalfOpen> {
         let mut least_active: Option<(usize, (u32, u32))> = None;
         let mut compared = 0;
@@ -194,7 +194,7 @@ impl GroupShard {
         least_active.map(|(flows, (at, generation))| HalfOpen { flows, at, generation })
     }
 
-    /// Returns some place with a subject, another one each time.
+    /// Returns the next slot that holds a group, in round-robin order.
     pub(super) fn next_used(&mut self) -> Option<(u32, &GroupState)> {
         let from = self.clock_hand as usize;
         let used = |slot: &usize| self.slab.get(*slot).is_some_and(|slot| slot.entry.is_some());
@@ -204,8 +204,8 @@ impl GroupShard {
         Some((at as u32, group))
     }
 
-    /// Forgets the subject of a place; returns the bytes that it had allocated. The place goes on waiting in its
-    /// slot: the next subject takes it there.
+    /// Removes the group of a slot. Returns the bytes of its heap allocations. The slot stays linked in its wheel
+    /// list, and the next insertion reuses it there.
     pub(super) fn remove(&mut self, hasher: &RandomState, at: u32) -> Option<usize> {
         let hash = hash_at(&self.slab, hasher, at);
         let (_, group) = self.slab.get_mut(at as usize)?.entry.take()?;
@@ -217,20 +217,20 @@ impl GroupShard {
         Some(group.heap())
     }
 
-    /// Gives back room that is not needed.
+    /// Releases unneeded capacity.
     pub(super) fn shrink(&mut self, hasher: &RandomState) {
         let Self { slab, free_list, vacant_slots, len, index, half_open, wheel_lists, .. } = self;
         if *len >= slab.capacity() / 4 * 3 {
             return;
         }
-        // Where each subject comes to be: those behind a free place move up.
+        // New slot of each group: groups behind a free slot move down.
         let mut moved = Vec::with_capacity(slab.len());
         let mut to = 0;
         for slot in slab.iter() {
             moved.push(if slot.entry.is_some() { to } else { NO_SLOT });
             to += u32::from(slot.entry.is_some());
         }
-        // A place that waits without a subject leaves its list; those behind it stay.
+        // A slot without a group leaves its list; the list keeps the slots behind it.
         for first in wheel_lists.iter_mut() {
             let mut at = std::mem::replace(first, NO_SLOT);
             while let Some(slot) = slab.get_mut(at as usize) {

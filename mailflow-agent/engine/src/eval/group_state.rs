@@ -1,4 +1,4 @@
-//! One subject under one rule: what it holds, and whether an incident lasts.
+//! State of one group under one rule: windows, evidence, and the incident.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -27,39 +27,41 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// What an allocation takes beyond its size.
+/// Overhead of a heap allocation, in bytes.
 const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
-/// What one takes that is told together with others.
+/// Estimated size of an incident that an aggregate alert reports, in bytes.
 const AGGREGATED_INCIDENT_BYTES: usize = 1_024;
 
-/// Entries up to which a subject is visited when all of them are forgotten, not when those of one term are.
+/// Number of entries up to which a group is visited once, when all its windows have expired. A group with more
+/// entries is visited when the first window expires.
 const MANY_ENTRIES: usize = 16;
 
-/// What an incident takes beyond its flows: its alert, as it was told last, and as others hold it.
+/// Estimated size of an incident without its flows, in bytes: its last alert, and the copies in the outputs.
 const INCIDENT_BYTES: usize = 4_096;
 
-/// A subject under a rule.
+/// State of one group under one rule.
 #[derive(Debug)]
 pub(crate) struct GroupState {
     windows: TermWindows,
-    /// The newest contributing flows.
+    /// Newest contributing flows.
     evidence: EvidenceChain,
     state: IncidentState,
-    /// True if any of its flows was answered with payload.
+    /// True if the server answered any flow of the group with payload.
     has_server_payload: bool,
 }
 
-/// Most rules have one term, and those need no box.
+/// Windows of each term. A rule with one term needs no box.
 #[derive(Debug)]
 enum TermWindows {
-    /// Nothing, or what the first flow gave, of a rule of several terms: a SYN that nobody answers takes no more.
+    /// No windows yet; or the first record of a group under a rule of several terms. A group of one unanswered SYN
+    /// takes no more memory.
     FirstRecord(Option<Box<FirstRecord>>),
     One([WindowState; 1]),
     Many(Box<[WindowState]>),
 }
 
-/// The first news of a subject, of which each term is given at most one flow or end.
+/// First record of a group, which gives each term at most one flow or one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FirstRecord {
     time: Time,
@@ -70,7 +72,7 @@ pub(crate) struct FirstRecord {
     port: u16,
 }
 
-/// What is remembered of a subject, as it is saved.
+/// Windows of a group, as saved in a checkpoint.
 pub(crate) enum SavedWindows {
     FirstRecord(FirstRecord),
     TermWindows(Vec<WindowState>),
@@ -78,24 +80,24 @@ pub(crate) enum SavedWindows {
 
 #[derive(Debug)]
 pub(crate) enum IncidentState {
-    /// No incident; the last one ended then.
+    /// No incident, with the end of the last one.
     Quiet(Option<Time>),
-    /// An alert fires; and the term that decided.
+    /// Active incident, and the index of the deciding term.
     Firing(Box<(Incident, usize)>),
 }
 
-/// What became of news.
+/// Outcome of applying a record to the windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApplyOutcome {
-    /// It concerned none of the terms.
+    /// No term counts the record.
     NotApplicable,
-    /// It is in the windows.
+    /// At least one window counts the record.
     Applied,
-    /// It came too late to be judged.
+    /// The record is too late for every window.
     Late,
 }
 
-/// What is around a subject.
+/// Context of an evaluation.
 #[derive(Clone, Copy)]
 pub(crate) struct EvalContext<'a> {
     pub(crate) compiled: &'a CompiledRule,
@@ -103,19 +105,19 @@ pub(crate) struct EvalContext<'a> {
     pub(crate) internal: &'a Networks,
     pub(crate) evidence: &'a Evidence,
     pub(crate) clock: Time,
-    /// Places the start of an alert on the wall clock.
+    /// Converts the start of an alert to wall-clock time.
     pub(crate) clock_offset: WallClockOffset,
-    /// True if packets of the subject found the flow table full within the rule's memory.
+    /// True if packets of the group overflowed the flow table within the rule's retention.
     pub(crate) overflow: bool,
 }
 
 impl GroupState {
-    /// Without anything yet.
+    /// Returns a group without records, with the windows of each term.
     pub(crate) fn new(compiled: &CompiledRule) -> Self {
         Self { windows: TermWindows::of(compiled), ..Self::without_records() }
     }
 
-    /// Without anything yet, and as little room as that takes.
+    /// Returns a group without records that allocates windows on demand.
     pub(crate) fn new_small(compiled: &CompiledRule) -> Self {
         if compiled.term_specs().len() == 1 { Self::new(compiled) } else { Self::without_records() }
     }
@@ -125,7 +127,7 @@ impl GroupState {
         Self { windows, evidence: EvidenceChain::default(), state, has_server_payload: false }
     }
 
-    /// As it was saved.
+    /// Returns a group as saved in a checkpoint.
     pub(crate) fn restored(
         saved: SavedWindows,
         evidence: EvidenceChain,
@@ -142,7 +144,7 @@ impl GroupState {
         Self { windows, evidence, state, has_server_payload }
     }
 
-    /// What is to be saved of it.
+    /// Returns the windows to save in a checkpoint.
     pub(crate) fn saved_windows(&self) -> SavedWindows {
         match &self.windows {
             TermWindows::FirstRecord(Some(first)) => SavedWindows::FirstRecord(**first),
@@ -150,7 +152,7 @@ impl GroupState {
         }
     }
 
-    /// Takes news.
+    /// Applies a record to the windows.
     pub(crate) fn apply(
         &mut self,
         compiled: &CompiledRule,
@@ -182,8 +184,8 @@ impl GroupState {
                     outcome = ApplyOutcome::Applied;
                 }
                 increment => {
-                    // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a
-                    // record that comes later than any should is judged by a window of the past.
+                    // A term must not see expired entries, whether the group was visited since or not: a record
+                    // that is later than the lateness bound is evaluated in a window of the past.
                     window.prune_if_added(term_spec, clock);
                     if increment.is_some() && outcome == ApplyOutcome::NotApplicable {
                         outcome = ApplyOutcome::Late;
@@ -194,12 +196,13 @@ impl GroupState {
         outcome
     }
 
-    /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
+    /// Links a contributing flow as evidence. A later record of the flow replaces an earlier one.
     pub(crate) fn link_evidence(&mut self, evidence: &mut Evidence, record: &mut LazyEvidence<'_>) {
         record.link(evidence, &mut self.evidence, HandshakeClass::of(self.has_server_payload));
     }
 
-    /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
+    /// Evaluates the condition after a record at `time`: starts an incident, or extends it. Returns the first alert
+    /// of a new incident.
     pub(crate) fn evaluate(
         &mut self,
         context: EvalContext<'_>,
@@ -245,7 +248,7 @@ impl GroupState {
                     deciding_term,
                     payload,
                 );
-                // A ratio may have decided, which does not say for how long.
+                // A ratio may have decided, which does not say how long the condition holds.
                 let until = compiled
                     .until(self.windows(), thresholds)
                     .map_or(starts_at, |until| until.max(starts_at));
@@ -256,7 +259,7 @@ impl GroupState {
         }
     }
 
-    /// Does what is due; gives what is to be told.
+    /// Repeats or resolves the alert if that is due at the clock of `context`.
     pub(crate) fn run_deadline(&mut self, context: EvalContext<'_>) -> Option<Alert> {
         let (compiled, clock) = (context.compiled, context.clock);
         let IncidentState::Firing(firing) = &self.state else { return None };
@@ -265,7 +268,7 @@ impl GroupState {
             DueAction::Later(_) => None,
             DueAction::Repeat => {
                 let terms = self.notified_values(compiled, clock);
-                // Another term may keep it up than the one that began it.
+                // Another term than the first deciding one may keep the condition up.
                 let deciding_term = compiled.deciding_term_now(&terms).unwrap_or(previous_term);
                 let payload = AlertPayload { terms, ..self.payload(context, deciding_term, clock) };
                 match &mut self.state {
@@ -280,7 +283,7 @@ impl GroupState {
         }
     }
 
-    /// Ends an incident, if there is one.
+    /// Ends the incident, if there is one.
     pub(crate) fn resolve(&mut self, compiled: &CompiledRule, clock: Time) -> Option<Alert> {
         let terms = self.notified_values(compiled, clock);
         match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
@@ -296,8 +299,8 @@ impl GroupState {
         }
     }
 
-    /// Nothing but the incident, if there is one, under a rule that measures otherwise. If that has no more
-    /// the term that decided, its first one stands for it.
+    /// Returns a group that has only the incident, for a rule that measures differently. Returns `None` without an
+    /// incident. If the new rule does not have the deciding term, its first term replaces that.
     pub(crate) fn with_incident_only(&mut self, compiled: &CompiledRule) -> Option<Self> {
         match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
             IncidentState::Firing(mut firing) => {
@@ -316,7 +319,7 @@ impl GroupState {
         }
     }
 
-    /// When an incident has something to do next.
+    /// Returns the next deadline of the incident.
     pub(crate) fn deadline(&self, compiled: &CompiledRule) -> Option<Time> {
         match &self.state {
             IncidentState::Firing(firing) => Some(firing.0.deadline(&compiled.rule)),
@@ -324,7 +327,7 @@ impl GroupState {
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
+    /// Removes entries that have expired at `clock`. Returns true if any state is left.
     pub(crate) fn prune(&mut self, compiled: &CompiledRule, clock: Time) -> bool {
         if let TermWindows::FirstRecord(first) = &mut self.windows
             && first.as_ref().is_some_and(|first| first.expires(compiled) <= clock)
@@ -341,13 +344,13 @@ impl GroupState {
         has_entries
             || match &self.state {
                 IncidentState::Firing(_) => true,
-                // Until no record from before the end can come.
+                // A record from before the end can arrive until then.
                 IncidentState::Quiet(end) => end.is_some_and(|end| end + compiled.retention > clock),
             }
     }
 
-    /// Returns when there may be something to forget: all of it, or what the first term forgets of a subject that holds
-    /// much.
+    /// Returns the time of the next visit: the expiry of all windows, or that of the first window of a group with
+    /// many entries.
     pub(crate) fn next_visit(&self, compiled: &CompiledRule, clock: Time) -> Time {
         let expires = |(window, term_spec): (&WindowState, &TermSpec)| window.expires(term_spec);
         let each = self.windows().iter().zip(compiled.term_specs()).filter_map(expires);
@@ -362,7 +365,7 @@ impl GroupState {
         })
     }
 
-    /// Returns true if nothing that it holds can matter any more, whether it was visited since or not.
+    /// Returns true if all entries have expired at `clock`, whether the group was visited since or not.
     fn is_expired(&self, compiled: &CompiledRule, clock: Time) -> bool {
         if let TermWindows::FirstRecord(first) = &self.windows {
             return first.as_ref().is_none_or(|first| first.expires(compiled) <= clock);
@@ -374,12 +377,12 @@ impl GroupState {
         self.windows().iter().zip(compiled.term_specs()).all(expired)
     }
 
-    /// What is remembered, term by term; nothing of a subject with its first flow only.
+    /// Returns the windows of each term; empty while only the first record is stored.
     fn windows(&self) -> &[WindowState] {
         self.windows.as_slice()
     }
 
-    /// What is remembered, term by term.
+    /// Returns the windows of each term, built from the first record if necessary.
     pub(crate) fn all_windows(&self, compiled: &CompiledRule) -> Cow<'_, [WindowState]> {
         match &self.windows {
             TermWindows::FirstRecord(None) => Cow::Owned(TermWindows::of(compiled).as_slice().to_vec()),
@@ -392,7 +395,7 @@ impl GroupState {
         }
     }
 
-    /// Gives each term room of its own, and what the first flow gave it.
+    /// Allocates the windows of each term, and adds the first record to them.
     fn allocate_windows(&mut self, compiled: &CompiledRule, clock: Time) {
         if let TermWindows::FirstRecord(first) =
             std::mem::replace(&mut self.windows, TermWindows::of(compiled))
@@ -402,12 +405,13 @@ impl GroupState {
         }
     }
 
-    /// Returns true if any of its flows was answered with payload.
+    /// Returns true if the server answered any flow of the group with payload.
     pub(crate) fn has_server_payload(&self) -> bool {
         self.has_server_payload
     }
 
-    /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
+    /// Returns a time that orders groups by their only record, for a group with one record, no payload from the
+    /// server and no incident.
     pub(crate) fn single_record_time(&self, compiled: &CompiledRule) -> Option<Time> {
         if self.has_server_payload || !matches!(self.state, IncidentState::Quiet(None)) {
             return None;
@@ -419,31 +423,31 @@ impl GroupState {
         }
     }
 
-    /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
-    /// answered, flows.
+    /// Returns the priority of the group against removal: an alert of its own, payload from a server, number of
+    /// entries.
     pub(crate) fn interest(&self) -> (bool, bool, usize) {
         let incident = !matches!(self.state, IncidentState::Quiet(None)) && !self.is_aggregated();
         (incident, self.has_server_payload, self.events())
     }
 
-    /// Its alert is told together with others.
+    /// Marks the alert as reported by an aggregate alert.
     pub(crate) fn mark_aggregated(&mut self) {
         if let IncidentState::Firing(firing) = &mut self.state {
             firing.0.mark_aggregated();
         }
     }
 
-    /// Returns true if its alert is told together with others.
+    /// Returns true if an aggregate alert reports the incident.
     pub(crate) fn is_aggregated(&self) -> bool {
         matches!(&self.state, IncidentState::Firing(firing) if firing.0.is_aggregated())
     }
 
-    /// Returns true if an alert fires that was told by itself.
+    /// Returns true if an alert of the group's own is firing.
     pub(crate) fn has_single_alert(&self) -> bool {
         matches!(self.state, IncidentState::Firing(_)) && !self.is_aggregated()
     }
 
-    /// The bytes that it has allocated.
+    /// Returns the bytes of the heap allocations.
     pub(crate) fn heap(&self) -> usize {
         let windows = match &self.windows {
             TermWindows::FirstRecord(first) => {
@@ -465,7 +469,7 @@ impl GroupState {
         windows + incident
     }
 
-    /// Reads something of each place where it keeps anything.
+    /// Reads one word of each heap allocation.
     pub(crate) fn prefetch(&self) -> u64 {
         if let TermWindows::FirstRecord(first) = &self.windows {
             return first.as_ref().map_or(0, |first| first.time.as_nanos());
@@ -473,7 +477,7 @@ impl GroupState {
         self.windows().iter().fold(0, |sum, window| sum ^ window.prefetch())
     }
 
-    /// Leads to the flows noted.
+    /// Returns the evidence.
     pub(crate) fn evidence(&self) -> EvidenceChain {
         self.evidence
     }
@@ -483,7 +487,7 @@ impl GroupState {
         &self.state
     }
 
-    /// Entries held.
+    /// Returns the number of entries of all windows.
     pub(crate) fn events(&self) -> usize {
         if let TermWindows::FirstRecord(first) = &self.windows {
             return first.iter().count();
@@ -491,8 +495,8 @@ impl GroupState {
         self.windows().iter().map(WindowState::len).sum()
     }
 
-    /// When an incident begins that news at `time` decide: with the first event from then on at which the condition
-    /// holds. A count alone knows the moments at once.
+    /// Returns the start of the incident that a record at `time` decides: the first event from `time` on at which
+    /// the condition holds. A single count term knows it without a search.
     fn starts_at(
         &self,
         compiled: &CompiledRule,
@@ -512,7 +516,7 @@ impl GroupState {
         for window in self.windows() {
             window.moments(time, &mut moments);
         }
-        // Nearly all news are the newest.
+        // Most records are the newest event.
         if moments.len() > 1 {
             moments.sort_unstable();
             moments.dedup();
@@ -521,7 +525,7 @@ impl GroupState {
         moments.into_iter().filter(later).find(|moment| compiled.holds(self.windows(), thresholds, *moment))
     }
 
-    /// The values at `clock`, with the thresholds that were told.
+    /// Returns the term values at `clock`, with the thresholds of the last alert.
     fn notified_values(&self, compiled: &CompiledRule, clock: Time) -> Vec<TermValue> {
         let terms = compiled.values(self.windows(), compiled.default_thresholds(), clock);
         match &self.state {
@@ -530,8 +534,8 @@ impl GroupState {
         }
     }
 
-    /// The newest flows in or after the window that ends at `end`, oldest first. Of those that cannot matter any more,
-    /// as the readings stood still for long, it is chance which are known, and none is shown.
+    /// Returns the newest flows in or after the window that ends at `end`, oldest first. Flows that have expired at
+    /// the clock are omitted: after a long pause between polls it is chance whether they are still stored.
     fn payload(&self, context: EvalContext<'_>, deciding_term: usize, end: Time) -> AlertPayload {
         let inside = |record: &&FlowRecord| {
             let window_spec =
@@ -598,7 +602,8 @@ impl FirstRecord {
         }
     }
 
-    /// Gives it to each term that counts it, as if it had come just now: what is added is what would be left.
+    /// Adds the record to each window that counts it, as of `clock`. Equal to adding the record when it arrived,
+    /// and pruning since.
     fn add_to(&self, compiled: &CompiledRule, clock: Time, windows: &mut [WindowState]) {
         let delta = self.delta();
         for (term, (window, term_spec)) in windows.iter_mut().zip(compiled.term_specs()).enumerate() {
@@ -611,7 +616,7 @@ impl FirstRecord {
         }
     }
 
-    /// Returns when it matters to no term any more.
+    /// Returns the time at which the record has expired for every term.
     fn expires(&self, compiled: &CompiledRule) -> Time {
         let delta = self.delta();
         let counts = compiled
@@ -623,7 +628,7 @@ impl FirstRecord {
     }
 }
 
-/// `terms` with the thresholds that the incident began with, where it had the same ones.
+/// Returns `terms` with the original thresholds of the incident for terms of the same name and window.
 fn with_original_thresholds(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
     for last_alert in &incident.last_alert().terms {
         let same = |term: &&mut TermValue| term.name == last_alert.name && term.window == last_alert.window;

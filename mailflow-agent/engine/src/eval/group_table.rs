@@ -1,7 +1,7 @@
-//! The subjects of one rule, in shards, each with the slots of an expiry wheel.
+//! Groups of one rule, in shards, with a timing wheel that finds expired groups.
 //!
-//! There may be a million of them. So they lie next to each other, with room for a sixteenth more, and only their
-//! places are in a hash table, whose empty places then cost little.
+//! A table may hold a million groups. So the groups lie in contiguous slabs with one sixteenth of spare capacity.
+//! The hash table holds only 32-bit slot indices, so its empty entries cost little.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,50 +22,50 @@ use crate::{
     time::Time,
 };
 
-/// Shards in which such a one is looked for, until there is one of a single flow.
+/// Most shards that are searched for a half-open group with a single flow.
 const MAX_COMPARED_SHARDS: usize = 8;
 
-/// Other subjects of which the least interesting one does, where there is no half-open one.
+/// Groups that are sampled for removal if no group is half-open.
 const SAMPLED_GROUPS: usize = 64;
 
-/// Subjects that are brought into the caches together before they are visited.
+/// Groups that are prefetched together before their visits.
 const PREFETCH_GROUPS: usize = 32;
 
-/// Which flows are taken together.
+/// Allow-list status of a flow. A rule groups flows of each status separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum AllowStatus {
-    /// Those nobody said anything about.
+    /// On no allow-list.
     Unlisted,
-    /// Those on an allow-list.
+    /// On an allow-list.
     Listed,
 }
 
-/// Subjects with what is remembered of them.
+/// Table of a rule's groups.
 #[derive(Debug)]
 pub(crate) struct GroupTable {
     shards: Vec<GroupShard>,
     hasher: RandomState,
     len: usize,
-    /// Bytes that they take.
+    /// Bytes of all groups.
     memory: usize,
     wheel: TimingWheel,
     overflowed: OverflowedGroups,
 }
 
-/// Most subjects of which it is remembered by themselves that packets found the flow table full.
+/// Most groups whose overflow is recorded by group key.
 const MAX_OVERFLOWED_GROUPS: usize = 65_536;
 
-/// Subjects some of whose packets found the flow table full, and when last.
+/// Groups that had packets in the flow table's overflow, with the time of the last packet.
 #[derive(Debug, Default)]
 struct OverflowedGroups {
     last: HashMap<GroupKey, Time, RandomState>,
-    /// The last time of a subject for which there was no room. It may be any.
+    /// Time of the last overflow of a group without an entry. Any group may have been affected.
     any_last: Option<Time>,
-    /// When those are forgotten whose last packet is too long ago.
+    /// Time of the next removal of expired entries.
     next: Time,
 }
 
-/// The overflowed subjects of a lane, in a form that can be kept on disk.
+/// Overflowed groups, as saved in a checkpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SavedOverflowedGroups {
     last: Vec<(GroupKey, Time)>,
@@ -82,8 +82,8 @@ impl Default for GroupTable {
 }
 
 impl GroupTable {
-    /// Returns a subject, if it is remembered or there is room for it, and whether it is new. [`GroupTable::room`] comes
-    /// before. `has_server_payload` says whether what follows completed a handshake.
+    /// Returns the group of a key, and true if it is new. Inserts an absent group, and returns `None` if the table
+    /// is full. Call [`GroupTable::make_room`] before. `has_server_payload` is that of the record that follows.
     pub(crate) fn get_or_insert(
         &mut self,
         compiled: &CompiledRule,
@@ -102,7 +102,7 @@ impl GroupTable {
             None if full => return None,
             None => {
                 if *len == 0 {
-                    // There was nothing to visit meanwhile.
+                    // An empty table needs no visits, so its wheel was not advanced.
                     *wheel = TimingWheel::new(compiled.retention, clock);
                 }
                 *len += 1;
@@ -121,10 +121,10 @@ impl GroupTable {
         Some((group_key, group, known.is_none()))
     }
 
-    /// Makes room where a limit is reached: the least interesting subject is forgotten, which is one that has
-    /// completed no handshake, has few flows and is old, of the shard of `group_key` if there is one. Returns how many were.
+    /// Removes groups if a limit is reached, and returns their number. Candidates are half-open groups with few
+    /// flows, oldest first, from the shard of `group_key` on.
     pub(crate) fn make_room(&mut self, limits: &RuleLimits, group_key: &GroupKey) -> u64 {
-        /// Subjects forgotten at once: what grows beyond the limit by one record shrinks by more.
+        /// Most groups removed at once. Several, as one record can grow the memory by more than one group frees.
         const MAX_EVICTED_AT_ONCE: u64 = 8;
         if !self.is_full(limits) {
             return 0;
@@ -146,12 +146,12 @@ impl GroupTable {
         forgotten
     }
 
-    /// A subject grew, or shrank.
+    /// Replaces the size of a group, in bytes.
     pub(crate) fn account(&mut self, before: usize, after: usize) {
         self.memory = (self.memory + after).saturating_sub(before);
     }
 
-    /// Returns the bytes that the subjects take.
+    /// Returns the bytes of all groups.
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
@@ -160,7 +160,7 @@ impl GroupTable {
         self.len >= limits.groups.min(MAX_GROUPS) || self.memory >= limits.memory
     }
 
-    /// Returns the shard and the place of a subject that can be forgotten.
+    /// Returns shard and slot of a group that may be removed.
     fn least_active(&mut self, first: usize) -> Option<(usize, u32)> {
         let mut half_open: Option<(usize, HalfOpen)> = None;
         let mut shards = 0;
@@ -171,7 +171,7 @@ impl GroupTable {
                 Some((_, known)) if known.flows <= found.flows => Some((number, found)),
                 _ => half_open.replace((number, found)),
             };
-            // What is not chosen waits on.
+            // The candidate that is not chosen keeps its place in the queue.
             if let Some((number, HalfOpen { at, generation, .. })) = other {
                 self.shards.get_mut(number)?.half_open.push_front((at, generation));
             }
@@ -183,7 +183,7 @@ impl GroupTable {
         if let Some((number, found)) = half_open {
             return Some((number, found.at));
         }
-        // All have completed a handshake. One incident that is forgotten would be an alert without an end.
+        // No group is half-open. A group with a firing alert is never removed: its alert would not resolve.
         let mut least = None;
         for step in 0..SAMPLED_GROUPS {
             let number = (first + step) % SHARD_COUNT;
@@ -197,7 +197,7 @@ impl GroupTable {
         least.map(|(_, found)| found)
     }
 
-    /// Puts a subject back as it was saved. [`GroupTable::schedule`] follows.
+    /// Inserts a group of a checkpoint. Call [`GroupTable::schedule`] after the last one.
     pub(crate) fn insert(&mut self, group_key: GroupKey, group: GroupState) {
         let hash = self.hasher.hash_one(&group_key);
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
@@ -212,13 +212,13 @@ impl GroupTable {
         }
     }
 
-    /// Decides anew when each subject is visited: others were put in, or other times hold.
+    /// Recomputes the visit of each group. Call after inserting saved groups, or after a change of the rule.
     pub(crate) fn schedule(&mut self, compiled: &CompiledRule, clock: Time) {
         self.wheel = TimingWheel::new(compiled.retention, clock);
         for (number, shard) in self.shards.iter_mut().enumerate() {
             let GroupShard { slab, wheel_lists, free_list, vacant_slots, .. } = shard;
             wheel_lists.fill(NO_SLOT);
-            // What waited without a subject waits no more.
+            // Slots without a group leave their wheel lists.
             for at in vacant_slots.drain(..) {
                 if let Some(slot) = slab.get_mut(at as usize) {
                     slot.next = std::mem::replace(free_list, at);
@@ -234,7 +234,7 @@ impl GroupTable {
         }
     }
 
-    /// Returns a subject, if it is remembered.
+    /// Returns the group of a key.
     pub(crate) fn get_mut(&mut self, group_key: &GroupKey) -> Option<&mut GroupState> {
         let hash = self.hasher.hash_one(group_key);
         let shard = self.shards.get_mut(shard_of(hash))?;
@@ -242,7 +242,7 @@ impl GroupTable {
         shard.get_mut(slot).map(|(_, group)| group)
     }
 
-    /// Returns a subject, if it is remembered.
+    /// Returns the group of a key.
     pub(crate) fn get(&self, group_key: &GroupKey) -> Option<&GroupState> {
         let hash = self.hasher.hash_one(group_key);
         let shard = self.shards.get(shard_of(hash))?;
@@ -250,7 +250,7 @@ impl GroupTable {
         shard.slab.get(slot as usize)?.get().map(|(_, group)| group)
     }
 
-    /// Notes that packets of `group_key` found the flow table full.
+    /// Records that packets of `group_key` were counted as overflow.
     pub(crate) fn note_overflow(&mut self, group_key: GroupKey, time: Time) {
         let OverflowedGroups { last, any_last, .. } = &mut self.overflowed;
         let full = last.len() >= MAX_OVERFLOWED_GROUPS;
@@ -263,14 +263,14 @@ impl GroupTable {
         }
     }
 
-    /// Returns true if that was within `retention`.
+    /// Returns true if packets of the group were counted as overflow within `retention`.
     pub(crate) fn has_overflow(&self, group_key: &GroupKey, retention: Duration, clock: Time) -> bool {
         let OverflowedGroups { last, any_last, .. } = &self.overflowed;
         let within = |last: &Time| *last + retention > clock;
         !last.is_empty() && last.get(group_key).is_some_and(within) || any_last.as_ref().is_some_and(within)
     }
 
-    /// Returns the subjects whose packets found the flow table full, as they are kept over a restart.
+    /// Returns the overflowed groups to save in a checkpoint.
     pub(crate) fn save_overflow(&self) -> SavedOverflowedGroups {
         let OverflowedGroups { last, any_last, .. } = &self.overflowed;
         SavedOverflowedGroups {
@@ -279,7 +279,7 @@ impl GroupTable {
         }
     }
 
-    /// Goes on from what was kept.
+    /// Restores the overflowed groups of a checkpoint.
     pub(crate) fn restore_overflow(&mut self, state: SavedOverflowedGroups) {
         self.overflowed.any_last = state.any_last;
         for (group_key, time) in state.last {
@@ -287,18 +287,18 @@ impl GroupTable {
         }
     }
 
-    /// Returns every subject.
+    /// Returns all groups.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&GroupKey, &GroupState)> {
         self.shards.iter().flat_map(|shard| &shard.slab).filter_map(GroupSlot::get)
     }
 
-    /// Returns every subject.
+    /// Returns all groups.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&GroupKey, &mut GroupState)> {
         let slab = self.shards.iter_mut().flat_map(|shard| &mut shard.slab);
         slab.filter_map(GroupSlot::get_mut)
     }
 
-    /// Returns the subjects at some places of one shard, and whether there are further places.
+    /// Returns the groups of at most `max` slots of a shard, and true if the shard has further slots.
     pub(crate) fn slots_from(
         &self,
         shard: usize,
@@ -309,12 +309,12 @@ impl GroupTable {
         (slab.iter().take(max).filter_map(GroupSlot::get), slab.len() > max)
     }
 
-    /// Returns how many there are.
+    /// Returns the number of groups.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Forgets what cannot matter at `clock` any more, of the subjects whose visit is due; returns how many those are.
+    /// Visits the groups that are due at `clock`, and removes expired state. Returns the number of visits.
     pub(crate) fn expire(&mut self, compiled: &CompiledRule, clock: Time) -> usize {
         let Self { shards, hasher, len, memory, wheel, overflowed, .. } = self;
         overflowed.expire(compiled, clock);
@@ -341,7 +341,7 @@ impl GroupTable {
                 }
                 let Some(slot) = shard.slab.get_mut(at as usize) else { continue };
                 let Some((group_key, group)) = &mut slot.entry else {
-                    // It waits for another subject, and for its turn.
+                    // The slot stays linked, for the next group that takes it.
                     let wheel_slot = wheel.next_slot(number, clock + compiled.retention);
                     if let Some(first) = shard.wheel_lists.get_mut(wheel_slot) {
                         slot.next = std::mem::replace(first, at);
@@ -376,7 +376,7 @@ impl GroupTable {
 }
 
 impl OverflowedGroups {
-    /// Forgets those whose last packet is too long ago; all are gone over a few times in `compiled.retention`.
+    /// Removes expired entries, [`SHARD_COUNT`] times in `compiled.retention`.
     fn expire(&mut self, compiled: &CompiledRule, clock: Time) {
         if self.last.is_empty() || clock < self.next {
             return;
@@ -386,7 +386,8 @@ impl OverflowedGroups {
     }
 }
 
-/// The shard of a hash. Its low and its highest bits choose the place within that.
+/// Returns the shard of a hash. Bits 40 to 45 choose it, as the index of the shard uses the lowest and the highest
+/// ones.
 fn shard_of(hash: u64) -> usize {
     (hash >> 40) as usize % SHARD_COUNT
 }
@@ -413,7 +414,7 @@ mod tests {
         CompiledRule::new(fixture::rule(), Duration::from_secs(300))
     }
 
-    /// One more flow of a subject.
+    /// Adds one flow of a group.
     fn see(table: &mut GroupTable, compiled: &CompiledRule, n: u32, seconds: u64) {
         let (time, endpoint_bytes): (_, EndpointBytes) = (at(seconds), [0; 16]);
         let (quantities, fields) = (Default::default(), crate::flow::RecordFields::all());
@@ -436,7 +437,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What comes, is forgotten and comes again is what a plain map holds; what is visited late is held longer.
+        /// The table holds the groups that a plain map holds. Groups that are visited late are held longer.
         #[test]
         fn it_holds_what_a_plain_map_holds(steps in prop::collection::vec((0..400u32, 0..60u64), 1..1_500)) {
             let (compiled, mut table) = (compiled(), GroupTable::default());
@@ -457,7 +458,7 @@ mod tests {
             prop_assert_eq!(table.iter().count(), table.len());
             let parts = (0..SHARD_COUNT).flat_map(|shard| [(shard, 0, 3), (shard, 3, usize::MAX)]);
             prop_assert_eq!(parts.map(|(shard, from, max)| table.slots_from(shard, from, max).0.count()).sum::<usize>(), table.len());
-            // Decided anew at some moment, the visits find the same.
+            // Visits that are recomputed find the same groups.
             table.schedule(&compiled, at(now));
             table.expire(&compiled, at(now + retention + width));
             prop_assert_eq!((table.len(), table.iter().count()), (0, 0));
@@ -468,7 +469,7 @@ mod tests {
     fn a_quiet_subject_is_visited_once_and_one_with_records_once_in_its_memory() {
         let (compiled, mut table) = (compiled(), GroupTable::default());
         let mut visits = 0;
-        // 100 subjects with a record a minute for a day, 100 with one in all.
+        // 100 groups with a record a minute for a day, and 100 with one record in all.
         for minute in 0..1_440 {
             let busy = 0..100;
             busy.chain((0..100).map(|n| n + 1_000 + minute * 100).filter(|n| *n < 1_100))
@@ -485,7 +486,7 @@ mod tests {
         RuleLimits { groups, memory, ..RuleLimits::WIDEST }
     }
 
-    /// Makes room, and takes a flow of a subject that was answered with payload or not.
+    /// Makes room, and adds a flow of a group, with or without payload from the server.
     fn take(
         table: &mut GroupTable,
         compiled: &CompiledRule,
@@ -522,12 +523,12 @@ mod tests {
     #[test]
     fn the_least_interesting_subject_makes_room_and_never_a_real_one() {
         let (compiled, mut table, limits) = (compiled(), GroupTable::default(), limits(5_000, usize::MAX));
-        // 1,000 that completed a handshake, and 100 with many flows that nobody answered.
+        // 1,000 groups that completed a handshake, and 100 half-open groups with many flows.
         (0..1_000).for_each(|n| assert!(take(&mut table, &compiled, &limits, n, true)));
         for _ in 0..10 {
             (1_000..1_100).for_each(|n| assert!(take(&mut table, &compiled, &limits, n, false)));
         }
-        // A flood of single ones, and amid it one that is real.
+        // A flood of groups with one flow each, and a real group among them.
         for n in 10_000..200_000 {
             assert!(take(&mut table, &compiled, &limits, n, false), "each is taken");
             if n % 1_000 == 0 {
@@ -545,9 +546,9 @@ mod tests {
         assert!(slab <= 5_000 + 2 * SHARD_COUNT, "{slab} places: those that were given up are taken again");
         let waiting: usize = table.shards.iter().map(|shard| shard.half_open.len()).sum();
         assert!(waiting <= 3 * 5_000, "{waiting}");
-        // Visits that are decided anew lose nobody, those that wait for a subject among them.
+        // Recomputed visits lose no group, and no slot that waits for one.
         table.schedule(&compiled, at(400));
-        // Where all are real, one of few flows makes room; an alert that fires never does.
+        // If no group is half-open, one with few flows is removed, but never one with a firing alert.
         (300_000..310_000).for_each(|n| assert!(take(&mut table, &compiled, &limits, n, true)));
         assert!(table.len() <= 5_000);
         assert_eq!(table.iter().count(), table.len());

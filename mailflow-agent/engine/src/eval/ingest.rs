@@ -1,4 +1,4 @@
-//! The way of a record, or of what a source has beyond the flow table, into the windows.
+//! Application of records and overflow deltas to the windows of the rules.
 
 use std::net::IpAddr;
 
@@ -28,9 +28,9 @@ use crate::{
     rule::{Measure, compiled::RecordDelta},
 };
 
-/// What is to be booked.
+/// Delta of one group under one rule.
 struct GroupDelta<'a> {
-    /// The number of the rule.
+    /// Number of the rule.
     rule: usize,
     allow_status: AllowStatus,
     group_key: GroupKey,
@@ -39,7 +39,7 @@ struct GroupDelta<'a> {
 }
 
 impl Evaluator {
-    /// The rules that count the flow of `record`; of most flows it is none.
+    /// Returns the rules that match the flow of `record`; for most flows none.
     pub(crate) fn matching_rules(
         &mut self,
         record: &FlowRecord,
@@ -49,7 +49,8 @@ impl Evaluator {
         let (mut mask, mut endpoints) = (RuleMask::default(), None);
         let Self { rule_states, lookup_cache, clock_offset, .. } = self;
         for (number, rule_state) in rule_states.iter().enumerate() {
-            // Many fail a test of the flow itself, and those are cheaper than looking up where the ends are.
+            // The tests of the flow's own fields are cheaper than the lookup of its endpoints, and many rules fail
+            // them.
             if rule_state.matches_flow(record, phase, *clock_offset) {
                 let endpoints =
                     endpoints.get_or_insert_with(|| lookup_cache.endpoints(&record.flow, internal));
@@ -61,7 +62,8 @@ impl Evaluator {
         mask
     }
 
-    /// Takes a record, and what the rules have taken of its flow so far.
+    /// Applies a record to the windows of the matching rules. `contribution` is the part of its flow that they have
+    /// already counted.
     pub(crate) fn ingest(
         &mut self,
         arrival: PendingRecord<'_>,
@@ -95,7 +97,7 @@ impl Evaluator {
             }
             let taken = contribution.of(rule);
             let (classes, quantities) = (record_classes - taken.classes, totals.since(&taken.quantities));
-            // Nobody asks any more what was taken of a flow that has ended.
+            // A flow that has ended has no further record, so its contribution is not needed.
             if phase != RecordPhase::Final {
                 contribution
                     .set(rule, Counted { classes: taken.classes | record_classes, quantities: totals });
@@ -124,15 +126,15 @@ impl Evaluator {
             };
             let group_delta = GroupDelta { rule, allow_status, group_key, endpoints: &endpoints, delta };
             if self.apply(group_delta, Some(&mut evidence_record), internal, effects) && !is_counted {
-                // Several rules may count it.
+                // The detector counts a source once, although several rules may count the record.
                 is_counted = true;
                 self.flood_detector.count_source(self.clock, has_server_payload(record));
             }
         }
     }
 
-    /// Takes what a source gained beyond the flow table. Its destinations are not known: it counts for
-    /// rules that do not group by them.
+    /// Applies an overflow delta. Its servers are unknown, so only rules whose group key contains no server count
+    /// it.
     pub(crate) fn ingest_overflow(
         &mut self,
         overflow: &OverflowDelta,
@@ -156,7 +158,7 @@ impl Evaluator {
             let group_key = GroupKey::of_client(rule.group_by, client, &source, self.v6_source_prefix);
             let Some(group_key) = group_key.filter(|_| is_match) else { continue };
             let allow_status = rule_state.allow_status(&endpoints, overflow.time, self.clock_offset);
-            // A rule that looks at each flow cannot say anything about flows that it does not see.
+            // A rule with conditions on single flows cannot evaluate flows that it does not see.
             let is_per_flow =
                 matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
             rule_state.table_mut(allow_status).1.note_overflow(group_key.clone(), overflow.time);
@@ -173,7 +175,7 @@ impl Evaluator {
                 port: overflow.port,
                 has_server_payload: overflow.quantities.get(Quantity::PayloadDown) > 0,
             };
-            // Of a source with nothing but SYNs the rule has nothing to remember.
+            // A source with SYNs only adds to no sum, so the rule needs no group for it.
             let compiled = &rule_state.compiled;
             if (0..compiled.term_specs().len()).all(|term| compiled.increment(term, &delta).is_none()) {
                 continue;
@@ -187,8 +189,8 @@ impl Evaluator {
         }
     }
 
-    /// Books news of a subject, and judges it by them. What is behind them, if it is known, is kept. Returns true if
-    /// the subject is a source, or a pair, that the rule did not remember.
+    /// Applies the delta of a group, evaluates the rule, and links the evidence. Returns true if the group is new,
+    /// was counted, and its key contains a client.
     fn apply(
         &mut self,
         group_delta: GroupDelta<'_>,
@@ -247,8 +249,8 @@ impl Evaluator {
     }
 }
 
-/// Returns true if the server answered with payload: the client is at its address. Where the log does not tell, any
-/// answer will do.
+/// Returns true if the server answered with payload, which shows that the client's address is not spoofed. If the
+/// record does not carry payload, any packet of the server counts.
 fn has_server_payload(record: &FlowRecord) -> bool {
     let down = &record.flow.down;
     down.payload > 0 || (!record.fields.contains(RecordFields::PAYLOAD) && down.packets > 0)

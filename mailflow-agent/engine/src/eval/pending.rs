@@ -1,7 +1,6 @@
-//! Records on their way to the rules.
+//! Pending records: records that the rules evaluate at the next tick.
 //!
-//! There may be millions of them between two ticks, so they lie in one piece of memory, and what is put in
-//! order is not they but their turns.
+//! A tick may have millions of them. So the records lie in one vector and do not move; their sort keys are sorted.
 
 use std::{hint::black_box, net::IpAddr};
 
@@ -13,49 +12,49 @@ use crate::{
     time::Time,
 };
 
-/// Room that is kept from one tick to the next, in records.
+/// Capacity that is retained between ticks, in records.
 const RETAINED_RECORDS: usize = 1 << 12;
 
-/// Records that are brought into the caches together.
+/// Records that are prefetched together.
 const PREFETCH_RECORDS: usize = 16;
 
-/// A record as the rules see it.
+/// Record that is ready for evaluation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingRecord<'a> {
-    /// When it is their turn to see it; not before its event time.
+    /// Time of evaluation, not before the event time.
     pub(crate) at: Time,
     pub(crate) phase: RecordPhase,
-    /// The rules that count its flow.
+    /// Rules that match the flow.
     pub(crate) mask: RuleMask,
     pub(crate) record: &'a FlowRecord,
 }
 
-/// A record that the rules were shown.
+/// Record that the rules evaluated, or will evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleInput<'a> {
-    /// When.
+    /// Time of evaluation.
     pub at: Time,
-    /// The record.
+    /// Record.
     pub record: &'a FlowRecord,
-    /// True if it is none: an open flow was shown because of what it gained.
+    /// True if this is a live update of an open flow, not a flow record.
     pub live: bool,
 }
 
-/// Records on their way to the rules.
+/// Records that the rules evaluate at the next tick, or evaluated at the last one.
 #[derive(Debug, Default)]
 pub(crate) struct PendingRecords {
     records: Vec<FlowRecord>,
     order: Vec<SortKey>,
-    /// True if the rules have seen them.
+    /// True if the rules have evaluated the records.
     is_evaluated: bool,
 }
 
-/// When it is whose turn.
+/// Sort key of a pending record.
 #[derive(Clone, Copy, Debug)]
 struct SortKey {
     at: Time,
     time: Time,
-    /// The beginning of what decides between equal moments.
+    /// First part of the tie-breaker, see [`order_prefix`].
     endpoints: u64,
     mask: RuleMask,
     record: u32,
@@ -63,7 +62,7 @@ struct SortKey {
 }
 
 impl PendingRecords {
-    /// Adds a record. Those that the rules have seen are forgotten.
+    /// Adds a record. Removes records that the rules have evaluated.
     pub(crate) fn push(&mut self, at: Time, phase: RecordPhase, mask: RuleMask, record: FlowRecord) {
         if self.is_evaluated {
             self.clear();
@@ -74,9 +73,8 @@ impl PendingRecords {
         self.records.push(record);
     }
 
-    /// Puts them in their order, in which the rules see them now: by moment; of equal moments the earlier
-    /// event time goes first, then the lower client address and port, then the lower server address and port.
-    /// Those of the last time are forgotten.
+    /// Sorts the records for evaluation: by time of evaluation, then event time, client address and port, server
+    /// address and port. Removes the records of the previous tick.
     pub(crate) fn sort(&mut self) {
         if self.is_evaluated {
             self.clear();
@@ -92,7 +90,7 @@ impl PendingRecords {
         });
     }
 
-    /// Those that the rules have seen last, or see now, in their order.
+    /// Returns the records that are being evaluated, or were evaluated last, in order.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = PendingRecord<'_>> {
         let order = if self.is_evaluated { self.order.as_slice() } else { &[] };
         order.iter().enumerate().filter_map(|(position, sort_key)| {
@@ -104,12 +102,12 @@ impl PendingRecords {
         })
     }
 
-    /// Brings the next records into the caches. Read one by one, each waits for main memory alone.
+    /// Prefetches the next records, so that their cache misses overlap.
     fn prefetch(&self, from: usize) {
         let next = self.order.iter().skip(from).take(PREFETCH_RECORDS);
         let mut all = 0;
         for record in next.filter_map(|sort_key| self.records.get(sort_key.record as usize)) {
-            // Something of each of its lines, wherever those begin and end.
+            // One word of each cache line of the record, whatever its alignment.
             let FlowRecord { flow, complete, .. } = record;
             all ^= flow.up.packets ^ flow.up.data_bytes ^ flow.down.bytes;
             all ^= u64::from(flow.key.client_port) ^ u64::from(flow.facts.syn) ^ u64::from(*complete);
@@ -118,7 +116,7 @@ impl PendingRecords {
         black_box(all);
     }
 
-    /// Those that the rules have not seen yet.
+    /// Returns the records that the rules have not evaluated.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = RuleInput<'_>> {
         let order = if self.is_evaluated { [].as_slice() } else { &self.order };
         order.iter().filter_map(|sort_key| {
@@ -127,7 +125,7 @@ impl PendingRecords {
         })
     }
 
-    /// The rules have seen that record of `flow` after all.
+    /// Removes a record that the rules have evaluated in a replay.
     pub(crate) fn remove(&mut self, at: Time, phase: RecordPhase, flow: &Flow) {
         let Self { records, order, is_evaluated } = self;
         order.retain(|sort_key| {
@@ -137,7 +135,7 @@ impl PendingRecords {
         });
     }
 
-    /// The same, as they were judged.
+    /// Returns the evaluated records in order, as rule inputs.
     pub(crate) fn rule_inputs(&self) -> impl Iterator<Item = RuleInput<'_>> {
         let input = |PendingRecord { at, phase, record, .. }| RuleInput {
             at,
@@ -148,7 +146,7 @@ impl PendingRecords {
     }
 
     fn clear(&mut self) {
-        // A flood leaves, but the memory for it need not be found anew between two of its waves.
+        // The capacity stays until the next tick, so that a continuing flood need not allocate again.
         let room = self.records.len().max(RETAINED_RECORDS);
         self.records.clear();
         self.order.clear();
@@ -163,7 +161,8 @@ fn endpoints(record: &FlowRecord) -> impl Ord + use<> {
     (key.client.ip(), key.client_port, key.server.ip(), key.server_port)
 }
 
-/// What begins to tell [`endpoints`] apart, as a number: lower is earlier, and equal says nothing.
+/// Returns the first bits of [`endpoints`] as a number. A lower number sorts earlier; equal numbers need the full
+/// comparison.
 fn order_prefix(key: &FlowKey) -> u64 {
     match key.client.ip() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()) << 16 | u64::from(key.client_port),

@@ -1,4 +1,4 @@
-//! Other rules than before: what goes on, what begins anew, and what ends.
+//! Reload: continues unchanged rules, restarts changed ones, and ends removed ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     rule::{Rule, RuleLimits, compiled::CompiledRule},
 };
 
-/// What became of the rules before.
+/// Outcome of a reload.
 #[derive(Debug, Default)]
 pub(crate) struct RuleChanges {
-    /// Of each rule before, its number now; none where its flows are to be counted anew.
+    /// New number of each previous rule; `None` if the rule counts its flows from zero.
     pub(crate) rule_numbers: Vec<Option<usize>>,
-    /// The rules whose windows begin anew.
+    /// Names of the rules whose windows start empty.
     pub(crate) restarted: Vec<Arc<str>>,
 }
 
 impl Evaluator {
-    /// Judges by other rules, within other limits, from now on.
+    /// Replaces the rules and their limits.
     pub(crate) fn reconfigure(
         &mut self,
         (rules, limits): (Vec<Rule>, RuleLimits),
@@ -88,7 +88,7 @@ impl Evaluator {
         changed
     }
 
-    /// What is not watched any more has no value: its incidents end here.
+    /// Ends a removed rule: resolves its incidents at the current time, as their values are no longer known.
     fn end_rule(&self, mut rule_state: RuleState, internal: &Networks, effects: &mut Effects) {
         effects.alerts.extend(rule_state.rate_limit.end_rule(self.clock));
         for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
@@ -110,7 +110,7 @@ impl Evaluator {
         }
     }
 
-    /// Notes for every incident when it has something to do, and for every subject when it is visited.
+    /// Recomputes the deadline of every incident and the visit of every group.
     pub(crate) fn schedule(&mut self) {
         self.deadlines.clear();
         for (index, rule_state) in self.rule_states.iter_mut().enumerate() {

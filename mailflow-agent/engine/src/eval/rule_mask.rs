@@ -1,35 +1,35 @@
-//! Which rules count a flow.
+//! Bit mask of the rules that match a flow.
 
-/// Rules that count a flow, by number: found when its record is made, used when its turn comes.
+/// Rules that match a flow. Computed when the record is made, and used when it is evaluated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RuleMask(u64);
 
-/// What is known of one rule.
+/// Result for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MaskMatch {
-    /// It counts the flow.
+    /// The rule matches.
     Match,
-    /// It does not.
+    /// The rule does not match.
     NoMatch,
-    /// It shares its place with others, one of which counts it.
+    /// At least one of the rules that share the bit matches.
     Recheck,
 }
 
 impl RuleMask {
-    /// The place of all rules that have none of their own.
+    /// Bit of all rules with this number or a higher one.
     const SHARED_BIT: u32 = u64::BITS - 1;
 
-    /// The rule of this number counts it.
+    /// Adds the rule of this number.
     pub(super) fn insert(&mut self, rule: usize) {
         self.0 |= 1 << Self::bit(rule);
     }
 
-    /// Returns true if no rule counts it.
+    /// Returns true if no rule matches.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Returns if the rule of this number counts the flow.
+    /// Returns the result for the rule of this number.
     pub(super) fn get(self, rule: usize) -> MaskMatch {
         let bit = Self::bit(rule);
         match self.0 & 1 << bit {

@@ -1,4 +1,4 @@
-//! A rule with its subjects.
+//! Run-time state of one rule.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// A rule with its subjects.
+/// Run-time state of one rule: compiled form, groups and counters.
 #[derive(Debug)]
 pub(crate) struct RuleState {
     pub(crate) compiled: CompiledRule,
@@ -25,14 +25,14 @@ pub(crate) struct RuleState {
     pub(crate) rate_limit: AlertRateLimit,
 }
 
-/// Records that a rule counts and could not take, since the start.
+/// Records that match the rule but were not counted, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct MissedRecords {
-    /// They came too late to be judged.
+    /// Records that were too late for every window.
     pub(super) late: u64,
-    /// There was no room for their subjects.
+    /// Records whose group found no room.
     pub(super) rejected: u64,
-    /// Subjects that made room for others.
+    /// Groups that were removed to make room.
     pub(super) evicted: u64,
 }
 
@@ -48,7 +48,7 @@ impl RuleState {
         }
     }
 
-    /// How many subjects it remembers, those with flows on an allow-list apart.
+    /// Returns the number of groups, those of allow-listed flows included.
     pub(super) fn groups(&self) -> u64 {
         (self.unlisted.len() + self.listed.len()) as u64
     }
@@ -61,8 +61,8 @@ impl RuleState {
         (&self.compiled, table)
     }
 
-    /// What the windows of one of its subjects hold at `now`: the number of each term, and its value where that
-    /// is not zero. Ratios are left out: they say nothing without the number they are a part of.
+    /// Returns the nonzero values of a group's terms at `now`, each with the number of its term. Ratios are
+    /// omitted, as they mean little without their absolute number.
     pub(crate) fn term_values<'a>(
         &'a self,
         group: &'a GroupState,
@@ -80,7 +80,7 @@ impl RuleState {
         values.filter(|(_, value)| value.number() > 0)
     }
 
-    /// Returns true if the rule counts the flow of `record`, as far as that can be told without its ends.
+    /// Returns true if the rule matches the flow of `record`, without a test of its endpoints.
     pub(super) fn matches_flow(
         &self,
         record: &FlowRecord,
@@ -94,7 +94,7 @@ impl RuleState {
             && matching.check_flow(&record.flow, record.app, clock_offset).is_ok()
     }
 
-    /// Which flows one between these ends is taken together with.
+    /// Returns the allow-list status of a flow between these endpoints.
     pub(super) fn allow_status(
         &self,
         endpoints: &Endpoints<'_>,
@@ -109,7 +109,7 @@ impl RuleState {
     }
 }
 
-/// Says why an alert about flows on an allow-list is suppressed.
+/// Sets the reason of the allow-list entry on an alert about allow-listed flows.
 pub(crate) fn apply_suppression(
     compiled: &CompiledRule,
     allow_status: AllowStatus,

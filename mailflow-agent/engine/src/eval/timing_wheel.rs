@@ -1,29 +1,29 @@
-//! When which group of subjects is visited to find out what can be forgotten.
+//! Timing wheel: schedules the visits of groups, to remove expired state.
 //!
-//! A hashed timing wheel (Varghese and Lauck, 1987). A subject waits in the slot of its next visit, so the cost of
-//! forgetting grows with the number of records, not with the number of subjects times seconds. A subject that
-//! gets records meanwhile is not moved: its visit finds a later moment and puts it there. The shards take turns
-//! within a slot, so that subjects that were seen at the same time are not all visited at the same time.
+//! This is a hashed timing wheel (Varghese and Lauck, 1987). A group waits in the slot of its next visit. So the
+//! cost of expiry grows with the number of records, not with the number of groups times seconds. A group that gets
+//! records meanwhile does not move: its visit computes a later time and links it there. The shards take turns
+//! within a slot, so that groups with equal expiry are not all visited at once.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// Shards of a rule's subjects.
+/// Shards of a rule's groups.
 pub(crate) const SHARD_COUNT: usize = 64;
 
-/// Slots of a shard's wheel. The longest time that anything is remembered spans half of them.
+/// Wheel slots of a shard. The retention of a rule spans half of them.
 pub(crate) const WHEEL_SLOTS: usize = 128;
 
 /// Turns in which each slot of each shard is visited once.
 const ROUND_TURNS: u64 = (WHEEL_SLOTS * SHARD_COUNT) as u64;
 
-/// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
+/// Timing wheel of a rule. Turn n takes place n units after the start of the clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimingWheel {
-    /// Nanoseconds from one turn to the next.
+    /// Nanoseconds between turns.
     unit: u64,
-    /// The last turn that took place.
+    /// Last turn that took place.
     last_turn: u64,
 }
 
@@ -34,14 +34,14 @@ impl Default for TimingWheel {
 }
 
 impl TimingWheel {
-    /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
+    /// Returns the wheel of a rule with this retention, at `clock`.
     pub(crate) fn new(retention: Duration, clock: Time) -> Self {
         let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
         let unit = (retention / (ROUND_TURNS / 2)).max(1);
         Self { unit, last_turn: clock.as_nanos() / unit }
     }
 
-    /// Lets the turns up to `clock` take place, each at most once: shards and slots to visit.
+    /// Advances the wheel to `clock`. Returns the shard and the slot of each turn, each slot at most once.
     pub(crate) fn advance(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
         let now = (clock.as_nanos() / self.unit).max(self.last_turn);
         let first = (self.last_turn + 1).max((now + 1).saturating_sub(ROUND_TURNS));
@@ -49,11 +49,11 @@ impl TimingWheel {
         (first..=now).map(|turn| (shard(turn), slot(turn)))
     }
 
-    /// Returns the slot of a shard whose turn comes first at `time` or later.
+    /// Returns the slot of a shard with the first turn at `time` or later.
     pub(crate) fn next_slot(&self, of: usize, time: Time) -> usize {
         let min_retention = time.as_nanos().div_ceil(self.unit).max(self.last_turn + 1);
         let wait = (of as u64 + SHARD_COUNT as u64 - min_retention % SHARD_COUNT as u64) % SHARD_COUNT as u64;
-        // A moment beyond the last turn of this round is visited too early, and again.
+        // A time beyond the last turn of this round is visited too early, and scheduled again.
         let last =
             self.last_turn + ROUND_TURNS - (self.last_turn + ROUND_TURNS - of as u64) % SHARD_COUNT as u64;
         slot((min_retention + wait).min(last))
@@ -77,7 +77,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Returns to every subject within a slot's width of its moment, and never before it.
+        /// A visit comes at most the width of a slot after its time, and never before it.
         #[test]
         fn a_visit_is_neither_early_nor_much_too_late(
             hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARD_COUNT, steps in prop::collection::vec(1..600u64, 1..40),

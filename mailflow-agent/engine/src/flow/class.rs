@@ -1,4 +1,4 @@
-//! Classes of flows: attempt, session, failed, delivering.
+//! Flow classes: attempt, session, failed, delivering.
 
 use bitflags::bitflags;
 
@@ -7,7 +7,7 @@ use super::{
     record::{Flow, FlowRecord},
 };
 
-/// Kinds of flows, by what their records tell.
+/// Class of a flow, as its records show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowClass {
     /// Every flow that the rule matches.
@@ -23,7 +23,7 @@ pub enum FlowClass {
 }
 
 impl FlowClass {
-    /// Every one.
+    /// All classes.
     pub const ALL: [FlowClass; 5] = [
         FlowClass::Flows,
         FlowClass::Attempts,
@@ -32,7 +32,7 @@ impl FlowClass {
         FlowClass::Delivering,
     ];
 
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             FlowClass::Flows => "flows",
@@ -45,26 +45,27 @@ impl FlowClass {
 }
 
 bitflags! {
-    /// The kinds of flow that a record shows its flow to be.
+    /// Set of flow classes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct FlowClasses: u8 {
-        /// The rule matches.
+        /// Flow that the rule matches.
         const FLOWS = 1;
-        /// A SYN.
+        /// Flow with a SYN.
         const ATTEMPTS = 1 << 1;
-        /// A SYN that was answered.
+        /// Attempt with a SYN-ACK.
         const SESSIONS = 1 << 2;
-        /// An attempt that ended without a session or without a message.
+        /// Attempt that ended without a session or without a message.
         const FAILED = 1 << 3;
-        /// A session with a message.
+        /// Session with a message.
         const DELIVERING = 1 << 4;
     }
 }
 
 impl FlowClasses {
-    /// What `record` shows. While a flow is open, it may still become a session and deliver.
+    /// Returns the classes that `record` shows. An open flow may still become a session, and deliver.
     ///
-    /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
+    /// A subflow of a multipath TCP connection has no class, as its connection counts (RFC 8684). Its quantities
+    /// are summed.
     pub(crate) fn of(record: &FlowRecord, phase: RecordPhase) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
         if facts.subflow() {
@@ -84,7 +85,7 @@ impl FlowClasses {
         classes
     }
 
-    /// Returns true if it is of `class`.
+    /// Returns true if the set contains `class`.
     pub(crate) fn contains_class(self, class: FlowClass) -> bool {
         self.contains(class.into())
     }

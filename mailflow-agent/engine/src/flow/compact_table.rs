@@ -1,56 +1,56 @@
-//! A hash table that grows by little and holds nothing but its slots.
+//! Compact hash table: ordered open addressing that grows in small steps.
 //!
-//! The slots are in the order of the names, and each is at its name's share of the table's length (its
-//! home) or, where others are before it, as soon after as there is room. So growing keeps the order:
-//! everything moves within the same blocks of memory, which large allocations extend without a copy.
+//! Slots are in the order of the fingerprints. The home of a fingerprint is proportional to its value, and its slot
+//! is the first free one from there. Growing keeps the order: slots move within the same allocations, which large
+//! allocations extend without a copy (mremap).
 //!
-//! The half of the name that is searched for lies apart from the rest: the neighbours that a search
-//! passes are then mostly in one cache line.
+//! The high halves of the fingerprints are in a vector of their own, so that the entries that a search compares are
+//! mostly in one cache line.
 //!
-//! A slot that is taken out keeps its name and its place, for the next that belongs there or near: half of the
-//! flows of a reading may be over at the next, and to close the ranks behind each would cost as much as all the rest.
+//! A removed slot keeps its fingerprint and its position, for the next insertion nearby. Half of the flows of a
+//! poll may have ended at the next one, and closing each gap would cost as much as all other work.
 
 use std::{cmp::Ordering, hint::black_box};
 
 use super::{fingerprint::FlowFingerprint, packed_counters::PackedCounters};
 
-/// Of this many slots, one fewer is taken at most.
+/// At most all but one of this many slots are in use.
 const LOAD_DIVISOR: usize = 6;
-/// The table grows by this part of itself.
+/// The table grows by one part in this many.
 const GROWTH_DIVISOR: usize = 12;
-/// Where this part of the table has been taken out, what is left is put together rather than the table grown.
+/// If more than one part in this many is removed, the table is rebuilt rather than grown.
 const REBUILD_DIVISOR: usize = 16;
-/// Slots behind the last home, for those that find no room before.
+/// Slots behind the last home, for fingerprints that find no free slot before.
 const TAIL_SLOTS: usize = 64;
-/// No name's upper half; higher than all of them.
+/// High half of an empty slot, higher than that of any fingerprint.
 const EMPTY_HIGH: u64 = u64::MAX;
-/// Names compared at once: few are farther from home.
+/// Fingerprints compared at once. Few are farther from their home.
 const COMPARED_AT_ONCE: usize = 8;
 
-/// The slots of the live flows.
+/// Packed counters of the live flows.
 #[derive(Debug, Default)]
 pub(super) struct CompactTable {
-    /// The upper halves of the names.
+    /// High halves of the fingerprints.
     highs: Vec<u64>,
     slots: Vec<PackedCounters>,
-    /// Slots that are somebody's home.
+    /// Number of slots that are homes.
     homes: usize,
     len: usize,
-    /// Slots taken out that keep their place.
+    /// Removed slots that keep their position.
     removed: usize,
 }
 
 impl CompactTable {
-    /// The slot of a name, if there is one.
+    /// Returns the slot of a fingerprint.
     #[inline]
     pub(super) fn get_mut(&mut self, fingerprint: FlowFingerprint) -> Option<&mut PackedCounters> {
         self.find(fingerprint).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_removed())
     }
 
-    /// Brings the slots of `names` into the caches.
+    /// Prefetches the slots of `fingerprints`.
     ///
-    /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
-    /// and little is done in between, so that the waits overlap.
+    /// Single searches would each wait for main memory. Here no load depends on another one, so the cache misses
+    /// overlap.
     pub(super) fn prefetch<const N: usize>(&self, fingerprints: &[Option<FlowFingerprint>; N]) {
         let mut places = [0; N];
         let mut all = 0;
@@ -73,7 +73,7 @@ impl CompactTable {
         black_box(all);
     }
 
-    /// Adds a slot, or replaces the one of the same name.
+    /// Inserts a slot, or replaces that of an equal fingerprint.
     pub(super) fn insert(&mut self, fingerprint: FlowFingerprint, slot: PackedCounters) {
         if self.len + self.removed >= self.homes / LOAD_DIVISOR * (LOAD_DIVISOR - 1) {
             if self.removed > self.homes / REBUILD_DIVISOR { self.rebuild(self.homes) } else { self.grow() }
@@ -85,7 +85,7 @@ impl CompactTable {
                     let free =
                         |index: &usize| self.highs[*index] == EMPTY_HIGH || self.slots[*index].is_removed();
                     if let Some(free) = (index..self.highs.len()).find(free) {
-                        // Nobody's place any more, or the first of those that move up.
+                        // The slot is removed, or is the empty one behind the slots that move up.
                         self.removed -= usize::from(self.highs[free] != EMPTY_HIGH);
                         self.highs.copy_within(index..free, index + 1);
                         self.slots.copy_within(index..free, index + 1);
@@ -99,7 +99,7 @@ impl CompactTable {
         }
     }
 
-    /// Puts a slot where one of its name is or was, or none.
+    /// Writes a slot at an index that is empty, removed, or of an equal fingerprint.
     fn fill(&mut self, index: usize, fingerprint: FlowFingerprint, slot: PackedCounters) {
         if self.highs[index] == EMPTY_HIGH {
             self.len += 1;
@@ -110,7 +110,7 @@ impl CompactTable {
         (self.highs[index], self.slots[index]) = (fingerprint.high, slot);
     }
 
-    /// Takes a slot out.
+    /// Removes a slot.
     pub(super) fn remove(&mut self, fingerprint: FlowFingerprint) -> Option<PackedCounters> {
         let index = self.find(fingerprint).ok()?;
         let slot = self.slots[index];
@@ -123,20 +123,20 @@ impl CompactTable {
         Some(slot)
     }
 
-    /// Every slot with its name.
+    /// Returns every slot with its fingerprint.
     pub(super) fn iter(&self) -> impl Iterator<Item = (FlowFingerprint, &PackedCounters)> {
         let all = self.highs.iter().zip(&self.slots);
         let taken = all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed());
         taken.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
     }
 
-    /// Every slot.
+    /// Returns every slot.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PackedCounters> {
         let all = self.highs.iter().zip(&mut self.slots);
         all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed()).map(|(_, slot)| slot)
     }
 
-    /// Takes out all slots but those that `keep` holds of.
+    /// Removes all slots for which `keep` returns false.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(FlowFingerprint, &PackedCounters) -> bool) {
         for (high, slot) in self.highs.iter().zip(&mut self.slots) {
             if *high != EMPTY_HIGH
@@ -154,7 +154,7 @@ impl CompactTable {
         }
     }
 
-    /// Gives memory back that `most` slots do not need.
+    /// Releases memory that `most` slots do not need.
     pub(super) fn shrink(&mut self, most: usize) {
         let needed = most.max(self.len) / (LOAD_DIVISOR - 1) * LOAD_DIVISOR;
         let needed = needed + needed / GROWTH_DIVISOR + LOAD_DIVISOR;
@@ -163,7 +163,7 @@ impl CompactTable {
         }
     }
 
-    /// Slots taken.
+    /// Returns the number of slots in use.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -173,12 +173,12 @@ impl CompactTable {
         home(high, self.homes)
     }
 
-    /// The first slot behind `high`'s home that is empty or whose name's upper half is not lower. All
-    /// that follow are the same.
+    /// Returns the first index from the home of `high` on that is empty or whose high half is not lower. All later
+    /// ones are empty or not lower either.
     #[inline]
     fn lower_bound(&self, high: u64) -> usize {
         let mut index = self.home(high);
-        // Without a branch for each: the processor could not guess them.
+        // Branch-free, as the branches would be unpredictable.
         while let Some(block) = self.highs.get(index..index + COMPARED_AT_ONCE) {
             let lower_bound = block.iter().map(|fingerprint| usize::from(*fingerprint < high)).sum::<usize>();
             index += lower_bound;
@@ -196,11 +196,11 @@ impl CompactTable {
                 .count()
     }
 
-    /// Where the slot of a name is, or would have to be.
+    /// Returns the index of a fingerprint, or that of its insertion.
     #[inline]
     fn find(&self, fingerprint: FlowFingerprint) -> Result<usize, usize> {
         let mut index = self.lower_bound(fingerprint.high);
-        // Hardly ever more than one.
+        // Equal high halves are very rare.
         while self.highs.get(index) == Some(&fingerprint.high) {
             match self.slots[index].low().cmp(&fingerprint.low) {
                 Ordering::Less => index += 1,
@@ -215,7 +215,7 @@ impl CompactTable {
         self.rebuild(self.homes + self.homes / GROWTH_DIVISOR + LOAD_DIVISOR);
     }
 
-    /// Makes `homes` of them.
+    /// Rebuilds the table with so many homes.
     fn rebuild(&mut self, homes: usize) {
         self.clear_removed();
         let grows = homes > self.homes;
@@ -230,7 +230,7 @@ impl CompactTable {
         self.resize(homes.max(end) + TAIL_SLOTS);
     }
 
-    /// Slots that were taken out have no place any more; [`CompactTable::place`] follows.
+    /// Empties removed slots; [`CompactTable::place_all`] must follow.
     fn clear_removed(&mut self) {
         let all = self.highs.iter_mut().zip(&self.slots);
         all.filter(|(_, slot)| slot.is_removed()).for_each(|(high, _)| *high = EMPTY_HIGH);
@@ -253,7 +253,8 @@ impl CompactTable {
         }
     }
 
-    /// Moves all slots to their places, none of which is behind where it is; gives their end.
+    /// Moves all slots to their final positions, none of which is behind the current one. Returns the end of the
+    /// last one.
     fn place_all(&mut self) -> usize {
         let mut next = 0;
         for index in 0..self.highs.len() {
@@ -274,7 +275,7 @@ impl CompactTable {
     }
 }
 
-/// The higher a name, the higher its home.
+/// Returns the home of a high half. Homes ascend with the high halves.
 #[inline]
 fn home(high: u64, homes: usize) -> usize {
     ((u128::from(high) * homes as u128) >> 64) as usize
@@ -296,7 +297,7 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    /// Few different homes and many equal ones, and everywhere.
+    /// Fingerprints with few homes, with equal ones, and with any.
     fn fingerprint() -> impl Strategy<Value = FlowFingerprint> {
         let high = prop_oneof![
             Just(0),
@@ -354,7 +355,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The same as a map of the standard library, which also walks in the order of names.
+        /// The table equals a `BTreeMap`, also in its order of iteration.
         #[test]
         fn it_is_a_map(steps in steps()) {
             let (mut slots, mut model) = (CompactTable::default(), BTreeMap::new());

@@ -1,37 +1,37 @@
 //! Fields that a flow record carries.
 //!
-//! The kernel counts everything. A flow log of another tool does not: what it lacks is not zero, so a
-//! rule that needs it is not evaluated for such a record.
+//! The kernel counts all fields. A flow log of another tool may lack some. A missing field is not zero, so a rule
+//! that needs it is not evaluated for such a record.
 
 use std::fmt;
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// What is known of a flow beside its ends and times.
+    /// Fields of a flow record, in addition to endpoints and times.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
     pub struct RecordFields: u8 {
-        /// Packets each way.
+        /// Packets of both directions.
         const PACKETS = 1;
-        /// IP bytes each way.
+        /// IP bytes of both directions.
         const BYTES = 1 << 1;
-        /// Payload bytes each way.
+        /// Payload bytes of both directions.
         const PAYLOAD = 1 << 2;
-        /// Packets with payload each way.
+        /// Packets with payload of both directions.
         const DATA_PACKETS = 1 << 3;
-        /// IP bytes of the packets with payload each way.
+        /// IP bytes of the packets with payload of both directions.
         const DATA_BYTES = 1 << 4;
         /// Estimated messages.
         const MESSAGES = 1 << 5;
-        /// True if there was a SYN.
+        /// Number of SYNs, or at least if there was one.
         const SYN = 1 << 6;
-        /// True if there was a SYN-ACK.
+        /// Number of SYN-ACKs, or at least if there was one.
         const SYN_ACK = 1 << 7;
     }
 }
 
 impl RecordFields {
-    /// Their names in words.
+    /// Returns the names of the fields for messages.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         const NAMES: [(RecordFields, &str); 8] = [
             (RecordFields::PACKETS, "packets"),

@@ -1,5 +1,4 @@
-//! Flows: records, deltas between readings of the flow table, timeouts, and the flows remembered from one reading to the
-//! next.
+//! Flows: records, deltas between polls, timeouts, and the state of live flows between polls.
 
 pub(crate) mod class;
 mod compact_table;

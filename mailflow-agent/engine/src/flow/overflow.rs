@@ -1,4 +1,4 @@
-//! Sources some of whose flows have no place in the kernel's table: only their sums are known.
+//! Source overflow: counters by source for packets of flows without an entry in the flow table.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -11,31 +11,31 @@ use super::{
 };
 use crate::time::Time;
 
-/// What the packets of such flows add up to, by source, service and protocol.
+/// Overflow counters of a source, by server port and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceOverflow {
-    /// Source, server port, protocol.
+    /// Source, server port and protocol.
     pub key: SourceOverflowKey,
     /// Client to server, cumulative.
     pub up: DirectionStats,
     /// Server to client, cumulative.
     pub down: DirectionStats,
-    /// SYNs, with those that were sent again.
+    /// SYNs, including retransmissions.
     pub attempts: u32,
     /// SYN-ACKs.
     pub sessions: u32,
-    /// True if this is the last that is heard of them: what comes later begins anew.
+    /// True if this is the last report of these counters: later packets are counted from zero.
     pub is_final: bool,
 }
 
 impl SourceOverflow {
-    /// The last packet of either direction.
+    /// Returns the time of the last packet of either direction.
     pub fn last(&self) -> Option<Time> {
         self.up.last.max(self.down.last)
     }
 }
 
-/// What a source gained, for the rules.
+/// Increase of a source's overflow counters, for the rules.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverflowDelta {
     pub(crate) time: Time,
@@ -45,14 +45,14 @@ pub(crate) struct OverflowDelta {
     pub(crate) quantities: Quantities,
 }
 
-/// What was seen of them last.
+/// Last observed overflow counters.
 #[derive(Debug, Default)]
 pub(crate) struct SourceOverflowTable {
     last_seen: HashMap<SourceOverflowKey, Quantities>,
 }
 
 impl SourceOverflowTable {
-    /// What `overflow` gained since it was seen last, if anything: for the metrics, and for the rules.
+    /// Returns the delta since the last observation, for the metrics and for the rules; `None` without an increase.
     pub(crate) fn observe(&mut self, overflow: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
         let flow = Flow { up: overflow.up, down: overflow.down, ..placeholder_flow(&overflow.key) };
         let now = Quantities::of(&flow);
@@ -84,18 +84,18 @@ impl SourceOverflowTable {
         Some((delta, overflow_delta))
     }
 
-    /// What was seen last, to be kept.
+    /// Returns the last observed counters, for a checkpoint.
     pub(crate) fn last_seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
         self.last_seen.iter()
     }
 
-    /// Goes on from what was seen.
+    /// Restores the last observed counters of a checkpoint.
     pub(crate) fn restore(&mut self, key: SourceOverflowKey, last_seen: Quantities) {
         self.last_seen.insert(key, last_seen);
     }
 }
 
-/// A flow from nowhere in particular: what it takes to place a gain.
+/// Returns a flow that has only the fields that overflow counters have.
 fn placeholder_flow(key: &SourceOverflowKey) -> Flow {
     Flow {
         key: placeholder_key(key),
@@ -110,10 +110,10 @@ fn placeholder_flow(key: &SourceOverflowKey) -> Flow {
     }
 }
 
-/// The key of a flow from nowhere in particular: what a ledger needs to place a gain.
+/// Returns a flow key without server address and client port.
 fn placeholder_key(key: &SourceOverflowKey) -> FlowKey {
     let v6 = key.source.ip().is_ipv6();
-    // Protocols are below 128.
+    // IANA protocol numbers fit into 8 bits, and the program counts only TCP and UDP.
     let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
     FlowKey { client: key.source, server_port: key.server_port, scope, ..FlowKey::default() }
 }

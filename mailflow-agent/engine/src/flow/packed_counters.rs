@@ -1,4 +1,4 @@
-//! A live flow as it was last seen, in 32 bytes beside half of its name.
+//! Last observed counters of a live flow, packed into 32 bytes.
 
 use super::{
     delta::{CounterDelta, Delta},
@@ -6,21 +6,21 @@ use super::{
     record::{DirectionStats, Flow},
 };
 
-/// What tells a flow's gains: its counters as they were, modulo what there is room for.
+/// Last observed counters of a live flow, modulo their bit widths.
 ///
-/// A gain is the difference modulo the same, which is right as long as nothing gains that much between
-/// two readings that show the flow. Those are at most 17 polls of 60 s apart (`table.rs`): at 400 Gb/s
-/// 2^45.6 bytes of 2^48, and at 84 bytes of the wire for the shortest packet 2^39.2 of 2^40. Messages
-/// have all the bits that the kernel gives them.
+/// A delta is a difference modulo the bit width, which is right while no counter gains as much between two polls
+/// that show the flow. These are at most 17 polls of 60 s apart (`table.rs`). At 400 Gb/s that is 2^45.6 bytes of
+/// 2^48, and with the shortest packets (84 bytes on the wire) 2^39.2 packets of 2^40. Messages have the full width
+/// of the kernel's counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct PackedCounters {
-    /// Bytes in the lower 48 bits, and the lower 16 of the packets.
+    /// Bytes in the lower 48 bits, and the lower 16 bits of the packets above.
     up: u64,
     down: u64,
-    /// The upper 24 bits of the packets up and down, and the reading.
+    /// Upper 24 bits of the packets up and down, and the poll number.
     upper_packets: u64,
-    /// The lower part of the flow's name.
+    /// Low part of the fingerprint.
     low: u32,
     messages: u32,
 }
@@ -32,7 +32,7 @@ const PACKETS_MASK: u64 = (1 << 40) - 1;
 const POLL_SHIFT: u32 = 48;
 
 impl PackedCounters {
-    /// `flow` as it is now, seen in this reading.
+    /// Packs the counters of `flow` at this poll.
     #[inline]
     pub(crate) fn new(fingerprint: FlowFingerprint, flow: &Flow, poll: u8) -> Self {
         let packed = |packed: &DirectionStats| packed.bytes & BYTES_MASK | packed.packets << 48;
@@ -48,13 +48,13 @@ impl PackedCounters {
         }
     }
 
-    /// Itself in words, without the reading.
+    /// Returns the words for a checkpoint, without the poll number.
     pub(crate) fn words(&self) -> [u64; 4] {
         let upper_packets = self.upper_packets & ((1 << POLL_SHIFT) - 1);
         [self.up, self.down, upper_packets, u64::from(self.low) << 32 | u64::from(self.messages)]
     }
 
-    /// From its words, seen in this reading.
+    /// Returns the counters of a checkpoint, observed at this poll.
     pub(crate) fn from_words([up, down, upper_packets, ends]: [u64; 4], poll: u8) -> Self {
         let upper_packets = upper_packets & ((1 << POLL_SHIFT) - 1) | u64::from(poll) << POLL_SHIFT;
         Self { up, down, upper_packets, low: (ends >> 32) as u32, messages: ends as u32 }
@@ -65,31 +65,31 @@ impl PackedCounters {
         self.low
     }
 
-    /// Something of both its ends, which may lie in two cache lines.
+    /// Returns bits of both ends of the struct, which may lie in two cache lines.
     #[inline]
     pub(crate) fn prefetch(&self) -> u64 {
         self.up ^ u64::from(self.messages)
     }
 
-    /// The last reading that showed it.
+    /// Returns the number of the last poll that showed the flow.
     #[inline]
     pub(crate) fn poll(&self) -> u8 {
         (self.upper_packets >> POLL_SHIFT) as u8
     }
 
-    /// Returns true if no reading shows it any more.
+    /// Returns true if the slot is removed.
     #[inline]
     pub(crate) fn is_removed(&self) -> bool {
         self.poll() == 0
     }
 
-    /// No reading shows it any more; it keeps its name.
+    /// Marks the slot as removed; the fingerprint stays.
     #[inline]
     pub(crate) fn mark_removed(&mut self) {
         self.upper_packets &= (1 << POLL_SHIFT) - 1;
     }
 
-    /// What `flow` gained from `self` to `now`, if anything.
+    /// Returns the delta of `flow` from `self` to `now`, or `None` if no counter changed.
     #[inline]
     pub(crate) fn delta_to(&self, now: &PackedCounters, flow: &Flow) -> Option<Delta> {
         let same = (self.up, self.down, self.messages) == (now.up, now.down, now.messages)
@@ -133,7 +133,7 @@ mod tests {
     }
 
     proptest! {
-        /// From anywhere, and past the end of what there is room for.
+        /// Deltas are right from any start, also across an overflow of the bit width.
         #[test]
         fn gains_are_what_was_added(
             begin in prop::array::uniform4(any::<u64>()),

@@ -1,4 +1,4 @@
-//! What is remembered of every live flow between two readings: enough to tell its gains, no more.
+//! Table of live flows: the state between polls from which deltas are computed.
 
 use std::{
     collections::HashMap,
@@ -21,31 +21,33 @@ use crate::{
     time::Time,
 };
 
-/// Readings that may miss a living flow one after the other, at least; twice as many at most.
+/// Consecutive polls that may miss a live flow before it is dropped. The table checks at each eighth poll, so it
+/// may miss twice as many.
 const MAX_MISSED_POLLS: u8 = 8;
-/// A flow that began so long after the last reading was not in it, however its time was rounded.
+/// Margin of the rounding of flow times: a flow that began later than this after the previous poll was not in that
+/// poll.
 const NEW_FLOW_MARGIN: Duration = Duration::from_secs(1);
-/// Readings told apart; the first is 1.
+/// Number of distinct poll numbers; the first is 1.
 const POLL_NUMBERS: u8 = 4 * MAX_MISSED_POLLS;
 
-/// The live flows.
+/// Table of live flows.
 #[derive(Debug)]
 pub(crate) struct LiveFlowTable {
     slots: CompactTable,
     hasher: FingerprintHasher,
-    /// What the rules have taken of living flows; few live long enough for that. A name is a keyed hash already.
+    /// Contributions of flows with several records, which are few. The fingerprint is a keyed hash already.
     contributions: HashMap<FlowFingerprint, KeyedContribution, BuildHasherDefault<DefaultHasher>>,
-    /// The moments of the last readings; a flow knows at which it was seen.
+    /// Times of the last polls, by poll number.
     poll_times: [Time; POLL_NUMBERS as usize],
     poll: u8,
-    /// What began later than this is new in this reading.
+    /// Flows with a later first packet are new in this poll.
     new_after: Time,
-    /// Most flows at once since unused memory was last given back.
+    /// Most flows at once since the last release of memory.
     peak_flows: usize,
     lost: u64,
 }
 
-/// A tally with its flow: a name alone says nothing to another process.
+/// Contribution with the identity of its flow, as another process has other fingerprints.
 #[derive(Debug)]
 struct KeyedContribution {
     key: FlowKey,
@@ -53,12 +55,12 @@ struct KeyedContribution {
     contribution: FlowContribution,
 }
 
-/// What a look at a flow showed.
+/// Result of updating a flow.
 #[derive(Debug)]
 pub(crate) struct FlowUpdate {
-    /// What it gained, if anything.
+    /// Delta of the flow; `None` without a change.
     pub(crate) delta: Option<Delta>,
-    /// The reading that showed it last, if one did.
+    /// Time of the last poll that showed the flow.
     pub(crate) previous: Option<Time>,
 }
 
@@ -78,7 +80,7 @@ impl Default for LiveFlowTable {
 }
 
 impl LiveFlowTable {
-    /// What tells the flows' gains: seeds of their names, and each with its name.
+    /// Returns the seeds of the fingerprints, and fingerprint and packed counters of each flow.
     pub(crate) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
         let words = |(fingerprint, slot): (FlowFingerprint, &PackedCounters)| {
             let [up, down, rest, ends] = slot.words();
@@ -87,7 +89,7 @@ impl LiveFlowTable {
         (self.hasher.seeds(), self.slots.iter().map(words).collect())
     }
 
-    /// Goes on where another stopped, as of a reading at `now`.
+    /// Restores a checkpoint with the last poll at `now`.
     pub(crate) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
         *self = Self { hasher: FingerprintHasher::of_seeds(seeds), ..Self::default() };
         self.poll_times[usize::from(self.poll - 1)] = now;
@@ -97,8 +99,9 @@ impl LiveFlowTable {
         }
     }
 
-    /// A reading that another process made since. They have few numbers, so that for not having been shown in them
-    /// nothing is forgotten: when those are used up, the two oldest are one.
+    /// Begins a poll that the previous process made after the checkpoint. These polls use at most
+    /// [`MAX_MISSED_POLLS`] numbers, so that flows are not dropped for being missed by them: when the numbers are
+    /// used up, the two oldest polls are merged.
     pub(crate) fn begin_recovered_poll(&mut self, now: Time) {
         if self.poll + 1 < MAX_MISSED_POLLS {
             self.poll += 1;
@@ -111,7 +114,7 @@ impl LiveFlowTable {
         self.poll_times[usize::from(self.poll - 1)] = now;
     }
 
-    /// A reading begins. Flows that the last ones did not show are forgotten.
+    /// Begins a poll. Drops flows that the last polls missed.
     pub(crate) fn begin_poll(&mut self, now: Time) {
         self.new_after = self.poll_times[usize::from(self.poll - 1)] + NEW_FLOW_MARGIN;
         self.poll = self.poll % POLL_NUMBERS + 1;
@@ -123,17 +126,17 @@ impl LiveFlowTable {
         }
     }
 
-    /// Returns true if no reading before this one can have shown a flow.
+    /// Returns true if no earlier poll can have shown the flow.
     pub(crate) fn is_new(&self, flow: &Flow) -> bool {
         flow.first > self.new_after
     }
 
-    /// A flow's name.
+    /// Returns the fingerprint of a flow.
     pub(crate) fn fingerprint(&self, flow: &Flow) -> FlowFingerprint {
         self.hasher.of(flow)
     }
 
-    /// The names of `flows`, at most `N`, but for those to `skip`; their slots are in the caches then.
+    /// Returns the fingerprints of at most `N` flows, except those to `skip`, and prefetches their slots.
     pub(crate) fn fingerprints<const N: usize>(
         &self,
         flows: &[Flow],
@@ -147,7 +150,7 @@ impl LiveFlowTable {
         fingerprints
     }
 
-    /// Looks at a flow.
+    /// Updates the counters of a flow.
     pub(crate) fn update(&mut self, fingerprint: FlowFingerprint, flow: &Flow) -> FlowUpdate {
         let now = PackedCounters::new(fingerprint, flow, self.poll);
         match self.slots.get_mut(fingerprint) {
@@ -163,7 +166,7 @@ impl LiveFlowTable {
         }
     }
 
-    /// Looks at a flow for the last time and forgets it.
+    /// Removes a flow, and returns its last delta.
     pub(crate) fn remove(&mut self, fingerprint: FlowFingerprint, flow: &Flow) -> Option<Delta> {
         match self.slots.remove(fingerprint) {
             Some(previous) => previous.delta_to(&PackedCounters::new(fingerprint, flow, self.poll), flow),
@@ -171,13 +174,13 @@ impl LiveFlowTable {
         }
     }
 
-    /// Takes a flow back, with all its gains told.
+    /// Inserts a flow whose delta is already emitted.
     pub(crate) fn insert(&mut self, flow: &Flow) {
         let fingerprint = self.hasher.of(flow);
         self.slots.insert(fingerprint, PackedCounters::new(fingerprint, flow, self.poll));
     }
 
-    /// What the rules have taken of a flow.
+    /// Returns the contribution of a flow.
     pub(crate) fn contribution(&self, flow: &Flow) -> FlowContribution {
         if self.contributions.is_empty() {
             return FlowContribution::default();
@@ -188,9 +191,9 @@ impl LiveFlowTable {
             .unwrap_or_default()
     }
 
-    /// Returns true if an open flow has gained enough to be shown to the rules between its records.
+    /// Returns true if an open flow has gained enough for a live update.
     pub(crate) fn has_live_update(&mut self, flow: &Flow) -> bool {
-        // Most flows never get that far.
+        // Most flows never reach these limits.
         if flow.up.bytes < LIVE_BYTES
             && flow.down.bytes < LIVE_BYTES
             && u64::from(flow.messages) < LIVE_MESSAGES
@@ -209,7 +212,7 @@ impl LiveFlowTable {
             .take_live_update(&Quantities::of(flow))
     }
 
-    /// Notes what the rules have taken of a flow.
+    /// Stores the contribution of a flow.
     pub(crate) fn set_contribution(&mut self, flow: &Flow, contribution: FlowContribution) {
         if !contribution.is_empty() {
             self.contributions.insert(
@@ -219,34 +222,34 @@ impl LiveFlowTable {
         }
     }
 
-    /// The rules have other numbers now.
+    /// Changes the rule numbers of all contributions.
     pub(crate) fn renumber_rules(&mut self, number: impl Fn(usize) -> Option<usize>) {
         self.contributions.values_mut().for_each(|keyed| keyed.contribution.renumber_rules(&number));
     }
 
-    /// What the rules have taken of which flow.
+    /// Returns the contribution of each flow.
     pub(crate) fn all_contributions(&self) -> impl Iterator<Item = (FlowKey, Time, &FlowContribution)> {
         self.contributions.values().map(|keyed| (keyed.key, keyed.first, &keyed.contribution))
     }
 
-    /// After a flow's last record.
+    /// Removes the contribution of a flow after its last record.
     pub(crate) fn remove_contribution(&mut self, flow: &Flow) {
         if !self.contributions.is_empty() {
             self.contributions.remove(&self.hasher.of(flow));
         }
     }
 
-    /// Flows held.
+    /// Returns the number of flows.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Flows that were forgotten without having been taken.
+    /// Returns the number of flows that were dropped without having been removed.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Forgets every flow.
+    /// Removes all flows.
     pub(crate) fn clear(&mut self) {
         self.slots = CompactTable::default();
     }
@@ -255,7 +258,7 @@ impl LiveFlowTable {
         let (flows_before, poll) = (self.slots.len(), self.poll);
         let Self { slots, contributions, .. } = self;
         slots.retain(|fingerprint, slot| {
-            // The reading that begins has not shown it yet.
+            // The poll that begins has not shown the flow yet.
             let is_missed = (POLL_NUMBERS + poll - slot.poll()) % POLL_NUMBERS > MAX_MISSED_POLLS + 1;
             if is_missed {
                 contributions.remove(&fingerprint);
@@ -266,7 +269,7 @@ impl LiveFlowTable {
     }
 }
 
-/// All that a flow has is its gain.
+/// Returns the first delta of a flow: all of its counters.
 pub(crate) fn first_delta(flow: &Flow) -> Delta {
     let messages = u64::from(flow.messages);
     Delta { key: flow.key, up: totals(&flow.up), down: totals(&flow.down), messages, new_flow: true }
@@ -299,19 +302,19 @@ mod tests {
         table.remove(table.fingerprint(flow), flow)
     }
 
-    /// One of 300 flows: 20 clients, 5 beginnings of each of 3 ports.
+    /// Returns one of 300 flows: 20 clients, 3 ports, 5 start times of each.
     fn numbered(n: u64) -> Flow {
         let flow = fixture::flow(&format!("10.0.0.{}:{}", n % 20, 4_000 + n / 20 % 3), "9.9.9.9:25");
         Flow { first: at(n / 60), ..flow }
     }
 
-    /// What may happen to a flow, by its number; gains are added to its counters before.
+    /// Operation on a flow, by its number. The increments are added to its counters before.
     #[derive(Clone, Debug)]
     enum Step {
         Begin,
         See(u64, [u64; 4], u32),
         Take(u64, [u64; 4], u32),
-        /// As if it had ended and could not be taken out.
+        /// The flow ended and was not evicted.
         TakeAndPut(u64, [u64; 4], u32),
     }
 
@@ -330,19 +333,19 @@ mod tests {
         prop::collection::vec(step, 1..2_000)
     }
 
-    /// A flow as a plain map remembers it.
+    /// Flow of the reference model.
     #[derive(Clone, Copy, Default)]
     struct ModelFlow {
         counters: [u64; 4],
         messages: u32,
-        /// Its last reading; none while it is not held.
+        /// Number of its last poll; `None` while the table does not hold it.
         poll: Option<u64>,
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Every gain is what a plain map of whole counters says.
+        /// Each delta equals that of a reference model with full-width counters.
         #[test]
         fn it_tells_what_a_plain_map_tells(steps in steps()) {
             let (mut table, mut model) = (LiveFlowTable::default(), HashMap::<u64, ModelFlow>::new());
@@ -451,7 +454,7 @@ mod tests {
         assert!(begun(&table, 99), "it is the first");
         table.begin_poll(at(110));
         assert_eq!([100, 101, 102, 110].map(|second| begun(&table, second)), [false, false, true, true]);
-        // The last reading of another process is the last one.
+        // After a restore, the last poll of the previous process counts.
         let mut table = LiveFlowTable::default();
         table.restore(at(100), [1, 2], &[]);
         table.begin_recovered_poll(at(105));

@@ -1,4 +1,4 @@
-//! When a flow ends, and what its record says.
+//! Timeouts: the end of a flow, and its record.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::time::Time;
 
-/// When a flow's record is made (RFC 5470's active and idle timeouts).
+/// Timeouts of flow records (active and idle timeouts of RFC 5470).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// After FIN both ways or RST, this long without a packet.
+    /// Timeout after FIN in both directions or RST.
     pub closed: Duration,
-    /// This long without a packet.
+    /// Timeout after the last packet.
     pub idle: Duration,
-    /// The same for a SYN nobody answered.
+    /// Timeout after an unanswered SYN.
     pub unanswered: Duration,
-    /// A living flow's record is made each time this much has passed.
+    /// Interval of the interim records of a live flow.
     pub active: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Default for Timeouts {
     }
 }
 
-/// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
+/// Timeouts in nanoseconds, as each poll needs them for every flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimeoutNanos {
     closed: u64,
@@ -52,13 +52,13 @@ impl TimeoutNanos {
         Self { closed, idle, unanswered: unanswered.min(idle), active: active.max(1) }
     }
 
-    /// The longest silence before a flow's final record.
+    /// Returns the longest timeout before a final record.
     pub(crate) fn lateness(&self) -> Duration {
         Duration::from_nanos(self.closed.max(self.idle))
     }
 
-    /// When the last active interval of `flow`'s life ended, if that was after `previous_poll`: when it was last
-    /// looked at, if ever.
+    /// Returns the end of the last active interval of `flow` that ended after `previous_poll`, or `None` if none
+    /// did.
     pub(crate) fn elapsed_interval(
         &self,
         flow: &Flow,
@@ -67,7 +67,7 @@ impl TimeoutNanos {
     ) -> Option<Time> {
         let first = flow.first.as_nanos();
         let age = |at: Time| at.as_nanos().saturating_sub(first);
-        // Most flows are younger than one: no division for those.
+        // Most flows are younger than one interval and need no division.
         if age(now) < self.active {
             return None;
         }
@@ -77,7 +77,7 @@ impl TimeoutNanos {
     }
 }
 
-/// When a flow ends if no further packet comes, and why.
+/// End of a flow without further packets, and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowEnd {
     pub(crate) at: Time,
@@ -85,8 +85,8 @@ pub(crate) struct FlowEnd {
 }
 
 impl FlowEnd {
-    /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
-    /// from when somebody looked.
+    /// Returns the end of `flow` by the first timeout that passes. It depends on the packets only, not on the time
+    /// of a poll.
     pub(crate) fn of(flow: &Flow, limits: &TimeoutNanos) -> Self {
         let facts = &flow.facts;
         let after = |timeout: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(timeout));
@@ -99,13 +99,13 @@ impl FlowEnd {
     }
 }
 
-/// The application class of `flow`. Ports watched for no service are an operator's own: SMTP.
+/// Returns the application class of `flow`. A port without a service counts as SMTP.
 pub(crate) fn app(flow: &Flow, services: &Services) -> App {
     let family = services.get(&flow.key.server_port).map_or(Family::Smtp, |service| service.family());
     classify(&flow.facts, family)
 }
 
-/// The record of `flow`.
+/// Returns the record of `flow`.
 pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
     let facts = &flow.facts;
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;

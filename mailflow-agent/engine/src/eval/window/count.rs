@@ -1,30 +1,28 @@
-//! The times of events, exact, in bounded memory.
+//! Count window: exact times of events, in bounded memory.
 //!
-//! With v(t) the number of events whose time e lies in (t - W, t], the condition holds at t iff
-//! v(t) >= K. An incident begins at the first event time at which it holds, and ends when v has stayed
-//! below R <= K (`resolve_below`) for long enough.
+//! Let v(t) be the number of events whose time e lies in (t - W, t]. The condition holds at t if and only if v(t)
+//! >= K. An incident starts at the first event time at which the condition holds. It ends when v has stayed below R
+//! <= K (`resolve_below`) for long enough.
 //!
-//! **Out of order.** An idle flow's event time is its last packet, but its record comes up to the
-//! idle timeout later. So event times are kept sorted and every question is asked of event time: a
-//! late event finds the K - 1 others that lie in one window with it, wherever in the past that is.
-//! Whether a set of records fires does not depend on the order in which they come.
+//! **Out of order.** The event time of an idle flow is its last packet, but its record arrives up to the idle
+//! timeout later. So event times are kept sorted, and every query is about event time. A late event finds the K - 1
+//! others that lie in one window with it, anywhere in the past. The order of arrival does not change which sets of
+//! records fire.
 //!
-//! **What is forgotten.** Let L be the longest time a record can be late (the longest timeout), c the
-//! engine's clock, and n = ceil(L / W).
-//! 1. Events at or before c - L - W. A record still to come has e > c - L, and any window that
-//!    contains it begins after c - L - W.
-//! 2. The oldest beyond C = (n + 2)(K - 1) + 1 events. The C + 1 events at that moment lie within
-//!    W + L, that is within n + 1 windows, so one window holds K of them.
-//!    - While an incident lasts: those K keep it up until at least W after the forgotten event e0. So
-//!      e0 is in no window after the incident's end, and cannot prolong the incident either.
-//!    - While none does: no window that ends after the last incident's end x holds K events. So at
-//!      most (n + 1)(K - 1) of the kept events lie after x, and a window that ends after x needs, to
-//!      reach K with a late one, only the K - 1 newest of the others. C covers both.
+//! **Removal.** Let L be the largest lateness of a record (the longest timeout), c the engine's clock, and n =
+//! ceil(L / W). The window removes:
 //!
-//! Tumbling windows [mW, (m + 1)W): W + L may touch n + 2 of them, hence one more (K - 1).
+//! 1. Events at or before c - L - W. A record that still arrives has e > c - L, and any window that contains it
+//!    begins after c - L - W.
+//! 2. The oldest events beyond C = (n + 2)(K - 1) + 1. The C + 1 events at that time lie within W + L, that is
+//!    within n + 1 windows, so one window holds K of them.
+//!    - During an incident: those K keep the incident active until at least W after the removed event e0. So e0 is in no window after the end of the incident, and cannot prolong it.
+//!    - Without an incident: no window that ends after the end x of the last incident holds K events. So at most (n + 1)(K - 1) of the kept events lie after x. A window that ends after x and reaches K with a late event needs only the K - 1 newest of the others. C covers both.
 //!
-//! Where thresholds differ by subject, K is the highest. A count that may have lost forgotten events
-//! is told as "at least"; it is then at least K.
+//! Tumbling windows are [mW, (m + 1)W). W + L may touch n + 2 of them, hence one more (K - 1).
+//!
+//! If thresholds differ by group, K is the highest. A count that may lack removed events is reported as "at least";
+//! it is then at least K.
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
@@ -36,28 +34,28 @@ use super::{
 };
 use crate::time::Time;
 
-/// Times of events.
+/// Event times of a count term.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CountWindow {
-    /// Ascending.
+    /// Event times, ascending.
     events: ThinVec<Time>,
-    /// The newest event forgotten for want of room; the clock's beginning is before every event.
+    /// Newest event that was removed for capacity; `Time::ZERO` if none was.
     forgotten: Time,
 }
 
 impl CountWindow {
-    /// Adds an event that arrives while the clock is at `clock`.
+    /// Adds an event that arrives at `clock`.
     pub(super) fn add(&mut self, window_spec: &WindowSpec, clock: Time, time: Time) {
         self.prune(window_spec, clock);
         if self.events.len() == self.events.capacity() {
-            // Most sources have few events: grow from one, not from a vector's four.
+            // Most groups have few events: the vector grows from one, not from its default of four.
             self.events.reserve_exact(growth(self.events.len()));
         }
         let position = self.events.partition_point(|event| *event <= time);
         self.events.insert(position, time);
     }
 
-    /// Forgets events beyond the capacity.
+    /// Removes the oldest events beyond the capacity.
     pub(super) fn trim(&mut self, window_spec: &WindowSpec) {
         if self.events.len() > window_spec.capacity() {
             let excess = self.events.len() - window_spec.capacity();
@@ -68,7 +66,7 @@ impl CountWindow {
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
+    /// Removes events that have expired at `clock`.
     pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
         if self.events.first().is_none_or(|event| window_spec.is_relevant(*event, clock)) {
             return;
@@ -77,7 +75,7 @@ impl CountWindow {
         remove_oldest(&mut self.events, expired);
     }
 
-    /// The first event time after `after` at which there are `threshold`.
+    /// Returns the first event time after `after` at which a window holds `threshold` events.
     pub(super) fn reached_at(
         &self,
         window_spec: &WindowSpec,
@@ -91,12 +89,13 @@ impl CountWindow {
         })
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `threshold` of them.
+    /// Returns the end of the last period with at least `threshold` events, at most `before`. The end may lie in
+    /// the future.
     pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
         last_run(&self.events, |event| *event, window_spec, threshold, before)
     }
 
-    /// How many the window that ends at `time` holds.
+    /// Returns the number of events in the window that ends at `time`.
     pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
         let behind = self.events.partition_point(|event| *event <= time);
         let before = self.events[..behind].partition_point(|event| !window_spec.contains_event(*event, time));
@@ -105,17 +104,17 @@ impl CountWindow {
         if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Event times, the newest first.
+    /// Returns the event times, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.events.iter().rev().copied()
     }
 
-    /// Bytes allocated.
+    /// Returns the bytes of the heap allocation.
     pub(super) fn heap(&self) -> usize {
         heap(&self.events)
     }
 
-    /// Events held.
+    /// Returns the number of events.
     pub(super) fn len(&self) -> usize {
         self.events.len()
     }

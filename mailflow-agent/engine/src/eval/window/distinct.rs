@@ -1,8 +1,8 @@
-//! Distinct ends of flows: the most recent ones.
+//! Distinct window: the most recent distinct endpoints.
 //!
-//! Of each end only its last event is kept, and of the ends only the K most recent. Whether the window
-//! that ends with the newest event holds K distinct ends follows from those. In a window further
-//! in the past an end that was seen again since does not count: the number is never over.
+//! The window keeps the last event of each endpoint, and only the K most recent endpoints. These decide exactly if
+//! the window that ends at the newest event holds K distinct endpoints. A window further in the past does not count
+//! an endpoint that has a later event, so its number may be too low, but is never too high.
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
@@ -14,20 +14,20 @@ use super::{
 };
 use crate::time::Time;
 
-/// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
+/// Endpoint as bytes: an address (IPv4 mapped to IPv6) or a port.
 pub(crate) type EndpointBytes = [u8; 16];
 
-/// Distinct ends with their last events.
+/// Distinct endpoints with their last events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DistinctWindow {
-    /// Ascending in time.
+    /// Last event and endpoint, ascending by time.
     entries: ThinVec<(Time, EndpointBytes)>,
-    /// The newest event of an end forgotten for want of room.
+    /// Newest event of an endpoint that was removed for capacity.
     forgotten: Time,
 }
 
 impl DistinctWindow {
-    /// Adds an event with `endpoint`; `max_threshold` (K) are told apart.
+    /// Adds an event with `endpoint`; keeps at most `max_threshold` (K) endpoints.
     pub(super) fn add(
         &mut self,
         window_spec: &WindowSpec,
@@ -51,7 +51,7 @@ impl DistinctWindow {
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
+    /// Removes endpoints that have expired at `clock`.
     pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
         if self.entries.first().is_none_or(|(last, _)| window_spec.is_relevant(*last, clock)) {
             return;
@@ -60,7 +60,7 @@ impl DistinctWindow {
         remove_oldest(&mut self.entries, expired);
     }
 
-    /// How many distinct ends the window that ends at `time` holds.
+    /// Returns the number of distinct endpoints in the window that ends at `time`.
     pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
         let inside = |last: &Time| *last <= time && window_spec.contains_event(*last, time);
         let count = self.entries.iter().filter(|(last, _)| inside(last)).count() as u64;
@@ -68,22 +68,23 @@ impl DistinctWindow {
         if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `threshold` of them.
+    /// Returns the end of the last period with at least `threshold` endpoints, at most `before`. The end may lie in
+    /// the future.
     pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
         last_run(&self.entries, |(last, _)| *last, window_spec, threshold, before)
     }
 
-    /// Event times, the newest first.
+    /// Returns the event times, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().rev().map(|(last, _)| *last)
     }
 
-    /// Bytes allocated.
+    /// Returns the bytes of the heap allocation.
     pub(super) fn heap(&self) -> usize {
         heap(&self.entries)
     }
 
-    /// Ends held.
+    /// Returns the number of endpoints.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -1,11 +1,11 @@
-//! Entries of a window, ascending in time: removal, growth, memory and runs.
+//! Helpers for window entries in ascending order of time: removal, growth, size and runs.
 
 use thin_vec::ThinVec;
 
 use super::spec::WindowSpec;
 use crate::time::Time;
 
-/// Forgets the `expired` first entries, and gives back room that is mostly unused.
+/// Removes the first `expired` entries, and releases capacity that is mostly unused.
 pub(super) fn remove_oldest<T>(entries: &mut ThinVec<T>, expired: usize) {
     if expired > 0 {
         entries.drain(..expired);
@@ -15,7 +15,7 @@ pub(super) fn remove_oldest<T>(entries: &mut ThinVec<T>, expired: usize) {
     }
 }
 
-/// The bytes that entries take, with the length and the capacity before them.
+/// Returns the bytes of the allocation, with the header of the `ThinVec`.
 pub(super) fn heap<T>(entries: &ThinVec<T>) -> usize {
     match entries.capacity() {
         0 => 0,
@@ -23,14 +23,14 @@ pub(super) fn heap<T>(entries: &ThinVec<T>) -> usize {
     }
 }
 
-/// How much more room is found for so many entries: most subjects have few, and a vector's own four, or twice as
-/// many each time, would be more than all the rest.
+/// Returns the number of entries by which to grow. Most groups have few entries: a minimum of four, or doubling,
+/// would cost more than the entries.
 pub(super) fn growth(entries: usize) -> usize {
     (entries / 4).clamp(1, 16)
 }
 
-/// Until when, `before` at the latest, there last were, or will have been, `threshold` entries in one window; they are
-/// ascending in time.
+/// Returns the end of the last period in which one window holds `threshold` entries, at most `before`. The end may
+/// lie in the future. `entries` must be ascending by time.
 pub(super) fn last_run<T>(
     entries: &[T],
     time: impl Fn(&T) -> Time,
@@ -45,7 +45,7 @@ pub(super) fn last_run<T>(
     })
 }
 
-/// A threshold as the length of a run.
+/// Returns a threshold as the length of a run.
 pub(super) fn run_length(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX).max(1)
 }

@@ -1,4 +1,4 @@
-//! What a subject was seen with, and since when: what is new, and what only came back.
+//! First-seen window: endpoints of a group with their first and last event, to count new endpoints.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use super::{
 };
 use crate::time::Time;
 
-/// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
+/// Most endpoints of one group. Further endpoints are not stored, and do not count as new.
 const MAX_ENDPOINTS: usize = 1_024;
 
-/// Ends with the first and the last time they were seen.
+/// Endpoints with the times of their first and last event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FirstSeenWindow {
     entries: ThinVec<FirstSeenEntry>,
-    /// True if there was no room for one.
+    /// True if an endpoint found no room.
     is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct FirstSeenEntry {
     endpoint: EndpointBytes,
-    /// The clock's beginning, if it is none that is new.
+    /// Time from which the endpoint is new; `Time::ZERO` if it never was new.
     first: Time,
     last: Time,
 }
 
 impl FirstSeenWindow {
-    /// Adds an event with `endpoint`. What was not seen for `horizon` is new again; nothing is new before
-    /// `learning_ends`.
+    /// Adds an event with `endpoint`. An endpoint without an event for `horizon` is new again. No endpoint is new
+    /// before `learning_ends`.
     pub(super) fn add(
         &mut self,
         window_spec: &WindowSpec,
@@ -50,7 +50,7 @@ impl FirstSeenWindow {
             Some(entry) if time >= entry.last + horizon => (entry.first, entry.last) = (new, time),
             Some(entry) => {
                 entry.last = entry.last.max(time);
-                // A late record may tell of an earlier flow.
+                // A late record may be the first event of the endpoint.
                 if entry.first > time && entry.first < time + horizon {
                     entry.first = new;
                 }
@@ -60,13 +60,13 @@ impl FirstSeenWindow {
         }
     }
 
-    /// Forgets what no record still to come can have been seen within `horizon` of.
+    /// Removes endpoints whose last event is more than `horizon` before any record that can still arrive.
     pub(super) fn prune(&mut self, window_spec: &WindowSpec, horizon: Duration, clock: Time) {
         self.entries.retain(|entry| entry.last + horizon + window_spec.lateness() > clock);
         self.is_full &= !self.entries.is_empty();
     }
 
-    /// How many were new in the window that ends at `time`.
+    /// Returns the number of endpoints that were new in the window that ends at `time`.
     pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
         let new = self.entries.iter().map(|entry| entry.first);
         let count = new.filter(|first| {
@@ -76,7 +76,8 @@ impl FirstSeenWindow {
         if self.is_full { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `threshold` new ones.
+    /// Returns the end of the last period with at least `threshold` new endpoints, at most `before`. The end may
+    /// lie in the future.
     pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
         let mut firsts: Vec<Time> = self.entries.iter().map(|entry| entry.first).collect();
         firsts.retain(|first| *first > Time::ZERO);
@@ -84,22 +85,22 @@ impl FirstSeenWindow {
         last_run(&firsts, |first| *first, window_spec, threshold, before)
     }
 
-    /// The last event.
+    /// Returns the time of the newest event.
     pub(super) fn newest(&self) -> Option<Time> {
         self.entries.iter().map(|entry| entry.last).max()
     }
 
-    /// When ends were new, and when any was seen last.
+    /// Returns the times at which endpoints were new, and the newest event.
     pub(super) fn moments(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().map(|entry| entry.first).chain(self.newest())
     }
 
-    /// Bytes allocated.
+    /// Returns the bytes of the heap allocation.
     pub(super) fn heap(&self) -> usize {
         heap(&self.entries)
     }
 
-    /// Ends held.
+    /// Returns the number of endpoints.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -1,5 +1,5 @@
-//! What a rule remembers of one subject, term by term: in bounded memory, and what that costs in exactness
-//! is written at the top of each kind.
+//! Window state of one term for one group, in bounded memory. The documentation of each kind states the error that
+//! the bound causes.
 
 use std::time::Duration;
 
@@ -18,34 +18,34 @@ use crate::{
     time::Time,
 };
 
-/// What is remembered for one term.
+/// Window state of one term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum WindowState {
-    /// Of a count.
+    /// State of a count.
     Count(CountWindow),
-    /// Of a sum.
+    /// State of a sum.
     Sum(SumWindow),
-    /// Of a ratio: numerator and denominator.
+    /// State of a ratio: numerator and denominator.
     Ratio(Box<(SumWindow, SumWindow)>),
-    /// Of distinct ends.
+    /// State of a count of distinct endpoints.
     Distinct(DistinctWindow),
-    /// Of ends seen for the first time.
+    /// State of a count of endpoints seen for the first time.
     FirstSeen(FirstSeenWindow),
 }
 
-/// A term as its stores see it.
+/// Measure and window parameters of a term.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TermSpec {
     pub(crate) measure: Measure,
     pub(crate) window_spec: WindowSpec,
-    /// The highest threshold of any subject.
+    /// Highest threshold of any group.
     pub(crate) max_threshold: u64,
-    /// When the rule has watched for long enough to tell what is new.
+    /// End of the learning period, from which on endpoints can be new.
     pub(crate) learning_ends: Time,
 }
 
 impl TermSpec {
-    /// Returns how long an event can matter.
+    /// Returns the duration after which an event has expired.
     pub(crate) fn retention(&self) -> Duration {
         match self.measure {
             Measure::FirstSeen { horizon, .. } => {
@@ -56,32 +56,32 @@ impl TermSpec {
     }
 }
 
-/// Until when a term holds.
+/// End of the last period in which a term holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HoldsUntil {
-    /// It never did.
+    /// The term never held.
     Never,
-    /// Until then.
+    /// The term holds until this time.
     At(Time),
-    /// It does not decide that.
+    /// The term does not decide the end, as it is a ratio.
     Undecided,
 }
 
-/// What one event adds to a term.
+/// Increment of a term by one event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Increment {
-    /// One more.
+    /// One event.
     One,
-    /// An amount.
+    /// Amount of a sum.
     Amount(u64),
-    /// One above, one below the line, or both.
+    /// Amounts of the numerator and of the denominator.
     Ratio(u64, u64),
-    /// Seen with this end.
+    /// Event with this endpoint.
     Endpoint(EndpointBytes),
 }
 
 impl WindowState {
-    /// An empty one for `measure`.
+    /// Returns an empty state for `measure`.
     pub(crate) fn new(measure: Measure) -> Self {
         match measure {
             Measure::Count(_) => WindowState::Count(CountWindow::default()),
@@ -92,7 +92,7 @@ impl WindowState {
         }
     }
 
-    /// Adds what an event at `time` gave, while the clock is at `clock`.
+    /// Adds the increment of an event at `time` that arrives at `clock`.
     pub(crate) fn add(&mut self, term_spec: &TermSpec, clock: Time, time: Time, increment: Increment) {
         match (self, increment) {
             (WindowState::Count(count), _) => count.add(&term_spec.window_spec, clock, time),
@@ -131,7 +131,7 @@ impl WindowState {
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
+    /// Removes entries that have expired at `clock`.
     pub(crate) fn prune(&mut self, term_spec: &TermSpec, clock: Time) {
         match self {
             WindowState::Count(count) => count.prune(&term_spec.window_spec, clock),
@@ -149,8 +149,8 @@ impl WindowState {
         }
     }
 
-    /// Returns when the newest event of the store, of a ratio of either part, cannot matter any more; `None` if it is
-    /// empty.
+    /// Returns the expiry of the newest event, or `None` if the state is empty. For a ratio, the part that expires
+    /// first decides.
     pub(crate) fn expires(&self, term_spec: &TermSpec) -> Option<Time> {
         let newest = match self {
             WindowState::Count(count) => count.newest_first().next(),
@@ -165,22 +165,23 @@ impl WindowState {
         newest.map(|newest| newest + term_spec.retention())
     }
 
-    /// Does so where [`WindowState::add`] would have: what is known of ends that were seen is longer, and stays.
+    /// Removes entries that [`WindowState::add`] would remove. First-seen endpoints stay, as their horizon is
+    /// longer than the window.
     pub(crate) fn prune_if_added(&mut self, term_spec: &TermSpec, clock: Time) {
         if !matches!(self, WindowState::FirstSeen(_)) {
             self.prune(term_spec, clock);
         }
     }
 
-    /// Forgets events for which there is no room, once they were judged: under a threshold that was higher before
-    /// there may be more than one, and the first of them decide.
+    /// Removes events beyond the capacity. Call after the evaluation: after a lowered threshold several events may
+    /// exceed it, and the first of them decides.
     pub(crate) fn trim(&mut self, term_spec: &TermSpec) {
         if let WindowState::Count(count) = self {
             count.trim(&term_spec.window_spec);
         }
     }
 
-    /// What the window that ends at `time` holds; of a ratio, in [`Thresholds::SUBWINDOWS`].
+    /// Returns the value of the window that ends at `time`; for a ratio in [`Thresholds::PARTS`].
     pub(crate) fn value(&self, term_spec: &TermSpec, time: Time) -> Value {
         match self {
             WindowState::Count(count) => count.value(&term_spec.window_spec, time),
@@ -191,7 +192,7 @@ impl WindowState {
         }
     }
 
-    /// No window holds more than this, as far as that can be told at once.
+    /// Returns an upper bound of the value of any window, in constant or linear time.
     pub(crate) fn upper_bound(&self) -> u64 {
         match self {
             WindowState::Count(_) | WindowState::Distinct(_) | WindowState::FirstSeen(_) => self.len() as u64,
@@ -201,7 +202,8 @@ impl WindowState {
         }
     }
 
-    /// Until when, `before` at the latest, it last held, or will have held, `threshold`.
+    /// Returns the end of the last period in which the term holds `threshold`, at most `before`. The end may lie in
+    /// the future.
     pub(crate) fn until(&self, term_spec: &TermSpec, threshold: u64, before: Time) -> HoldsUntil {
         let until = match self {
             WindowState::Count(count) => count.until(&term_spec.window_spec, threshold, before),
@@ -213,7 +215,7 @@ impl WindowState {
         until.map_or(HoldsUntil::Never, HoldsUntil::At)
     }
 
-    /// The first event time after `after` at which there are `max_threshold`: of a count, wherever in the past.
+    /// Returns the first event time after `after` at which a count reaches `threshold`. `None` for other measures.
     pub(crate) fn reached_at(
         &self,
         term_spec: &TermSpec,
@@ -226,7 +228,7 @@ impl WindowState {
         }
     }
 
-    /// When the numerator of a ratio is empty.
+    /// Returns the time at which the numerator of a ratio is empty. `None` for other measures.
     pub(crate) fn numerator_empty_at(&self, term_spec: &TermSpec) -> Option<Time> {
         match self {
             WindowState::Ratio(parts) => parts.0.newest().map(|newest| term_spec.window_spec.leaves(newest)),
@@ -234,7 +236,7 @@ impl WindowState {
         }
     }
 
-    /// Adds the event times from `since` on, at which what a window holds may have become more.
+    /// Appends the event times after `since` at which the value of a window may increase.
     pub(crate) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
         let later = |time: &Time| *time > since;
         match self {
@@ -249,7 +251,7 @@ impl WindowState {
         }
     }
 
-    /// Reads something of what it has allocated.
+    /// Reads one word of each heap allocation.
     pub(crate) fn prefetch(&self) -> u64 {
         let newest = match self {
             WindowState::Count(count) => count.newest_first().next(),
@@ -261,7 +263,7 @@ impl WindowState {
         newest.map_or(0, Time::as_nanos)
     }
 
-    /// Returns the bytes that it has allocated.
+    /// Returns the bytes of the heap allocations.
     pub(crate) fn heap(&self) -> usize {
         match self {
             WindowState::Count(count) => count.heap(),
@@ -272,7 +274,7 @@ impl WindowState {
         }
     }
 
-    /// Entries held.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             WindowState::Count(count) => count.len(),
@@ -284,7 +286,8 @@ impl WindowState {
     }
 }
 
-/// Never over: the numerator counts what is wholly inside of the window, the denominator what touches it.
+/// Returns the ratio, never too high: the numerator counts bins wholly inside the window, the denominator every bin
+/// that overlaps it.
 fn ratio(of: &SumWindow, to: &SumWindow, term_spec: &TermSpec, time: Time) -> u64 {
     let (of, to) = (of.within(&term_spec.window_spec, time), to.touching(&term_spec.window_spec, time));
     let parts = u128::from(of) * u128::from(Thresholds::PARTS);

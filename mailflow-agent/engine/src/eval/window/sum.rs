@@ -1,13 +1,12 @@
-//! Amounts over time: exact while they are few, in sub-windows beyond that.
+//! Sum window: amounts over time, exact for few events, and binned by subwindow beyond that.
 //!
-//! Each entry is an amount and the times of its first and last event. While there are few, each event
-//! time has an entry of its own and every sum is exact. Beyond [`SUBWINDOWS`] entries, those whose times are
-//! in the same sub-window (a window's [`SUBWINDOWS`]th) become one.
+//! Each bin has an amount and the times of its first and last event. With few events, each event time has its own
+//! bin, and every sum is exact. Beyond [`SUBWINDOWS`] bins, events in the same subwindow (a [`SUBWINDOWS`]th of the
+//! window) share a bin.
 //!
-//! The sum of a window leaves out an entry that is not wholly inside ([`SumWindow::within`]): it is never
-//! over, and under by no more than what fell into one sub-window at its beginning. Where a number
-//! must not be too low, as below a ratio, an entry that is partly inside counts in full
-//! ([`SumWindow::touching`]).
+//! The sum of a window omits a bin that is not wholly inside ([`SumWindow::within`]). So it is never too high, and
+//! too low by at most the amount of one subwindow. A denominator must not be too low, so it counts bins that are
+//! partly inside in full ([`SumWindow::touching`]).
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
@@ -18,10 +17,10 @@ use super::{
 };
 use crate::time::Time;
 
-/// Amounts over time.
+/// Binned amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SumWindow {
-    /// Ascending; no two overlap.
+    /// Bins, ascending and disjoint.
     bins: ThinVec<SumBin>,
 }
 
@@ -33,7 +32,7 @@ struct SumBin {
 }
 
 impl SumWindow {
-    /// Adds an amount that arrives while the clock is at `clock`.
+    /// Adds an amount that arrives at `clock`.
     pub(super) fn add(&mut self, window_spec: &WindowSpec, clock: Time, time: Time, amount: u64) {
         self.prune(window_spec, clock);
         let next = self.bins.partition_point(|bin| bin.last < time);
@@ -59,7 +58,7 @@ impl SumWindow {
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
+    /// Removes bins that have expired at `clock`.
     pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
         if self.bins.first().is_none_or(|bin| window_spec.is_relevant(bin.last, clock)) {
             return;
@@ -68,21 +67,22 @@ impl SumWindow {
         remove_oldest(&mut self.bins, expired);
     }
 
-    /// What the window that ends at `time` holds: never over.
+    /// Returns the sum of the window that ends at `time`; never too high.
     pub(super) fn within(&self, window_spec: &WindowSpec, time: Time) -> u64 {
         self.sum(|bin| bin.last <= time && window_spec.contains_event(bin.first, time))
     }
 
-    /// What the window that ends at `time` touches: never under.
+    /// Returns the sum of all bins that overlap the window that ends at `time`; never too low.
     pub(super) fn touching(&self, window_spec: &WindowSpec, time: Time) -> u64 {
         self.sum(|bin| bin.first <= time && window_spec.contains_event(bin.last, time))
     }
 
-    /// Until when, `before` at the latest, the sum last was, or will have been, at least `threshold`.
+    /// Returns the end of the last period with a sum of at least `threshold`, at most `before`. The end may lie in
+    /// the future.
     pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
         let end = self.bins.partition_point(|bin| bin.last < before);
         let bins = self.bins.get(..end)?;
-        // `oldest..=newest` is what one window holds; both go back in time.
+        // `oldest..=newest` are the bins of one window. Both indices go back in time.
         let (mut sum, mut oldest) = (0u64, bins.len());
         for (newest, bin) in bins.iter().enumerate().rev() {
             while let Some(next) = oldest.checked_sub(1).and_then(|next| bins.get(next)) {
@@ -102,27 +102,27 @@ impl SumWindow {
         None
     }
 
-    /// The newest event.
+    /// Returns the time of the newest event.
     pub(super) fn newest(&self) -> Option<Time> {
         self.bins.last().map(|bin| bin.last)
     }
 
-    /// Event times, the newest first.
+    /// Returns the last event time of each bin, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.bins.iter().rev().map(|bin| bin.last)
     }
 
-    /// Bytes allocated.
+    /// Returns the bytes of the heap allocation.
     pub(super) fn heap(&self) -> usize {
         heap(&self.bins)
     }
 
-    /// Entries held.
+    /// Returns the number of bins.
     pub(super) fn len(&self) -> usize {
         self.bins.len()
     }
 
-    /// All that is held.
+    /// Returns the sum of all bins.
     pub(super) fn total(&self) -> u64 {
         self.sum(|_| true)
     }
@@ -132,7 +132,7 @@ impl SumWindow {
         counted.fold(0, |sum, bin| sum.saturating_add(bin.amount))
     }
 
-    /// Makes one of entries that are in the same sub-window.
+    /// Merges bins of the same subwindow.
     fn merge_bins(&mut self, window_spec: &WindowSpec) {
         self.bins.dedup_by(|later, bin| {
             let same = window_spec.subwindow(bin.first) == window_spec.subwindow(later.first);
@@ -188,7 +188,7 @@ mod tests {
     fn memory_is_bounded() {
         let events: Vec<(u64, u64)> = (0..20_000).map(|second| (second, 1)).collect();
         let window = window(&events);
-        // The window, the lateness, and the sub-windows that begin or end within.
+        // The window, the lateness, and the subwindows that begin or end within.
         assert!(window.len() <= 60 + 5 + 2, "{}", window.len());
         assert!(window.bins.capacity() <= 80);
         let sum = window.within(&hour(), at(19_999));
@@ -198,7 +198,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Never over, never under by more than a sub-window holds; and the other way round below a ratio.
+        /// A sum is never too high, and too low by at most one subwindow. A denominator is never too low.
         #[test]
         fn sums_err_by_at_most_one_sub_window(
             steps in prop::collection::vec((0..200u64, 0..300u64, 1..50u64), 1..400),
@@ -225,7 +225,7 @@ mod tests {
             }
         }
 
-        /// The moment at which a sum falls below a threshold is the one that a search finds.
+        /// The time at which a sum falls below a threshold equals that of an exhaustive search.
         #[test]
         fn the_end_follows_from_the_entries(
             events in prop::collection::vec((0..9_000u64, 1..10u64), 1..40), threshold in 1..60u64,
