@@ -1,4 +1,4 @@
-//! The engine as its caller sees it.
+//! Tests of the engine by its public interface.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -21,14 +21,14 @@ fn engine() -> Engine {
     Engine::new(fixture::settings())
 }
 
-/// A closed flow of 10.0.0.1 whose last packet is at `last`.
+/// Returns a closed flow of 10.0.0.1 whose last packet is at `last`.
 fn closed(port: u16, last: u64) -> Flow {
     let mut flow = fixture::ending(fixture::flow(&format!("10.0.0.1:{port}"), "9.9.9.9:25"), at(last));
     (flow.facts.fin_up, flow.facts.fin_down) = (1, 1);
     flow
 }
 
-/// A reading of the whole table, a flow a part; nothing is taken out.
+/// Polls the whole table, a flow a batch, without evictions.
 fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
     let mut effects = Effects::default();
     engine.begin_poll(now);
@@ -38,7 +38,7 @@ fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
     effects
 }
 
-/// A whole cycle in which the kernel gives up exactly what it is asked for.
+/// Makes a poll in which the kernel evicts every flow that is pending.
 fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
     let mut effects = read(engine, now, table);
     table.retain(|flow| !engine.pending_eviction().contains(flow));
@@ -87,7 +87,7 @@ fn an_alert_repeats_and_resolves_once() {
         .flat_map(|n| engine.tick(at(200 + 100 * n)).alerts)
         .map(|alert| (alert.state, alert.time, alert.ends_at, alert.deciding_term.value))
         .collect();
-    // All ten leave at 3700, and the hour's repeat falls on the same moment.
+    // All ten leave at 3700, and the hourly repeat is due at the same time.
     let ends = Some(at(3_700));
     assert_eq!(
         alerts,
@@ -250,14 +250,14 @@ fn a_flow_that_another_followed_ends_when_it_did() {
     assert_eq!(effects.records.len(), 1);
     assert_eq!((&effects.records[0].flow, effects.records[0].reason), (&old, RecordReason::Closed));
     assert!(effects.records[0].complete);
-    // Whenever it is read, it counts, and the flow that followed is another one.
+    // The new flow counts as another flow, whenever it is polled.
     let polled = engine.observe_batch(std::slice::from_ref(&new));
     assert_eq!(
         (packet_deltas(&polled), engine.pending_eviction()),
         ((new.up.packets, new.down.packets), &[][..])
     );
     assert_eq!(engine.tick(at(103)).matched_flows.len(), 1, "the rules looked at the finished one");
-    // One that silence ended did so at its own time, however late its successor came.
+    // An idle flow ended at its own time, however late its successor came.
     let idle = fixture::ending(fixture::flow("10.0.0.2:1", "9.9.9.9:25"), at(100));
     effects = engine.finish_superseded(&[SupersededFlow { flow: idle, superseded_at: at(900) }]);
     assert_eq!(effects.records[0].reason, RecordReason::Idle);
@@ -308,7 +308,7 @@ fn other_settings_keep_windows_and_incidents() {
         engine.tick(at(now)).alerts
     };
     assert_eq!(count(&mut engine, 0, 9, 200), []);
-    // A threshold that is lower holds from the next flow on.
+    // A lower threshold applies from the next flow on.
     let mut settings = fixture::settings();
     settings.rules[0].terms[0].thresholds.at_least = 9;
     settings.rules[0].version += 1;
@@ -319,13 +319,13 @@ fn other_settings_keep_windows_and_incidents() {
         (alerts.len(), alerts[0].deciding_term.threshold, alerts[0].deciding_term.value.number()),
         (1, 9, 10)
     );
-    // Another window: it begins anew, and the incident goes on.
+    // Another window starts empty, and the incident continues.
     settings.rules[0].terms[0].window.length *= 2;
     let done = engine.reconfigure(at(203), settings.clone());
     assert_eq!((done.restarted.len(), done.effects.alerts.len()), (1, 0));
     assert_eq!(count(&mut engine, 10, 20, 204), [], "it is the same incident");
     assert_eq!(engine.window_values(at(204))[0].value.number(), 10);
-    // Without the rule its incident ends.
+    // The incident of a removed rule ends.
     settings.rules.clear();
     let done = engine.reconfigure(at(205), settings);
     assert_eq!(done.effects.alerts.len(), 1);
@@ -381,7 +381,7 @@ fn a_rule_that_means_something_else_begins_anew() {
     assert_eq!(restored(|rule| rule.matching.ports = vec![25]).dropped_rules, ["smtp-burst"]);
 }
 
-/// A count of `at_least` within `seconds`.
+/// Returns a count term of `at_least` within `seconds`.
 fn count(at_least: u64, seconds: u64) -> Term {
     let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
     let thresholds = Thresholds { at_least, resolve_below: at_least };
@@ -435,7 +435,8 @@ fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
     );
 }
 
-/// Three flows that deliver in a minute; or two in a minute while two failed in ten.
+/// Returns a rule that fires at three deliveries in a minute, or at two deliveries in a minute together with two
+/// failures in ten minutes.
 fn either_or_both() -> Rule {
     let term = |kind, at_least, seconds| {
         let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
@@ -460,7 +461,7 @@ fn terms_that_held_one_after_the_other_did_not_hold_together() {
     let failed = |port, last| Flow { messages: 0, ..closed(port, last) };
     let mut table = vec![closed(4_000, 1_000), closed(4_001, 1_001), closed(4_002, 1_002)];
     assert_eq!(cycle(&mut engine, at(1_010), &mut table).alerts.len(), 1);
-    // By now two that delivered are out of the window, and two that failed are in theirs.
+    // The deliveries are out of their window, and two failures are in theirs.
     cycle(&mut engine, at(1_120), &mut vec![failed(4_003, 1_100), failed(4_004, 1_110)]);
     let alerts = engine.tick(at(1_700)).alerts;
     let end = |alert: &Alert| (alert.state, alert.ends_at);
@@ -473,7 +474,7 @@ fn a_late_record_makes_terms_hold_together_in_the_past() {
     let failed = |port, last| Flow { messages: 0, ..closed(port, last) };
     let mut table = vec![closed(4_000, 1_000), closed(4_001, 1_001), closed(4_002, 1_002)];
     assert_eq!(cycle(&mut engine, at(1_010), &mut table).alerts.len(), 1);
-    // Known at 1200, as some readings did not show them; the second delivery leaves at 1061.
+    // Known at 1200, as some polls did not show them; the second delivery leaves at 1061.
     let mut late = vec![failed(4_003, 1_030), failed(4_004, 1_050)];
     cycle(&mut engine, at(1_200), &mut vec![]);
     cycle(&mut engine, at(1_210), &mut late);
@@ -494,7 +495,7 @@ fn a_restart_does_not_change_which_flows_an_alert_shows() {
             at(1_200),
             &mut (1..20).map(|n| closed(4_000 + n, 1_100 + u64::from(n))).collect(),
         );
-        // The last of twenty to be known, and the first of them to have been.
+        // The oldest of twenty flows arrives last.
         cycle(&mut engine, at(1_210), &mut vec![late.clone()]);
         if restarts {
             let state = engine.save();
@@ -577,7 +578,8 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
     read(&mut before, at(390), &[seen(380)]);
     let checkpoint = before.checkpoint_flows();
     for others in [0, 1, 30] {
-        // Two intervals passed since the state; of the first there is a record, of the second one is only noted.
+        // Two active intervals have elapsed since the checkpoint: the first one has a record, the second one does
+        // not.
         let mut engine = engine();
         engine.restore_flows(&checkpoint);
         engine.begin_recovered_poll(at(410));

@@ -1,4 +1,4 @@
-//! Sets of addresses, as rules and allow-lists name them.
+//! Address sets of rules and allow-lists.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -9,61 +9,61 @@ use super::{
     role::AssetRole,
 };
 
-/// Addresses: any of some members, without those of others.
+/// Set of addresses: those in any of some members and in none of the excepted ones.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct AddressSet {
-    // Shared: each rule has the entries of the common allow-list.
+    // Shared, as each rule has the entries of the global allow-list.
     any: Arc<Members>,
     except: Arc<Members>,
 }
 
-/// Members in the order in which they were given.
+/// Members in their configured order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Members {
     all: Vec<Member>,
-    /// The networks among them, ascending, where there are many; otherwise empty.
+    /// Networks among the members, ascending, if there are at least [`MIN_INDEXED_NETWORKS`]; otherwise empty.
     nets: Vec<IpNet>,
-    /// The lengths of those, and whether they are IPv6.
+    /// Address family (true for IPv6) and prefix length of each network.
     lengths: Vec<(bool, u8)>,
 }
 
-/// Networks from which on they are searched for rather than gone over.
+/// Number of networks from which on they are searched by prefix rather than compared one by one.
 const MIN_INDEXED_NETWORKS: usize = 8;
 
-/// What a set is made of.
+/// Member of an address set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Member {
     /// Every address.
     Any,
-    /// Inside the internal networks.
+    /// Address in the internal networks.
     Internal,
-    /// Outside of them, and not a special-use address: the Internet.
+    /// Internet address: not internal, and not a special-use address.
     External,
-    /// Internal, and of the group of this name.
+    /// Internal address of the group of this name.
     Group(Arc<str>),
-    /// Internal, and of this role.
+    /// Internal address of this role.
     Role(AssetRole),
-    /// In this prefix, internal or not.
+    /// Address in this prefix, internal or not.
     Net(IpNet),
 }
 
 impl AddressSet {
-    /// Any of `any` (of all addresses, where that is empty), but none of `except`.
+    /// Returns the set of the addresses in `any` (all addresses if empty) and not in `except`.
     pub fn new(any: Vec<Member>, except: Vec<Member>) -> Self {
         Self { any: Members::new(any).into(), except: Members::new(except).into() }
     }
 
-    /// Returns true if an address is in the set.
+    /// Returns true if the set contains an address.
     pub fn contains(&self, address: &ResolvedAddress<'_>) -> bool {
         (self.any.all.is_empty() || self.any.contains(address)) && !self.except.contains(address)
     }
 
-    /// The members of which an address must be one; none, where it may be any.
+    /// Returns the members of which an address must match one; empty if every address matches.
     pub(crate) fn any(&self) -> &[Member] {
         &self.any.all
     }
 
-    /// The members that it names, those it leaves out among them.
+    /// Returns all members, excepted ones included.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.any.all.iter().chain(&self.except.all)
     }
@@ -86,7 +86,7 @@ impl Members {
         Self { all, nets, lengths }
     }
 
-    /// Returns true if one of them holds the address; of many networks in logarithmic time.
+    /// Returns true if a member contains the address. Takes logarithmic time for many networks.
     fn contains(&self, address: &ResolvedAddress<'_>) -> bool {
         let searched = |member: &&Member| self.nets.is_empty() || !matches!(member, Member::Net(_));
         let network_around = |(v6, prefix_length): &(bool, u8)| {
@@ -102,12 +102,12 @@ impl Members {
     }
 }
 
-/// Returns the length of a network, and whether it is IPv6.
+/// Returns true for an IPv6 network, and the prefix length.
 pub(crate) fn prefix_length(net: &IpNet) -> (bool, u8) {
     (matches!(net, IpNet::V6(_)), net.prefix_len())
 }
 
-/// Returns the network of this length around an address.
+/// Returns the network of this prefix length that contains an address.
 pub(crate) fn network_around(ip: IpAddr, prefix_length: u8) -> Option<IpNet> {
     IpNet::new(ip, prefix_length).ok().map(|net| net.trunc())
 }
@@ -129,7 +129,7 @@ impl Member {
 
 impl fmt::Debug for AddressSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The checkpoint of the rules contains this text, under the name that the type had first.
+        // Checkpoints of the rules contain this text. It keeps the type's first name, so that they stay valid.
         f.debug_struct("Set").field("any", &self.any).field("but", &self.except).finish()
     }
 }
@@ -140,7 +140,7 @@ impl From<Member> for AddressSet {
     }
 }
 
-/// As it is written in a configuration.
+/// Text of the set in the configuration.
 impl fmt::Display for AddressSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.all.iter().map(|member| ("", member));
@@ -153,7 +153,7 @@ impl fmt::Display for AddressSet {
     }
 }
 
-/// As it is written in a configuration.
+/// Text of the member in the configuration.
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

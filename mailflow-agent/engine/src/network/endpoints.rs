@@ -1,19 +1,19 @@
-//! Client and server of a flow, located against the internal networks.
+//! Endpoints of a flow, resolved against the internal networks.
 
 use super::internal::{Networks, ResolvedAddress};
 use crate::flow::Flow;
 
-/// Where the two ends of a flow are. It is the same for every rule, so it is looked up once.
+/// Resolved client and server of a flow. They are equal for every rule, so they are resolved once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints<'a> {
-    /// The client.
+    /// Client.
     pub source: ResolvedAddress<'a>,
-    /// The server.
+    /// Server.
     pub destination: ResolvedAddress<'a>,
 }
 
 impl<'a> Endpoints<'a> {
-    /// The ends of `flow`.
+    /// Returns the resolved endpoints of `flow`.
     pub fn of(flow: &Flow, internal: &'a Networks) -> Self {
         Self { source: internal.resolve(flow.client()), destination: internal.resolve(flow.server()) }
     }

@@ -1,4 +1,4 @@
-//! The internal networks: which addresses are ours, and whose.
+//! Internal networks: longest-prefix match of addresses against the configured lists.
 
 use std::{
     collections::BTreeSet,
@@ -15,36 +15,36 @@ use super::{
     special_use::{SpecialUse, special_use},
 };
 
-/// One line of a network list.
+/// Line of a network list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// The prefix, host bits clear.
+    /// Prefix, with host bits clear.
     pub net: IpNet,
-    /// True if the line takes its prefix out (`!10.9.0.0/16`) instead of putting it in.
+    /// True if the line excludes its prefix (`!10.9.0.0/16`).
     pub exclude: bool,
-    /// The line as written, for evidence.
+    /// Line as written, for evidence.
     pub line: String,
-    /// The group it belongs to, a name of the operator's.
+    /// Configured group of the network.
     pub group: Option<String>,
-    /// What its hosts are for.
+    /// Role of the network's hosts.
     pub role: Option<AssetRole>,
-    /// Where the line stands.
+    /// File and line of the entry.
     pub origin: Option<NetworkOrigin>,
 }
 
 impl Network {
-    /// An internal network of no group and no role.
+    /// Returns an internal network without group and role.
     pub fn new(net: IpNet, line: impl Into<String>) -> Self {
         Self { net, exclude: false, line: line.into(), group: None, role: None, origin: None }
     }
 }
 
-/// Where a network is listed.
+/// Location of an entry in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NetworkOrigin {
-    /// The file as it was named.
+    /// File name as configured.
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 
@@ -54,23 +54,23 @@ impl fmt::Display for NetworkOrigin {
     }
 }
 
-/// A set of networks; the longest match decides, of equal prefixes the later line. Clones share it.
+/// List of networks. The longest match decides; of equal prefixes, the later line. Clones share the list.
 ///
-/// A network that names no group, or no role, has that of the nearest network around it. An excluded
-/// network ends this: what is put back inside it begins anew.
+/// A network without a group or role inherits it from the nearest enclosing network. An excluded network ends the
+/// inheritance: networks inside it inherit nothing from outside.
 #[derive(Clone, Debug, Default)]
 pub struct Networks(Arc<NetworkIndex>);
 
 #[derive(Debug, Default)]
 struct NetworkIndex {
-    /// At most as many as a `u32` counts; memory ends before.
+    /// Networks by line number. A line number fits into 32 bits, as memory would end before.
     networks: Vec<Network>,
     v4: RangeTable<u32>,
     v6: RangeTable<u128>,
 }
 
 impl Networks {
-    /// A set of these lines. A v4-mapped prefix stands for the IPv4 prefix inside it.
+    /// Returns the list of these lines. An IPv4-mapped prefix stands for its IPv4 prefix.
     pub fn new(mut networks: Vec<Network>) -> Self {
         inherit(&mut networks);
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -87,12 +87,12 @@ impl Networks {
                 }
             }
         }
-        // A range behind the last IPv4 address would begin at none: it holds no address.
+        // A range behind the last IPv4 address has no 32-bit start, and contains no address.
         let v4 = RangeTable::new(v4, |start| u32::try_from(start).ok());
         Self(Arc::new(NetworkIndex { networks, v4, v6: RangeTable::new(v6, Some) }))
     }
 
-    /// The line that makes `ip` internal: the longest that matches, unless it excludes.
+    /// Returns the network that makes `ip` internal: the longest match, unless that excludes.
     pub fn find(&self, ip: IpAddr) -> Option<&Network> {
         self.0.networks.get(self.line(ip)?)
     }
@@ -104,18 +104,18 @@ impl Networks {
         }
     }
 
-    /// Returns true if both are one and the same set, and not only alike.
+    /// Returns true if both share one list. Equal lists that are not shared return false.
     pub fn is_same_list(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The lines, with the groups and roles that they inherit.
+    /// Returns all lines, with inherited groups and roles.
     pub fn networks(&self) -> &[Network] {
         &self.0.networks
     }
 
-    /// Returns true if the network behind an interface is not internal, and was not left out on purpose: by a line that
-    /// excludes it, or by a list of parts of it.
+    /// Returns true if the network of an interface is neither internal nor omitted on purpose: no line excludes it,
+    /// and no line lists a part of it.
     pub fn is_unlisted(&self, prefix: &IpNet) -> bool {
         let mut lines = self.networks().iter();
         let is_intended =
@@ -123,19 +123,18 @@ impl Networks {
         self.find(prefix.addr()).is_none() && !lines.any(is_intended)
     }
 
-    /// The groups that internal networks belong to.
+    /// Returns the groups of the internal networks.
     pub fn groups(&self) -> BTreeSet<&str> {
         let internal = self.networks().iter().filter(|network| !network.exclude);
         internal.filter_map(|network| network.group.as_deref()).collect()
     }
 
-    /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
-    /// special use or not.
+    /// Resolves `ip`. The internal list takes precedence over special use.
     pub fn resolve(&self, ip: IpAddr) -> ResolvedAddress<'_> {
         self.resolve_line(ip).0
     }
 
-    /// The same with the number of the line that makes it internal, from 0.
+    /// Resolves `ip`, and returns the line number that makes it internal, from 0.
     pub(super) fn resolve_line(&self, ip: IpAddr) -> (ResolvedAddress<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
@@ -147,38 +146,38 @@ impl Networks {
         (ResolvedAddress { ip, scope, network }, line)
     }
 
-    /// Where `ip` is.
+    /// Returns the scope of `ip`.
     pub fn scope(&self, ip: IpAddr) -> AddressScope {
         self.resolve(ip).scope
     }
 }
 
-/// An address with all that is known of it.
+/// Address with its scope and network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolvedAddress<'a> {
-    /// The address; a v4-mapped one as the IPv4 address inside it.
+    /// Address; an IPv4-mapped one as its IPv4 address.
     pub ip: IpAddr,
-    /// Where it is.
+    /// Scope of the address.
     pub scope: AddressScope,
-    /// The line that makes it internal.
+    /// Line that makes the address internal.
     pub network: Option<&'a Network>,
 }
 
-/// Where an address is, seen from inside.
+/// Scope of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressScope {
     /// In the internal networks.
     Internal,
-    /// Neither internal nor on the Internet.
+    /// Special-use address that is not internal.
     Special(&'static SpecialUse),
-    /// Anywhere else.
+    /// Any other address.
     Internet,
 }
 
-/// The form in which prefixes are compared: a v4-mapped one as the IPv4 prefix inside it.
+/// Returns the canonical form of a prefix: an IPv4-mapped one as its IPv4 prefix.
 pub fn canonical(net: IpNet) -> IpNet {
     match (net, net.network().to_canonical()) {
-        // A v4-mapped network address under a shorter prefix than /96 is more than IPv4.
+        // An IPv4-mapped network address with a prefix shorter than /96 covers more than IPv4.
         (IpNet::V6(v6), IpAddr::V4(network)) if v6.prefix_len() >= 96 => {
             Ipv4Net::new(network, v6.prefix_len() - 96).map_or(net, IpNet::V4)
         }
@@ -186,15 +185,15 @@ pub fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// Hands groups and roles on to networks inside that have none.
+/// Copies groups and roles to enclosed networks without them.
 fn inherit(networks: &mut [Network]) {
     let mut order: Vec<(IpNet, usize)> =
         networks.iter().enumerate().map(|(line, network)| (canonical(network.net), line)).collect();
-    // By address, the wider first: what contains a network comes before it.
+    // By address, shorter prefixes first: an enclosing network precedes the enclosed one.
     order.sort_unstable();
     let mut enclosing: Vec<(IpNet, usize)> = Vec::new();
     for (net, line) in order {
-        // A later line takes the place of an earlier one with the same prefix.
+        // A later line replaces an earlier one of the same prefix.
         while enclosing.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
         if let Some((_, outer)) = enclosing.last()
             && let Ok([outer, inner]) = networks.get_disjoint_mut([*outer, line])
@@ -310,11 +309,10 @@ mod tests {
         assert_eq!(networks.groups(), BTreeSet::from(["corp", "lab", "old"]));
     }
 
-    /// What a walk over all lines finds, without an index: the longest match, and the group and role
-    /// that the lines around it give.
+    /// Returns the result of a linear search: the longest match, with the group and role of the enclosing lines.
     fn walked(lines: &[Network], ip: IpAddr) -> Option<Network> {
         let mut enclosing: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
-        // Stable, so that of equal prefixes the later one stays the later.
+        // The sort is stable: of equal prefixes, the later line stays the later.
         enclosing.sort_by_key(|line| line.net.prefix_len());
         let mut kept: Vec<&Network> = Vec::new();
         for line in enclosing {
@@ -329,7 +327,7 @@ mod tests {
         Some(found)
     }
 
-    /// Lines within 256 addresses of either family, so that they nest and repeat.
+    /// Returns lines within 256 addresses of each family, so that they nest and repeat.
     fn lines() -> impl Strategy<Value = Vec<Network>> {
         let group = prop::option::weighted(0.4, prop::sample::select(vec!["a", "b", "c"]));
         let role = prop::option::weighted(0.4, prop::sample::select(AssetRole::ALL.to_vec()));

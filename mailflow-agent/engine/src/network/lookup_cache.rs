@@ -1,4 +1,4 @@
-//! Where the ends of flows are, remembered from one flow to the next: those that are looked at together have few.
+//! Direct-mapped cache of resolved addresses. The flows of a batch share few endpoints.
 
 use std::net::IpAddr;
 
@@ -10,18 +10,18 @@ use super::{
 };
 use crate::flow::Flow;
 
-/// Ends that are remembered: 2 to this power.
+/// Number of cache entries, as a power of two.
 const ENTRIES_LOG2: u32 = 6;
 
-/// Where the ends of flows are, by one list of internal networks at a time.
+/// Cache of resolved addresses, for one list of internal networks at a time.
 #[derive(Debug, Default)]
 pub(crate) struct LookupCache {
     internal: Networks,
-    /// Each at a place that follows from its address; of two with one place the last.
+    /// Entries by the hash of their address. A new entry replaces the previous one of its index.
     entries: Box<[Option<CachedLookup>]>,
 }
 
-/// A [`ResolvedAddress`] without the list.
+/// [`ResolvedAddress`] without a reference to the list.
 #[derive(Clone, Copy, Debug)]
 struct CachedLookup {
     address: Address,
@@ -31,7 +31,7 @@ struct CachedLookup {
 }
 
 impl LookupCache {
-    /// Both ends of a flow, by this list.
+    /// Returns the resolved endpoints of a flow. A new list empties the cache.
     pub(crate) fn endpoints<'a>(&mut self, flow: &Flow, internal: &'a Networks) -> Endpoints<'a> {
         if self.entries.is_empty() || !self.internal.is_same_list(internal) {
             *self = Self { internal: internal.clone(), entries: vec![None; 1 << ENTRIES_LOG2].into() };
@@ -60,7 +60,7 @@ impl CachedLookup {
     }
 }
 
-/// Neighbours have different ones.
+/// Returns the index of an address (multiplicative hash). Adjacent addresses have different indices.
 fn entry_index(address: Address) -> usize {
     let [high, low] = address.halves();
     ((high ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - ENTRIES_LOG2)) as usize
@@ -77,7 +77,7 @@ mod tests {
         let mut cache = LookupCache::default();
         let mut inside = 0;
         for internal in [one.clone(), Networks::default(), one] {
-            // More ends than are remembered, forth and back.
+            // More endpoints than cache entries, in ascending and in descending order.
             for n in (0..1_000_u32).chain((0..1_000).rev()) {
                 let client = format!("{}.0.{}.{}:4000", [10, 11][n as usize % 2], n / 250, n % 250);
                 let flow = fixture::flow(&client, ["9.9.9.9:25", "127.0.0.1:25"][n as usize / 2 % 2]);

@@ -1,4 +1,4 @@
-//! Addresses, located against the internal networks and the special-use registries, and sets of addresses.
+//! Networks: address sets, and addresses resolved against the internal networks and the special-use registries.
 
 pub mod address_set;
 pub mod endpoints;

@@ -1,42 +1,43 @@
-//! Prefixes laid flat, for a look-up by search.
+//! Range table: prefixes flattened into disjoint ranges, for a lookup by search.
 //!
-//! Measured against the `prefix-trie` crate, which answers the same question
-//! (`cargo bench -p mailflow-tests --bench assets`); docs/performance.md has the numbers.
+//! Measured against the `prefix-trie` crate (`cargo bench -p mailflow-tests --bench assets`); docs/performance.md
+//! has the numbers.
 
 use std::{cmp::Reverse, num::NonZeroU32};
 
-/// The addresses of one line; IPv4 ones as numbers too.
+/// Addresses of one line, as numbers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AddressSpan {
-    /// The first address.
+    /// First address.
     pub(super) first: u128,
-    /// The last address.
+    /// Last address.
     pub(super) last: u128,
-    /// The index of the line that decides here; `None` where it takes its addresses out.
+    /// Index of the line, or `None` if the line excludes its addresses.
     pub(super) line: Option<usize>,
 }
 
-/// Keys of which each has one on the level above: a cache line of IPv4 addresses.
+/// Keys of which the level above holds one: a cache line of IPv4 addresses.
 const KEYS_PER_NODE: usize = 16;
 
-/// Where each range begins, ascending, and the line that decides from there on.
+/// Start of each range, ascending, and the line that decides from there on.
 ///
-/// Prefixes nest and never cross, so n of them make at most 2n + 1 ranges, and one search answers for
-/// any n. A plain binary search of 100,000 waits for memory at each of its 17 steps. So above the
-/// starts lie levels that hold each 16th of the one below: a step reads one cache line and there are
-/// five, of which the upper ones stay in the cache.
+/// Prefixes nest and never cross, so n of them make at most 2n + 1 ranges, and one search answers for any n. A
+/// binary search of 100,000 starts waits for memory at each of its 17 steps. So the starts are the lowest of
+/// several levels, and each level holds every 16th key of the one below. A step reads one cache line. There are
+/// five steps, and the upper levels stay in the cache.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RangeTable<A> {
-    /// The uppermost level first; the last one is the starts.
+    /// Levels of keys, the uppermost first. The last one holds the starts.
     levels: Vec<Vec<A>>,
-    /// The line of each range, plus one; `None` where none decides.
+    /// Line of each range, plus one; `None` if the range is in no network.
     lines: Vec<Option<NonZeroU32>>,
 }
 
 impl<A: Copy + Ord> RangeTable<A> {
-    /// The ranges of these spans, in the order of their lines; `address` makes an address of a number, unless it lies behind the last.
+    /// Returns the table of these spans, given in the order of their lines. `address` converts a number to an
+    /// address, and returns `None` behind the last address.
     pub(super) fn new(mut spans: Vec<AddressSpan>, address: impl Fn(u128) -> Option<A>) -> Self {
-        // Outer before inner; of equal ones the later one lies on top, as the order of equals is kept.
+        // Outer before inner. The sort is stable, so of equal spans the later one is the inner one.
         spans.sort_by_key(|span| (span.first, Reverse(span.last)));
         let mut builder = RangeBuilder(Vec::with_capacity(2 * spans.len() + 1));
         let mut open_spans: Vec<AddressSpan> = Vec::new();
@@ -58,11 +59,11 @@ impl<A: Copy + Ord> RangeTable<A> {
         Self { levels, lines }
     }
 
-    /// The index of the line that decides about `ip`.
+    /// Returns the index of the line that decides about `ip`.
     pub(super) fn find(&self, ip: A) -> Option<usize> {
         let mut at = 0;
         for level in &self.levels {
-            // The key found above is the first one here.
+            // The key found above is the first key of this node.
             let first = at * KEYS_PER_NODE;
             let keys = level.get(first..level.len().min(first + KEYS_PER_NODE))?;
             at = first + keys.partition_point(|start| *start <= ip).checked_sub(1)?;
@@ -72,11 +73,11 @@ impl<A: Copy + Ord> RangeTable<A> {
     }
 }
 
-/// Ranges in the making.
+/// Ranges under construction.
 struct RangeBuilder(Vec<(u128, Option<usize>)>);
 
 impl RangeBuilder {
-    /// Ends the open spans that lie before `until`; what encloses each decides again behind it.
+    /// Closes the open spans that end before `until`. The enclosing span decides again behind each.
     fn close(&mut self, open_spans: &mut Vec<AddressSpan>, until: Option<u128>) {
         while let Some(inner) = open_spans.pop_if(|span| until.is_none_or(|until| span.last < until)) {
             if let Some(next) = inner.last.checked_add(1) {
@@ -86,7 +87,7 @@ impl RangeBuilder {
     }
 
     fn begin(&mut self, at: u128, line: Option<usize>) {
-        // A range that would be empty is replaced.
+        // An empty range is replaced.
         self.0.pop_if(|(start, _)| *start == at);
         self.0.push((at, line));
     }
@@ -98,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    /// Spans as prefixes make them: each of 2^n addresses, at a multiple of its length.
+    /// Returns spans as prefixes have them: 2^n addresses, aligned to their length.
     fn spans() -> impl Strategy<Value = Vec<AddressSpan>> {
         let span = (0u128..1 << 16, 0u32..10, prop::bool::weighted(0.9));
         prop::collection::vec(span, 0..2_000).prop_map(|spans| {
@@ -120,7 +121,7 @@ mod tests {
             let edges = spans.iter().flat_map(|span| [span.first.saturating_sub(1), span.first, span.last, span.last + 1]);
             for ip in edges.step_by(7).chain([0, 1 << 17]) {
                 let holding = spans.iter().enumerate().filter(|(_, span)| (span.first..=span.last).contains(&ip));
-                // The shortest; of equal ones the later.
+                // The shortest span; of equal ones the later.
                 let walked = holding.min_by_key(|(at, span)| (span.last - span.first, Reverse(*at)));
                 let found = ranges.find(ip as u32);
                 prop_assert_eq!(found, walked.and_then(|(_, span)| span.line), "{}", ip);

@@ -1,5 +1,4 @@
-//! Why a source raises an alert, or does not: what each rule holds for it, and for each of its flows the
-//! clause that speaks against it.
+//! Explanation of an address: the term values of each rule, and for each of its flows the clause that it fails.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -20,47 +19,47 @@ use crate::{
     time::Time,
 };
 
-/// All there is to say of an address.
+/// Explanation of an address.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// The line of the internal list that makes it internal, as written.
+    /// Line of the internal list that makes the address internal, as written.
     pub matched_network: Option<String>,
-    /// Its group.
+    /// Group of the address.
     pub group: Option<String>,
-    /// What each rule holds for it.
+    /// Snapshot of each rule for the address.
     pub rules: Vec<RuleSnapshot>,
-    /// Its newest flows, the newest first.
+    /// Newest flows of the address, newest first.
     pub flows: Vec<ExplainedFlow>,
-    /// The oldest record that is remembered of anybody: before it nothing can be explained.
+    /// Time of the oldest stored record. Earlier flows cannot be explained.
     pub since: Option<Time>,
 }
 
-/// What a rule holds for a subject.
+/// Term values of a rule for one group.
 #[derive(Clone, Debug)]
 pub struct RuleSnapshot {
-    /// The rule.
+    /// Name of the rule.
     pub rule: Arc<str>,
-    /// Whom it is about.
+    /// Key of the group.
     pub group_key: GroupKey,
-    /// True if an allow-list puts these flows aside.
+    /// True if the flows are on an allow-list.
     pub suppressed: bool,
-    /// Since when an alert fires.
+    /// Start of the firing alert.
     pub firing_since: Option<Time>,
-    /// Each term of its condition.
+    /// Every term of the rule's condition.
     pub terms: Vec<TermValue>,
 }
 
-/// A flow, and what the rules say of it.
+/// Flow with the result of each rule.
 #[derive(Clone, Debug)]
 pub struct ExplainedFlow {
-    /// Its record.
+    /// Record of the flow.
     pub record: FlowRecord,
-    /// Of each rule: nothing if it counts, or else why not, in words.
+    /// Each rule, with the reason why it does not count the flow; `None` if it does.
     pub verdicts: Vec<(Arc<str>, Option<String>)>,
 }
 
 impl Engine {
-    /// All there is to say of `source` at `now`, with at most `max_flows` flows.
+    /// Explains `source` at `now`, with at most `max_flows` flows.
     pub fn explain(&self, source: IpAddr, now: Time, max_flows: usize) -> Explanation {
         let site = self.settings.internal.resolve(source);
         let group = site.network.and_then(|network| network.group.clone());
@@ -99,7 +98,7 @@ impl Engine {
                 own_rules.sort_by(|one, other| one.group_key.cmp(&other.group_key));
                 rules.extend(own_rules);
             }
-            // What holds nothing is told too: zero is an answer.
+            // A rule without a group for the address is reported with zero values.
             if rules.len() == before
                 && rule.matching.source.contains(&site)
                 && let Some(group_key) =
@@ -159,7 +158,7 @@ impl Engine {
     }
 }
 
-/// Why a flow does not count, with the numbers.
+/// Reason why a flow does not match, with the numbers.
 impl fmt::Display for Clause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

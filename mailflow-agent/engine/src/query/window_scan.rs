@@ -1,7 +1,7 @@
-//! What the rules' windows hold, gone over in steps and kept in bounded memory.
+//! Incremental scan of all window values, in bounded memory.
 //!
-//! A million sources with several terms each are neither gone over nor told between two readings: a
-//! [`WindowScan`] goes on from one part of the subjects to the next, and of the values only the highest stay.
+//! A million groups with several terms each cannot be scanned or reported between two polls. A [`WindowScan`]
+//! advances by a part of the groups at each call, and keeps only the highest values.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
@@ -18,81 +18,80 @@ use crate::{
     time::Time,
 };
 
-/// Most places of subjects gone over in one step.
+/// Most slots that one step scans.
 const SLOTS_PER_STEP: usize = 1_024;
 
-/// What the rules' windows hold.
+/// Result of a scan of all windows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WindowReport {
-    /// The highest values; in the order of the rules, then by subject, then in the order of the terms.
+    /// Highest values; by rule, then by group key, then by term.
     pub values: Vec<WindowValue>,
-    /// Values that are not zero either, for which there was no room.
+    /// Nonzero values that were omitted, as they found no room.
     pub omitted: u64,
-    /// What there is to say of each rule.
+    /// Peak of each rule.
     pub rules: Vec<RulePeak>,
-    /// What the windows hold of subjects about which an alert fires, for the terms that decided: at most
-    /// [`MAX_FIRING_GROUPS`].
+    /// Deciding term of groups with a firing alert, at most [`MAX_FIRING_GROUPS`].
     pub firing: Vec<TermProgress>,
 }
 
-/// Most subjects of which [`WindowReport::firing`] tells.
+/// Most entries of [`WindowReport::firing`].
 pub const MAX_FIRING_GROUPS: usize = 10_000;
 
-/// What a term holds for a subject, and what it takes.
+/// Value of a term for one group, with its threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermProgress {
-    /// The rule.
+    /// Name of the rule.
     pub rule: Arc<str>,
-    /// Whom it is about.
+    /// Key of the group.
     pub group_key: GroupKey,
-    /// The term, by its name.
+    /// Name of the term.
     pub term: Arc<str>,
-    /// What its window holds.
+    /// Value of the window.
     pub value: Value,
-    /// What it takes.
+    /// Threshold of the term.
     pub threshold: u64,
-    /// What both are divided by to be shown.
+    /// Divisor of value and threshold for display.
     pub scale: u64,
 }
 
 impl TermProgress {
-    /// Returns true if this is nearer to its threshold than `other`, or of equals the lower subject.
+    /// Returns true if the value is nearer to its threshold than `other`; of equals, if the group key is lower.
     fn is_nearer_than(&self, other: &Self) -> bool {
         let share = |one: &Self, of: &Self| u128::from(one.value.number()) * u128::from(of.threshold.max(1));
         (share(self, other), Reverse(&self.group_key)) > (share(other, self), Reverse(&other.group_key))
     }
 }
 
-/// How near the subjects of a rule are to its thresholds.
+/// Peak of a rule: how near its groups are to its thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulePeak {
-    /// The rule.
+    /// Name of the rule.
     pub rule: Arc<str>,
-    /// Subjects whose windows hold something.
+    /// Groups with a nonzero value.
     pub groups: u64,
-    /// The one that is nearest to the threshold of a term, whatever the term counts.
+    /// Term value that is nearest to its threshold, of all groups and terms.
     pub highest: Option<TermProgress>,
 }
 
-/// From which value on a term of a rule holds, for whom no other threshold is named.
+/// Default threshold of a term, for groups without an override.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermThreshold {
-    /// The rule.
+    /// Name of the rule.
     pub rule: Arc<str>,
-    /// The term, by its name.
+    /// Name of the term.
     pub term: Arc<str>,
-    /// The threshold, in `scale`ths.
+    /// Threshold, in units of 1 / `scale`.
     pub at_least: u64,
-    /// What it is divided by to be shown: more than 1 for ratios.
+    /// Divisor of the threshold for display: more than 1 for ratios.
     pub scale: u64,
 }
 
-/// A walk over all subjects, in steps.
+/// Incremental scan of all groups.
 #[derive(Debug)]
 pub struct WindowScan {
-    /// Most values kept.
+    /// Most values to keep.
     max_values: usize,
-    /// Where it goes on: a rule, a shard of its subjects, and a place in that.
+    /// Next step: rule, shard and slot.
     next: (usize, usize, usize),
     highest: BinaryHeap<RankedValue>,
     omitted: u64,
@@ -100,17 +99,18 @@ pub struct WindowScan {
     firing: Vec<TermProgress>,
 }
 
-/// A value by its rank: the greater it is, the sooner it is left out.
+/// Value by rank. The greatest one is omitted first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RankedValue {
     number: Reverse<u64>,
-    /// Of equals, those of the first rules and the lowest subjects stay, so that the choice lasts.
+    /// Rule, group key and term. Of equal values, those of lower rules and group keys stay, so that the selection
+    /// is stable.
     position: (usize, GroupKey, usize),
     exact: bool,
 }
 
 impl WindowScan {
-    /// Keeps at most so many values.
+    /// Returns a scan that keeps at most `max_values` values.
     pub fn new(max_values: usize) -> Self {
         Self {
             max_values,
@@ -122,7 +122,7 @@ impl WindowScan {
         }
     }
 
-    /// A subject with what its windows hold at `now`.
+    /// Adds the values of a group at `now`.
     fn add_group(
         &mut self,
         (rule, rule_state): (usize, &RuleState),
@@ -178,7 +178,7 @@ impl WindowScan {
         debug_assert!(highest.len() <= max_values);
         let mut ranked = highest.into_vec();
         ranked.sort_unstable_by(|one, other| one.position.cmp(&other.position));
-        // A subject that was forgotten and came back between two steps was seen twice.
+        // A group that was removed and inserted again between two steps may be scanned twice.
         ranked.dedup_by(|later, first| later.position == first.position);
         let value = |RankedValue { number: Reverse(number), position: (rule, group_key, term), exact }| {
             let compiled = &rule_states.get(rule)?.compiled;
@@ -193,7 +193,7 @@ impl WindowScan {
     }
 }
 
-/// What a term holds for a subject, with the threshold for whom no other is named unless it is given.
+/// Returns the progress of a term, with its default threshold unless `threshold` is given.
 fn progress(
     compiled: &CompiledRule,
     group_key: &GroupKey,
@@ -212,8 +212,8 @@ fn progress(
 }
 
 impl Engine {
-    /// Goes on with a survey at `now`, over some of the subjects of one rule. With the last of them it gives what it
-    /// found, and the survey starts again. It must start again with other rules too.
+    /// Advances a scan by some groups of one rule, at `now`. The last step returns the report, and the scan starts
+    /// again. Use a new scan after a change of the rules.
     pub fn scan_windows(&self, scan: &mut WindowScan, now: Time) -> Option<WindowReport> {
         let rule_states = &self.evaluator.rule_states;
         let (rule, shard, from) = scan.next;
@@ -235,7 +235,7 @@ impl Engine {
         (scan.next.0 >= rule_states.len()).then(|| scan.finish(rule_states))
     }
 
-    /// The thresholds in force, in the order of the rules and their terms.
+    /// Returns the thresholds in force, by rule and term.
     pub fn term_thresholds(&self) -> Vec<TermThreshold> {
         let of = |compiled: &CompiledRule| {
             let terms = compiled.rule.terms.iter().enumerate();
@@ -249,7 +249,7 @@ impl Engine {
         self.evaluator.rule_states.iter().flat_map(|rule_state| of(&rule_state.compiled)).collect()
     }
 
-    /// What the rules' windows hold at `now`, of all subjects at once: at most `max_values` values.
+    /// Scans all groups at once. Returns at most `max_values` values at `now`.
     pub fn window_report(&self, now: Time, max_values: usize) -> WindowReport {
         let mut scan = WindowScan::new(max_values);
         loop {
@@ -269,7 +269,7 @@ mod tests {
         rule::{Measure, Thresholds},
     };
 
-    /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.
+    /// Returns an engine in which 10.0.0.n has n % 7 + 1 matching flows.
     fn engine(clients: u8) -> Engine {
         let mut engine = Engine::new(fixture::settings());
         for client in 0..clients {

@@ -1,4 +1,5 @@
-//! A rule, worked out: what each of its terms looks at, and how they go together.
+//! Compiled rule: terms with their window parameters, indices of allow-list and thresholds, and the evaluation of
+//! the condition.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,31 +25,31 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// A rule with what follows from it.
+/// Compiled rule.
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledRule {
     pub(crate) rule: Rule,
     term_specs: Vec<TermSpec>,
     term_names: Vec<Arc<str>>,
-    /// The rule's allow-list.
+    /// Index of the rule's allow-list.
     allow_index: PairIndex,
-    /// Those for whom it has other thresholds.
+    /// Index of the threshold overrides.
     override_index: PairIndex,
     required_fields: Vec<RecordFields>,
-    /// What some record did not tell.
+    /// Fields that at least one matching record did not carry.
     missing_fields: RecordFields,
     thresholds: Vec<Thresholds>,
-    /// The lowest threshold of any subject, by term.
+    /// Lowest threshold of any group, by term.
     lowest_thresholds: Vec<u64>,
-    /// True if it has something to say about flows that are open, between their records.
+    /// True if the rule evaluates open flows between their records.
     pub(crate) live: bool,
-    /// How long anything can matter.
+    /// Longest retention of any term.
     pub(crate) retention: Duration,
-    /// How long what a record gave any of the terms matters at least.
+    /// Shortest retention of any term.
     pub(crate) min_retention: Duration,
 }
 
-/// What a record, or a look at an open flow, tells that was not known yet.
+/// Part of a record, or of a live update, that the rule has not counted yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RecordDelta {
     pub(crate) time: Time,
@@ -58,12 +59,12 @@ pub(crate) struct RecordDelta {
     pub(crate) source: EndpointBytes,
     pub(crate) destination: EndpointBytes,
     pub(crate) port: u16,
-    /// True if the server has answered with payload, which it does to a client at that address only.
+    /// True if the server answered with payload, which shows that the client's address is not spoofed.
     pub(crate) has_server_payload: bool,
 }
 
 impl CompiledRule {
-    /// Of `rule`; a record is at most `lateness` late.
+    /// Compiles `rule`; a record is at most `lateness` late.
     pub(crate) fn new(rule: Rule, lateness: Duration) -> Self {
         let term_spec = |(index, term): (usize, &Term)| {
             let thresholds =
@@ -107,7 +108,7 @@ impl CompiledRule {
         }
     }
 
-    /// Returns true if what was remembered for `other` means the same for this.
+    /// Returns true if the windows of `other` are valid for this rule.
     pub(crate) fn continues(&self, other: &CompiledRule) -> bool {
         let terms = |compiled: &CompiledRule| -> Vec<_> {
             compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
@@ -117,7 +118,7 @@ impl CompiledRule {
             && terms(self) == terms(other)
     }
 
-    /// Begins to watch at `since`: from then on it learns what is not new.
+    /// Begins the learning period of first-seen terms at `since`.
     pub(crate) fn begin_learning(&mut self, since: Time) {
         for term_spec in &mut self.term_specs {
             if let Measure::FirstSeen { learning, .. } = term_spec.measure {
@@ -126,34 +127,34 @@ impl CompiledRule {
         }
     }
 
-    /// When each term has learnt what is not new.
+    /// Returns the end of the learning period of each term.
     pub(crate) fn learning_ends(&self) -> Vec<Time> {
         self.term_specs.iter().map(|term_spec| term_spec.learning_ends).collect()
     }
 
-    /// Goes on as it was saved.
+    /// Restores the ends of the learning periods.
     pub(crate) fn set_learning_ends(&mut self, learning_ends: &[Time]) {
         for (term_spec, learning_ends) in self.term_specs.iter_mut().zip(learning_ends) {
             term_spec.learning_ends = *learning_ends;
         }
     }
 
-    /// Goes on from `before`: what was learnt stays so.
+    /// Takes the ends of the learning periods from `before`.
     pub(crate) fn inherit_learning(&mut self, before: &CompiledRule) {
         self.set_learning_ends(&before.learning_ends());
     }
 
-    /// The terms.
+    /// Returns the specification of each term.
     pub(crate) fn term_specs(&self) -> &[TermSpec] {
         &self.term_specs
     }
 
-    /// Name of a term.
+    /// Returns the name of a term.
     pub(crate) fn name(&self, term: usize) -> Option<&Arc<str>> {
         self.term_names.get(term)
     }
 
-    /// The thresholds for a subject whose flow is between `endpoints`.
+    /// Returns the thresholds of a group with a flow between `endpoints`.
     pub(crate) fn thresholds(&self, endpoints: &Endpoints<'_>) -> &[Thresholds] {
         let site = if self.rule.group_by == GroupBy::Destination {
             &endpoints.destination
@@ -163,7 +164,7 @@ impl CompiledRule {
         self.thresholds_at(site)
     }
 
-    /// The thresholds for a subject at `site`.
+    /// Returns the thresholds of a group at `site`.
     pub(crate) fn thresholds_at(&self, site: &ResolvedAddress<'_>) -> &[Thresholds] {
         let endpoints = Endpoints { source: *site, destination: *site };
         let of = |number: usize| self.rule.threshold_overrides.get(number);
@@ -173,7 +174,7 @@ impl CompiledRule {
         own.and_then(of).map_or(&self.thresholds, |thresholds| &thresholds.thresholds)
     }
 
-    /// Returns what makes a flow between these ends at `time` known, if anything does.
+    /// Returns the first allow-list entry that applies to a flow between these endpoints at `time`.
     pub(crate) fn allowed(
         &self,
         endpoints: &Endpoints<'_>,
@@ -185,17 +186,17 @@ impl CompiledRule {
         self.allow_index.first(endpoints, holds).and_then(of)
     }
 
-    /// The thresholds of everybody else.
+    /// Returns the thresholds of groups without an override.
     pub(crate) fn default_thresholds(&self) -> &[Thresholds] {
         &self.thresholds
     }
 
-    /// A record that counts tells this much.
+    /// Records the fields that a matching record did not carry.
     pub(crate) fn note_missing_fields(&mut self, fields: RecordFields) {
         self.missing_fields |= fields.complement();
     }
 
-    /// What is held of a term, as far as it is known: what a record does not tell is not zero.
+    /// Weakens a value if records lacked the fields of its term: a missing field is not zero.
     fn adjust_for_missing(&self, term: usize, value: Value) -> Value {
         let is_missing =
             self.required_fields.get(term).is_some_and(|fields| fields.intersects(self.missing_fields));
@@ -206,10 +207,11 @@ impl CompiledRule {
         }
     }
 
-    /// What `delta` adds to a term, if anything.
+    /// Returns the increment of a term by `delta`, or `None` if the term does not count it.
     pub(crate) fn increment(&self, term: usize, delta: &RecordDelta) -> Option<Increment> {
         let (term_spec, fields) = (self.term_specs.get(term)?, self.required_fields.get(term)?);
-        // Of a ratio's flow it may be known that it is below the line, and not whether it is above: it is not.
+        // A record may carry the fields of the denominator and not those of the numerator. Then the flow does not
+        // count for the numerator.
         let denominator_only = matches!(term_spec.measure, Measure::Ratio { to, .. } if delta.fields.contains(to.required_fields()));
         let has_fields = delta.fields.contains(*fields);
         if !has_fields && !denominator_only {
@@ -240,8 +242,8 @@ impl CompiledRule {
         }
     }
 
-    /// Returns true if the first news of a subject can be kept as they are: they give each term at most one flow, or
-    /// one end, and the condition does not hold by them alone, whatever the subject's thresholds are.
+    /// Returns true if the first record of a group can be stored as it is. It must give each term at most one flow
+    /// or one endpoint, and must not fulfil the condition with the lowest thresholds of any group.
     pub(crate) fn can_keep_first(&self, delta: &RecordDelta, clock: Time) -> bool {
         let increment = |term| self.increment(term, delta);
         let small = self.term_specs.iter().enumerate().all(|(term, term_spec)| match increment(term) {
@@ -262,7 +264,7 @@ impl CompiledRule {
         small && !self.is_fulfilled(&self.rule.condition, &holds)
     }
 
-    /// What the windows that end at `time` hold.
+    /// Returns the values of the windows that end at `time`.
     pub(crate) fn values(
         &self,
         windows: &[WindowState],
@@ -284,7 +286,7 @@ impl CompiledRule {
         windows.iter().zip(thresholds).enumerate().filter_map(value).collect()
     }
 
-    /// The value of one term.
+    /// Returns the value of one term.
     pub(crate) fn value(&self, windows: &[WindowState], term: usize, time: Time) -> Value {
         match (self.term_specs.get(term), windows.get(term)) {
             (Some(term_spec), Some(window)) => window.value(term_spec, time),
@@ -292,7 +294,7 @@ impl CompiledRule {
         }
     }
 
-    /// Returns true if the condition may hold at any time: cheap, and no for most.
+    /// Returns true if the condition may hold at some time, by upper bounds. Cheap, and false for most groups.
     pub(crate) fn may_hold(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> bool {
         self.is_fulfilled(&self.rule.condition, &|term| {
             let thresholds = thresholds.get(term).map_or(u64::MAX, |thresholds| thresholds.at_least);
@@ -308,13 +310,13 @@ impl CompiledRule {
         })
     }
 
-    /// Of the terms that hold, the one that decides the condition.
+    /// Returns the term that decides the condition, of those that hold.
     pub(crate) fn deciding_term(&self, values: &[TermValue]) -> usize {
         self.first_holding(&self.rule.condition, values).unwrap_or(0)
     }
 
-    /// The same of what keeps an incident up: if none of them holds any more, the one nearest to its threshold;
-    /// none where all hold nothing.
+    /// Returns the term that keeps an incident active. If no term holds any more, that is the term nearest to its
+    /// threshold; `None` if all values are zero.
     pub(crate) fn deciding_term_now(&self, values: &[TermValue]) -> Option<usize> {
         let nearest = || {
             let ratio = |term: usize| {
@@ -324,7 +326,7 @@ impl CompiledRule {
             };
             let some =
                 values.iter().enumerate().filter(|(term, value)| value.value.number() > 0 && !ratio(*term));
-            // Of equals the first.
+            // Of equally near terms the first.
             some.rev()
                 .max_by(|(_, one), (_, other)| nearness(one).total_cmp(&nearness(other)))
                 .map(|(term, _)| term)
@@ -332,12 +334,13 @@ impl CompiledRule {
         self.first_holding(&self.rule.condition, values).or_else(nearest)
     }
 
-    /// Until when the condition last held, or will have held, at the thresholds for its end.
+    /// Returns the end of the last period in which the condition holds, by the resolve thresholds. The end may lie
+    /// in the future.
     pub(crate) fn until(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> Option<Time> {
         match self.holds_until(&self.rule.condition, windows, thresholds, Time::END) {
             HoldsUntil::At(until) => Some(until),
             HoldsUntil::Never => None,
-            // Nothing but ratios: for as long as there is something above the line.
+            // With ratios only, the incident lasts while a numerator is not empty.
             HoldsUntil::Undecided => {
                 let terms = self.term_specs.iter().zip(windows);
                 terms.filter_map(|(term_spec, window)| window.numerator_empty_at(term_spec)).max()
@@ -361,7 +364,7 @@ impl CompiledRule {
                 let terms: Option<Vec<usize>> =
                     parts.iter().map(|part| self.first_holding(part, values)).collect();
                 let terms = terms?;
-                // A ratio says little without the number it is a part of.
+                // A ratio means little without its absolute number.
                 let is_absolute = |term: &&usize| {
                     self.term_specs
                         .get(**term)
@@ -372,7 +375,7 @@ impl CompiledRule {
         }
     }
 
-    /// Until when, `before` at the latest, a part of the condition last held.
+    /// Returns the end of the last period in which a part of the condition holds, at most `before`.
     fn holds_until(
         &self,
         condition: &Condition,
@@ -402,7 +405,8 @@ impl CompiledRule {
         }
     }
 
-    /// Until when all parts last held at once: where one did no longer, the others are asked about before that.
+    /// Returns the end of the last period in which all parts hold. If one part ends earlier, the search continues
+    /// before that time.
     fn holds_together_until(
         &self,
         parts: &[Condition],
@@ -430,13 +434,13 @@ impl CompiledRule {
     }
 }
 
-/// How near a value is to its threshold, as a part of that.
+/// Returns the value as a fraction of its threshold.
 fn nearness(term: &TermValue) -> f64 {
     term.value.number() as f64 / term.threshold.max(1) as f64
 }
 
-/// What the terms measure, in words. Those that measure the same, over another time or to another threshold, are
-/// told apart by a number: an alert names one of them, and each has a series of its own.
+/// Returns the names of the terms. Terms of equal measures get a number, as an alert names one of them, and each
+/// has its own time series.
 fn term_names(terms: &[Term]) -> Vec<Arc<str>> {
     let name = |(place, term): (usize, &Term)| {
         let name = term.measure.name();
@@ -446,7 +450,7 @@ fn term_names(terms: &[Term]) -> Vec<Arc<str>> {
     terms.iter().enumerate().map(name).collect()
 }
 
-/// The lowest threshold of a term.
+/// Returns the lowest threshold of a term for any group.
 fn lowest_thresholds(rule: &Rule, term: usize) -> u64 {
     let override_index = rule.threshold_overrides.iter().filter_map(|other| other.thresholds.get(term));
     let default = rule.terms.get(term).map(|term| &term.thresholds);

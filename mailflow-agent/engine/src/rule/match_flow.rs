@@ -1,4 +1,4 @@
-//! Which flows a rule counts, and for the others the first clause that speaks against them.
+//! Match of a flow against a rule, with the first clause that fails.
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
@@ -13,40 +13,40 @@ use crate::{
     time::{Time, WallClockOffset},
 };
 
-/// The clause of a match that a flow does not fulfil, with what was found instead.
+/// Clause that a flow fails, with the value of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clause {
-    /// The client is not in the rule's set, but there.
+    /// The client is not in the rule's set; its scope.
     Source(AddressScope),
-    /// The server is not in the rule's set, but there.
+    /// The server is not in the rule's set; its scope.
     Destination(AddressScope),
     /// The server port is not one of the rule's.
     Port(u16),
-    /// The flow was identified as another application.
+    /// The application is not one of the rule's.
     App(App),
     /// The protocol (IANA number) is not one of the rule's.
     Protocol(u8),
-    /// Too small.
+    /// The flow fails the size test.
     Size(Shortfall),
-    /// The handshake was not seen.
+    /// The flow has no complete handshake.
     NoSession,
-    /// A counter is out of its bounds.
+    /// A counter is out of bounds.
     Bound {
-        /// Which counter.
+        /// Counter.
         of: Counter,
-        /// What the flow has.
+        /// Value of the flow.
         actual: u64,
-        /// What the rule wants.
+        /// Bounds of the rule.
         wanted: Bound,
     },
-    /// The last packet came at another hour.
+    /// The last packet is outside the hours of the rule.
     Hours,
-    /// The flow is open, and may still pass an upper bound.
+    /// The flow is open, and may still exceed an upper bound.
     NotEnded,
 }
 
 impl Match {
-    /// Checks if `flow` counts.
+    /// Matches `flow` against all clauses.
     ///
     /// # Errors
     /// The first clause that fails, in the order of the fields.
@@ -66,12 +66,12 @@ impl Match {
         self.check_flow(flow, app, clock_offset)
     }
 
-    /// The same of the ends alone.
+    /// Returns true if the endpoints match.
     pub(crate) fn matches_endpoints(&self, endpoints: &Endpoints<'_>) -> bool {
         self.source.contains(&endpoints.source) && self.destination.contains(&endpoints.destination)
     }
 
-    /// The same without the ends: what needs no look-up.
+    /// Matches `flow` against all clauses except its endpoints, which need a lookup.
     pub(crate) fn check_flow(
         &self,
         flow: &Flow,
@@ -99,7 +99,8 @@ impl Match {
         }
     }
 
-    /// Returns true if flows can be judged at this stage: an open one may still pass an upper bound.
+    /// Returns true if the rule can be evaluated for a flow in this phase. An open flow may still exceed an upper
+    /// bound.
     pub(crate) fn can_evaluate(&self, phase: RecordPhase) -> bool {
         phase == RecordPhase::Final || self.bounds.iter().all(|bound| bound.upper_bound(App::Smtps).is_none())
     }
@@ -120,7 +121,7 @@ impl Bound {
 }
 
 impl Counter {
-    /// The name in configuration.
+    /// Returns the name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Counter::Quantity(quantity) => quantity.name(),
@@ -129,7 +130,7 @@ impl Counter {
         }
     }
 
-    /// What `flow` has of it.
+    /// Returns the value of the counter for `flow`.
     pub fn of(self, flow: &Flow) -> u64 {
         match self {
             Counter::Quantity(Quantity::PayloadUp) => flow.up.payload,
@@ -146,7 +147,7 @@ impl Counter {
 }
 
 impl Hours {
-    /// Returns true if `time` is within them.
+    /// Returns true if `time` is within the hours.
     fn contains(&self, time: Time, clock_offset: WallClockOffset) -> bool {
         let seconds = clock_offset.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
         let minutes = seconds.div_euclid(60);
@@ -163,7 +164,7 @@ impl Hours {
 }
 
 impl AllowEntry {
-    /// Returns true if a flow between these ends at `time` is known.
+    /// Returns true if the entry applies to a flow between these endpoints at `time`.
     pub(crate) fn applies(
         &self,
         endpoints: &Endpoints<'_>,
@@ -177,7 +178,7 @@ impl AllowEntry {
 }
 
 impl Transport {
-    /// Its IANA protocol number.
+    /// Returns the IANA protocol number.
     pub const fn number(self) -> u8 {
         match self {
             Transport::Tcp => PROTOCOL_TCP,

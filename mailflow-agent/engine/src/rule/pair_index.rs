@@ -1,9 +1,9 @@
-//! Which of many pairs of sets is the first to hold both ends of a flow.
+//! Index of pairs of address sets: finds the first pair that contains both endpoints of a flow.
 //!
-//! An allow-list may have 100,000 entries, and each flow that counts is looked up in it. A pair is found by the members
-//! that its sets are made of: each combination of two is a key. An address has few keys: one for each length of a
-//! network that some pair names, its group, its role, and where it is. So a look-up takes as many steps as there
-//! are kinds of combinations, whatever the number of pairs.
+//! An allow-list may have 100,000 entries, and each matching flow is looked up in it. The keys of a pair are the
+//! combinations of the members of its two sets. An address has few keys: one for each prefix length that some pair
+//! uses, its group, its role, and its scope. So the cost of a lookup depends on the number of kinds of
+//! combinations, not on the number of pairs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,24 +12,24 @@ use crate::network::{
     address_set::{network_around, prefix_length},
 };
 
-/// Pairs up to which they are gone over one by one.
+/// Most pairs that are compared one by one.
 const MAX_SCANNED_PAIRS: usize = 8;
 
-/// Most keys of one pair. One with more is found by its source alone, or else by any flow.
+/// Most keys of one pair. A pair with more is indexed by one endpoint only, with any other endpoint.
 const MAX_KEYS_PER_PAIR: usize = 64;
 
-/// Pairs by the members of their sets.
+/// Index of pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PairIndex {
-    /// How many there are, if they are gone over one by one.
+    /// Number of pairs, if they are compared one by one.
     scanned_pairs: usize,
-    /// The numbers of the pairs, ascending, by their keys.
+    /// Pair numbers of each key, ascending.
     keys: HashMap<(Member, Member), Vec<u32>>,
-    /// The kinds of the keys that there are.
+    /// Kinds of the keys in the index.
     kinds: Vec<(KeyKind, KeyKind)>,
 }
 
-/// Which of the keys of an address.
+/// Kind of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum KeyKind {
     Any,
@@ -37,12 +37,12 @@ enum KeyKind {
     External,
     Group,
     Role,
-    /// True if it is IPv6, and its length.
+    /// Network, with address family (true for IPv6) and prefix length.
     Net(bool, u8),
 }
 
 impl PairIndex {
-    /// Returns an index of sources and destinations.
+    /// Returns the index of these sources and destinations.
     pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a AddressSet, &'a AddressSet)>) -> Self {
         if pairs.len() <= MAX_SCANNED_PAIRS {
             return Self { scanned_pairs: pairs.len(), ..Self::default() };
@@ -71,7 +71,7 @@ impl PairIndex {
         index
     }
 
-    /// Returns the number of the first pair between `endpoints` for which `holds` says so.
+    /// Returns the number of the first pair with keys of `endpoints` for which `holds` returns true.
     pub(super) fn first(&self, endpoints: &Endpoints<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
             return (0..self.scanned_pairs).find(|number| holds(*number));
@@ -90,7 +90,7 @@ impl PairIndex {
     }
 }
 
-/// Members of which an address of the set is one.
+/// Returns members such that each address of the set matches one.
 fn members(set: &AddressSet) -> Vec<Member> {
     let key = |member: &Member| match member {
         Member::Net(net) => Member::Net(net.trunc()),
@@ -114,7 +114,7 @@ impl KeyKind {
         }
     }
 
-    /// Returns the member of this kind that holds an address, if one can.
+    /// Returns the key of this kind that an address has.
     fn key_of(self, site: &ResolvedAddress<'_>) -> Option<Member> {
         match self {
             KeyKind::Any => Some(Member::Any),
@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Finds what a walk over all pairs finds first, also where some do not hold for another reason.
+        /// The index finds the pair that a linear search finds first, also if `holds` rejects some pairs.
         #[test]
         fn it_finds_the_first_that_a_walk_finds(
             pairs in prop::collection::vec((set(), set()), 0..60), out in prop::collection::vec(any::<bool>(), 60),

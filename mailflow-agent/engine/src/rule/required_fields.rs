@@ -1,4 +1,4 @@
-//! Fields that a record must carry for a rule, or one of its terms, to be evaluated.
+//! Fields that a record must carry so that a rule, or one of its terms, can be evaluated.
 
 use super::{
     filter::{Counter, Layer, Match, SizeKind, SizeTest},
@@ -7,7 +7,7 @@ use super::{
 use crate::flow::{class::FlowClass, fields::RecordFields, quantity::Quantity};
 
 impl Match {
-    /// What a record must tell for a rule to say whether its flow counts.
+    /// Returns the fields that the match needs.
     pub fn required_fields(&self) -> RecordFields {
         let size = self.size.as_ref().map_or(RecordFields::empty(), SizeTest::required_fields);
         let session = if self.sessions_only {
@@ -20,7 +20,7 @@ impl Match {
 }
 
 impl Term {
-    /// What a record must tell for this term to count its flow.
+    /// Returns the fields that the term needs.
     pub fn required_fields(&self) -> RecordFields {
         match self.measure {
             Measure::Count(class) | Measure::Distinct { among: class, .. } => class.required_fields(),
@@ -32,7 +32,7 @@ impl Term {
 }
 
 impl FlowClass {
-    /// What a record must tell to be known as one of this kind, or not.
+    /// Returns the fields that decide about the class.
     pub fn required_fields(self) -> RecordFields {
         match self {
             FlowClass::Flows => RecordFields::empty(),

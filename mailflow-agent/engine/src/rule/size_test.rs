@@ -1,9 +1,9 @@
-//! The size test of a rule: is this flow heavy enough to be a delivery?
+//! Size test of a rule, which selects flows that are large enough for a delivery.
 
 use super::filter::{Layer, SizeKind, SizeTest};
 use crate::flow::{DirectionStats, Flow};
 
-/// One of a flow's two ways.
+/// Direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowDirection {
     /// Client to server.
@@ -12,33 +12,33 @@ pub enum FlowDirection {
     Down,
 }
 
-/// How one way was measured.
+/// Measure of a size test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SizeMeasure {
     /// Bytes per packet.
     Ratio,
-    /// Packets, and bytes.
+    /// Packets and bytes.
     Count,
 }
 
-/// A way that fell short of its threshold, with the numbers.
+/// Direction that fails a size test, with its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shortfall {
-    /// Which way.
+    /// Direction that fails.
     pub direction: FlowDirection,
-    /// What was measured.
+    /// Measure of the test.
     pub measure: SizeMeasure,
-    /// The bytes looked at.
+    /// Bytes that were compared.
     pub bytes: u64,
-    /// The packets looked at.
+    /// Packets that were compared.
     pub packets: u64,
-    /// The threshold.
+    /// Threshold of the direction.
     pub threshold: u64,
 }
 
 impl SizeTest {
-    /// Checks if `flow` passes. The error is the first direction that falls short. For [`SizeKind::Either`] that
-    /// is the ratio's, as both fell short.
+    /// Tests `flow`. The error is the first direction that fails. For [`SizeKind::Either`] the error is that of the
+    /// ratio, as both tests failed.
     pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
         match self.kind {
             SizeKind::Ratio | SizeKind::DataRatio => self.check_both(flow, SizeMeasure::Ratio),
@@ -67,7 +67,7 @@ impl SizeTest {
         };
         let (bytes, packets) = self.bytes_and_packets(counters);
         let enough = match measure {
-            // Multiplied, as a quotient would be rounded.
+            // A product, as a quotient would be rounded.
             SizeMeasure::Ratio => {
                 packets > 0 && u128::from(bytes) >= u128::from(threshold) * u128::from(packets)
             }

@@ -1,74 +1,74 @@
-//! What a rule looks at: the terms of its condition.
+//! Terms of a rule's condition.
 
 use std::time::Duration;
 
 use super::thresholds::Thresholds;
 use crate::flow::{class::FlowClass, quantity::Quantity};
 
-/// One thing that a rule looks at: a number over a window, and when it is too high.
+/// Term of a condition: a measure over a window, with thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// What is measured.
+    /// Measure of the term.
     pub measure: Measure,
-    /// Over which time.
+    /// Window of the term.
     pub window: Window,
-    /// When it is too much, for whom no other thresholds are named.
+    /// Thresholds of groups without an override.
     pub thresholds: Thresholds,
 }
 
-/// A window of event time.
+/// Window of event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its length.
+    /// Length of the window.
     pub length: Duration,
-    /// How it moves.
+    /// Kind of the window.
     pub kind: WindowKind,
 }
 
-/// How a window moves.
+/// Kind of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WindowKind {
-    /// (t - length, t] for every t.
+    /// Window (t - length, t] for every t.
     Sliding,
     /// Fixed windows [n * length, (n + 1) * length), for comparison with other systems.
     Tumbling,
 }
 
-/// What a term measures.
+/// Measure of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Measure {
-    /// Flows of a kind.
+    /// Number of flows of a class.
     Count(FlowClass),
-    /// A quantity, summed over flows. Open flows count with what they have so far.
+    /// Sum of a quantity over flows. Open flows count with their current value.
     Sum(Quantity),
-    /// Distinct ends of flows of a kind.
+    /// Number of distinct endpoints of flows of a class.
     Distinct {
-        /// Which end.
+        /// Endpoint to count.
         of: Endpoint,
-        /// Of which flows.
+        /// Class of the flows.
         among: FlowClass,
     },
-    /// Flows of one kind for each of another, at most one. It takes part in how an incident begins; its
-    /// end follows from the other terms, or, where there are none, from the flows of the first kind.
+    /// Ratio of flows of one class to flows of another, at most one. A ratio takes part in the start of an
+    /// incident. The end depends on the other terms; without other terms, on the numerator.
     Ratio {
-        /// Numerator.
+        /// Class of the numerator.
         of: FlowClass,
-        /// Denominator.
+        /// Class of the denominator.
         to: FlowClass,
     },
-    /// Ends that the subject was seen with for the first time within the window.
+    /// Number of endpoints that the group used for the first time within the window.
     FirstSeen {
-        /// Which end.
+        /// Endpoint to count.
         of: Endpoint,
-        /// What was not seen for this long is new again.
+        /// Duration without a flow after which an endpoint is new again.
         horizon: Duration,
-        /// Nothing is new before the rule has watched for this long.
+        /// Learning period, in which no endpoint is new.
         learning: Duration,
     },
 }
 
 impl Measure {
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub fn name(&self) -> String {
         match self {
             Measure::Count(FlowClass::Flows) => "count".to_owned(),
@@ -81,7 +81,7 @@ impl Measure {
         }
     }
 
-    /// What its values and thresholds are divided by to be shown.
+    /// Returns the divisor of values and thresholds for display.
     pub const fn scale(&self) -> u64 {
         match self {
             Measure::Ratio { .. } => Thresholds::PARTS,
@@ -90,7 +90,7 @@ impl Measure {
     }
 }
 
-/// Returns the unit of a term's values by the term's name, in the plural; nothing for a ratio, which has none.
+/// Returns the unit of a term by its name, in the plural; empty for a ratio.
 pub fn unit(term: &str) -> &'static str {
     let mut words = term.split(' ');
     match (words.next(), words.next()) {
@@ -105,22 +105,22 @@ pub fn unit(term: &str) -> &'static str {
     }
 }
 
-/// An end of a flow.
+/// Endpoint of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// The client, IPv6 by prefix.
+    /// Client; for IPv6, its prefix.
     Source,
-    /// The server's address.
+    /// Server address.
     Destination,
-    /// The server's port.
+    /// Server port.
     Port,
 }
 
 impl Endpoint {
-    /// Every one.
+    /// All endpoints.
     pub const ALL: [Endpoint; 3] = [Endpoint::Source, Endpoint::Destination, Endpoint::Port];
 
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Endpoint::Source => "source",

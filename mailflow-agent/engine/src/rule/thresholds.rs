@@ -1,26 +1,26 @@
-//! Thresholds of the terms of a rule, and other ones for some subjects.
+//! Thresholds of a rule's terms, and overrides for some groups.
 
 use crate::network::AddressSet;
 
-/// The thresholds of a term. A ratio's are in [`Thresholds::PARTS`].
+/// Fire and resolve threshold of a term; for a ratio in [`Thresholds::PARTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// This much holds.
+    /// Value from which on the term holds.
     pub at_least: u64,
-    /// Below this a firing alert may end; at most `at_least`, at least 1.
+    /// Value below which a firing alert may resolve; at most `at_least`, at least 1.
     pub resolve_below: u64,
 }
 
 impl Thresholds {
-    /// What a ratio of one is.
+    /// Value of a ratio of one.
     pub const PARTS: u64 = 1_000_000;
 }
 
-/// Thresholds for some subjects.
+/// Thresholds for some groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThresholdOverride {
-    /// For whom: the client; the server, where the rule groups by destination.
+    /// Addresses that the override applies to: clients, or servers if the rule groups by destination.
     pub of: AddressSet,
-    /// One for each term.
+    /// Thresholds of each term.
     pub thresholds: Vec<Thresholds>,
 }

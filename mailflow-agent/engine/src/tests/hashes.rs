@@ -1,5 +1,5 @@
-//! Search for differentials in the hashes of the agent's tables: differences between two inputs that collide for more
-//! keys than chance explains. The hashes of the program's tables have their own, in mailflow-common.
+//! Search for differentials in the hashes of the agent's tables: differences of two inputs that collide for more
+//! keys than chance explains. The tests of the program's tables are in mailflow-common.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
@@ -12,13 +12,13 @@ use crate::{
     flow::{Flow, fingerprint::FingerprintHasher},
 };
 
-/// Inputs of 288 bits: the addresses and ports of a flow.
+/// Input of 288 bits: the addresses and ports of a flow.
 type Words = [u32; 9];
 
-/// Pairs that are tried with a new key each.
+/// Number of pairs, each with a new key.
 const PAIRS: usize = 1 << 17;
 
-/// Inputs that differ in one to three bits, or in one byte.
+/// Returns two inputs that differ in one to three bits, or in one byte.
 fn pair(random: &mut Rng) -> [Words; 2] {
     let base: Words = std::array::from_fn(|_| random.u32(..));
     let mut other = base;
@@ -33,7 +33,7 @@ fn pair(random: &mut Rng) -> [Words; 2] {
     [base, other]
 }
 
-/// How many of [`PAIRS`] pairs of different inputs have the same hash.
+/// Returns the number of colliding pairs, of [`PAIRS`] pairs of different inputs.
 fn collisions<T: PartialEq, H: PartialEq>(
     input: impl Fn(&Words) -> T,
     hash: impl Fn(&mut Rng, &T, &T) -> [H; 2],
@@ -72,7 +72,7 @@ fn no_difference_makes_two_flows_share_a_name() {
     assert!(found <= 1, "{found} pairs share 32 bits");
 }
 
-/// The standard library's keyed hash, which all tables of sources, subjects and overflow have.
+/// Hashes with the standard library's keyed hash, which all tables of sources, groups and overflow use.
 fn keyed<T: Hash>(_: &mut Rng, one: &T, other: &T) -> [u64; 2] {
     let state = RandomState::new();
     [state.hash_one(one), state.hash_one(other)]

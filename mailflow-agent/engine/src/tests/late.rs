@@ -1,4 +1,4 @@
-//! What is known late: after readings stood still, or after a process that noted it and died.
+//! Tests of late information: after a pause between polls, and after a crash.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
     let seen =
         |last: u64| Flow { up: flow::DirectionStats { last: Some(at(last)), ..flow.up }, ..flow.clone() };
     read(&mut before, at(390), &[seen(380)]);
-    // This reading does not show the flow, whose interval has passed by then.
+    // This poll does not show the flow, whose active interval has elapsed.
     read(&mut before, at(410), &[]);
     let mut engine = engine();
     engine.restore_flows(&before.checkpoint_flows());
@@ -23,7 +23,8 @@ fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
     assert_eq!(engine.observe_batch(&[seen(435)]).records, [], "the next one is due with the next interval");
 }
 
-/// Two flows within 300 s, and an end soon after; idle flows end after `idle` seconds.
+/// Returns an engine with a rule of two flows within 300 s that resolves soon after. Idle flows end after `idle`
+/// seconds.
 fn two_in_five_minutes(idle: u64) -> Engine {
     let resolve_after = Duration::from_secs(5);
     let rule = Rule { terms: vec![count(2, 300)], resolve_after, ..fixture::rule() };
@@ -36,7 +37,8 @@ fn two_in_five_minutes(idle: u64) -> Engine {
 fn an_end_that_later_flows_put_off_is_told_as_they_have_it_though_all_are_known_late() {
     let mut engine = two_in_five_minutes(300);
     cycle(&mut engine, at(170), &mut vec![closed(4_000, 161)]);
-    // Nothing is read for long. With the second flow the end is 461, with the third one 674, with the last 676.
+    // A long pause between polls. With the second flow the incident ends at 461, with the third one at 674, with
+    // the last at 676.
     engine.tick(at(681));
     let late = [(4_001, 374), (4_002, 376), (4_003, 467)];
     let alerts =
@@ -54,7 +56,7 @@ fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
         };
         let mut engine = two_in_five_minutes(40);
         cycle(&mut engine, at(90), &mut vec![flow(4_000, 81)]);
-        // Nothing is read for long, in which the first flow ceases to matter; a part of the subjects is looked through.
+        // A long pause between polls, in which the first flow expires; only some groups are visited.
         engine.tick(at(420));
         engine.tick(at(422));
         let alerts = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258), flow(4_002, 258)]).alerts;
@@ -93,7 +95,7 @@ fn the_start_of_an_alert_on_the_wall_clock_is_fixed_when_it_begins() {
     let alerts = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;
     let start = i128::from(at(374).as_nanos()) + 5;
     assert_eq!((alerts.len(), alerts[0].starts_at_unix), (1, start));
-    // The wall clock is set back by an hour, and another process goes on after that.
+    // The wall clock is set back by an hour, and then another process restores the checkpoint.
     engine.set_clock_offset(WallClockOffset::from_unix_nanos(-3_600_000_000_000));
     let mut other = two_in_five_minutes(300);
     other.set_clock_offset(WallClockOffset::from_unix_nanos(7));

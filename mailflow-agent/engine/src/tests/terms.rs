@@ -1,9 +1,9 @@
-//! Rules of several terms: when they begin, and which of the terms is named.
+//! Tests of rules with several terms: the start of an incident, and the deciding term.
 
 use super::*;
 use crate::eval::window::value::TermValue;
 
-/// One that fires with any of `terms`.
+/// Returns an engine with a rule that fires with any of `terms`.
 fn any(terms: Vec<Term>) -> Engine {
     let condition = Condition::Any((0..terms.len()).map(Condition::Term).collect());
     let rule = Rule { terms, condition, ..fixture::rule() };
