@@ -35,7 +35,7 @@ pub(crate) fn udp(client: &str, server: &str) -> Flow {
 
 fn build(client: &str, server: &str, protocol: u8) -> Flow {
     let [client, server]: [SocketAddr; 2] = [client, server].map(|end| end.parse().unwrap());
-    let way = DirectionStats {
+    let direction = DirectionStats {
         packets: 10,
         bytes: 2_000,
         payload: 1_400,
@@ -51,8 +51,8 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
             server_port: server.port(),
             scope: Scope::new(Vlans::default(), protocol, client.is_ipv6()),
         },
-        up: DirectionStats { last: Some(at(101)), ..way },
-        down: DirectionStats { last: Some(at(101)), ..way },
+        up: DirectionStats { last: Some(at(101)), ..direction },
+        down: DirectionStats { last: Some(at(101)), ..direction },
         first: at(100),
         messages: 1,
         rejected: 0,

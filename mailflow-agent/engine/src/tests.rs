@@ -29,7 +29,7 @@ fn closed(port: u16, last: u64) -> Flow {
 }
 
 /// Polls the whole table, a flow a batch, without evictions.
-fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
+fn poll_table(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
     let mut effects = Effects::default();
     engine.begin_poll(now);
     for part in table.chunks(1) {
@@ -40,7 +40,7 @@ fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
 
 /// Makes a poll in which the kernel evicts every flow that is pending.
 fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
-    let mut effects = read(engine, now, table);
+    let mut effects = poll_table(engine, now, table);
     table.retain(|flow| !engine.pending_eviction().contains(flow));
     let outcomes = vec![EvictOutcome::Evicted; engine.pending_eviction().len()];
     add(&mut effects, engine.apply_evictions(&outcomes));
@@ -104,7 +104,7 @@ fn an_alert_repeats_and_resolves_once() {
 fn a_flow_that_gained_something_before_its_removal_lives() {
     let mut engine = engine();
     let [gone, mut late] = [closed(4_000, 100), closed(4_001, 100)];
-    let effects = read(&mut engine, at(105), &[gone.clone(), late.clone()]);
+    let effects = poll_table(&mut engine, at(105), &[gone.clone(), late.clone()]);
     assert_eq!(
         (packet_deltas(&effects), engine.pending_eviction().len(), effects.records.len()),
         ((20, 20), 2, 0)
@@ -123,18 +123,18 @@ fn a_flow_that_gained_something_before_its_removal_lives() {
 fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
     let mut engine = engine();
     let table = [closed(4_000, 100), closed(4_001, 100)];
-    read(&mut engine, at(105), &table);
+    poll_table(&mut engine, at(105), &table);
     assert_eq!(engine.apply_evictions(&[EvictOutcome::Evicted]).records.len(), 1);
-    let effects = read(&mut engine, at(106), &table[1..]);
+    let effects = poll_table(&mut engine, at(106), &table[1..]);
     assert_eq!((effects, engine.pending_eviction()), (Effects::default(), &table[1..]));
-    let effects = read(&mut engine, at(107), &table[1..]);
+    let effects = poll_table(&mut engine, at(107), &table[1..]);
     assert_eq!((effects, engine.pending_eviction()), (Effects::default(), &table[1..]));
 }
 
 #[test]
 fn a_flow_somebody_else_took_out_is_booked_and_forgotten() {
     let mut engine = engine();
-    assert_eq!(packet_deltas(&read(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
+    assert_eq!(packet_deltas(&poll_table(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
     for second in 106..206 {
         assert_eq!(cycle(&mut engine, at(second), &mut Vec::new()), Effects::default());
     }
@@ -151,9 +151,9 @@ fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
         (flow.up.packets, flow.up.last) = (second, Some(at(second)));
         let missed = [110, 120, 405].contains(&second);
         let table = if missed { Vec::new() } else { vec![flow.clone()] };
-        let effects = read(&mut engine, at(second), &table);
-        let gained = packet_deltas(&effects);
-        sum = (sum.0 + gained.0, sum.1 + gained.1);
+        let effects = poll_table(&mut engine, at(second), &table);
+        let deltas = packet_deltas(&effects);
+        sum = (sum.0 + deltas.0, sum.1 + deltas.1);
         assert_eq!(
             (effects.records.len(), engine.pending_eviction().len()),
             (usize::from(second == 415), 0),
@@ -167,9 +167,9 @@ fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
 fn a_new_flow_under_an_old_key_is_another_flow() {
     let mut engine = engine();
     let old = closed(4_000, 100);
-    read(&mut engine, at(101), std::slice::from_ref(&old));
+    poll_table(&mut engine, at(101), std::slice::from_ref(&old));
     let new = Flow { first: at(103), ..closed(4_000, 104) };
-    assert_eq!(packet_deltas(&read(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
+    assert_eq!(packet_deltas(&poll_table(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
     let effects = engine.finish_superseded(&[SupersededFlow { flow: old.clone(), superseded_at: at(103) }]);
     assert_eq!((packet_deltas(&effects), &effects.records[0].flow), ((0, 0), &old));
     let effects = cycle(&mut engine, at(109), &mut vec![new.clone()]);
@@ -209,7 +209,7 @@ fn a_flow_counts_when_it_first_grows_large_enough() {
 fn shutdown_leaves_nothing_and_loses_nothing() {
     let mut engine = engine();
     let (over, open) = (closed(4_000, 100), fixture::flow("10.0.0.1:4001", "9.9.9.9:25"));
-    read(&mut engine, at(100), std::slice::from_ref(&open));
+    poll_table(&mut engine, at(100), std::slice::from_ref(&open));
     let mut effects = engine.observe_final_batch(at(150), &[over]);
     add(&mut effects, engine.observe_final_batch(at(150), &[open]));
     add(&mut effects, engine.shutdown(at(150)));
@@ -237,7 +237,7 @@ fn records_from_elsewhere_count_once_too() {
 fn a_flow_that_another_followed_ends_when_it_did() {
     let mut engine = engine();
     let last_seen = closed(4_000, 100);
-    read(&mut engine, at(101), std::slice::from_ref(&last_seen));
+    poll_table(&mut engine, at(101), std::slice::from_ref(&last_seen));
     assert_eq!(engine.pending_eviction(), []);
     let mut old = last_seen.clone();
     old.up.packets += 3;
@@ -553,17 +553,17 @@ fn a_state_has_the_records_that_the_rules_have_not_seen() {
 fn a_flow_lives_through_the_readings_that_another_process_made() {
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let mut engine = engine();
-    read(&mut engine, at(150), std::slice::from_ref(&flow));
+    poll_table(&mut engine, at(150), std::slice::from_ref(&flow));
     let checkpoint = engine.checkpoint_flows();
-    for readings in [0, 1, 10, 40] {
+    for polls in [0, 1, 10, 40] {
         let mut next = Engine::new(fixture::settings());
         next.restore_flows(&checkpoint);
-        for reading in 0..readings {
-            next.begin_recovered_poll(at(151 + reading));
+        for poll in 0..polls {
+            next.begin_recovered_poll(at(151 + poll));
         }
-        let effects = read(&mut next, at(200), std::slice::from_ref(&flow));
-        assert_eq!(effects.deltas, [], "{readings}");
-        assert_eq!((next.stats().open_flows, next.stats().vanished_flows), (1, 0), "{readings}");
+        let effects = poll_table(&mut next, at(200), std::slice::from_ref(&flow));
+        assert_eq!(effects.deltas, [], "{polls}");
+        assert_eq!((next.stats().open_flows, next.stats().vanished_flows), (1, 0), "{polls}");
     }
 }
 
@@ -575,7 +575,7 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
         flow.up.last = Some(at(last));
         flow.clone()
     };
-    read(&mut before, at(390), &[seen(380)]);
+    poll_table(&mut before, at(390), &[seen(380)]);
     let checkpoint = before.checkpoint_flows();
     for others in [0, 1, 30] {
         // Two active intervals have elapsed since the checkpoint: the first one has a record, the second one does

@@ -284,14 +284,14 @@ fn set_flow_fields(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: boo
 /// Returns the techniques that apply. If a rule names both encrypted and unencrypted exfiltration, the applications
 /// of the flows select among these two. All other techniques stay.
 fn techniques(named: &[String], apps: &[App]) -> Vec<String> {
-    let names = |id: &str| named.iter().any(|name| name == id);
-    let both = names(TECHNIQUE_ENCRYPTED) && names(TECHNIQUE_PLAIN);
-    let fits = |id: &str| match id {
-        TECHNIQUE_ENCRYPTED if both => apps.iter().any(|app| app.encrypted()),
-        TECHNIQUE_PLAIN if both => apps.iter().any(|app| !app.encrypted()),
+    let is_named = |id: &str| named.iter().any(|name| name == id);
+    let names_both = is_named(TECHNIQUE_ENCRYPTED) && is_named(TECHNIQUE_PLAIN);
+    let applies = |id: &str| match id {
+        TECHNIQUE_ENCRYPTED if names_both => apps.iter().any(|app| app.encrypted()),
+        TECHNIQUE_PLAIN if names_both => apps.iter().any(|app| !app.encrypted()),
         _ => true,
     };
-    named.iter().filter(|id| fits(id)).cloned().collect()
+    named.iter().filter(|id| applies(id)).cloned().collect()
 }
 
 fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {

@@ -107,7 +107,7 @@ impl AlertRateLimit {
             let (at, of) = aggregate.notified;
             let start = (aggregate.starts_at, aggregate.starts_at_unix);
             let terms = vec![group_count(of, u32::try_from(aggregate.threshold).unwrap_or(u32::MAX))];
-            let shown = AlertPayload { terms, flows: examples, is_truncated: true, overflow: false };
+            let payload = AlertPayload { terms, flows: examples, is_truncated: true, overflow: false };
             let alert = Alert {
                 time: at,
                 source: None,
@@ -116,7 +116,7 @@ impl AlertRateLimit {
                 role: None,
                 attack: aggregate.attack,
                 complete: aggregate.complete,
-                ..incident::firing_alert(rule, &GroupKey::Many, internal, start, 0, shown)
+                ..incident::firing_alert(rule, &GroupKey::Many, internal, start, 0, payload)
             };
             AggregateAlert {
                 alert,

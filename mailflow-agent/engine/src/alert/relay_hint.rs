@@ -190,16 +190,16 @@ mod tests {
                 alerts.extend(deliver(&mut engine, &client, &server, 100 + u64::from(n)));
             }
         }
-        let told = |alerts: &[Alert]| -> Vec<(String, AlertState, Option<RelayHint>)> {
+        let hints = |alerts: &[Alert]| -> Vec<(String, AlertState, Option<RelayHint>)> {
             alerts.iter().map(|alert| (alert.group_key.to_string(), alert.state, alert.relay)).collect()
         };
         let [one, other] = ["10.0.0.1".to_owned(), "10.0.0.2".to_owned()];
         let first = [(one.clone(), AlertState::Firing, None), (other.clone(), AlertState::Firing, None)];
-        assert_eq!(told(&alerts), first, "ten flows are too few to tell");
+        assert_eq!(hints(&alerts), first, "ten flows are too few to tell");
         let relay = Some(RelayHint { attempts: 30, delivered: 30, servers: 12 });
         let repeated = engine.tick(at(100 + 3_600 + 10)).alerts;
         let again = [(one, AlertState::Firing, relay), (other, AlertState::Firing, None)];
-        assert_eq!(told(&repeated)[..2], again);
+        assert_eq!(hints(&repeated)[..2], again);
     }
 
     #[test]

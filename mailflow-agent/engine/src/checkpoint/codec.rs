@@ -59,9 +59,9 @@ impl From<&SourceOverflowKey> for SavedOverflowKey {
 }
 
 impl From<&SavedOverflowKey> for SourceOverflowKey {
-    fn from(place: &SavedOverflowKey) -> Self {
-        let (server_port, protocol) = (place.port, place.protocol);
-        SourceOverflowKey { source: place.source.into(), server_port, protocol }
+    fn from(key: &SavedOverflowKey) -> Self {
+        let (server_port, protocol) = (key.port, key.protocol);
+        SourceOverflowKey { source: key.source.into(), server_port, protocol }
     }
 }
 
@@ -89,8 +89,17 @@ pub(crate) struct SavedRecord {
 struct SavedDirection([u64; 5], Option<Time>);
 
 impl From<&DirectionStats> for SavedDirection {
-    fn from(way: &DirectionStats) -> Self {
-        Self([way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes], way.last)
+    fn from(direction: &DirectionStats) -> Self {
+        Self(
+            [
+                direction.packets,
+                direction.bytes,
+                direction.payload,
+                direction.data_packets,
+                direction.data_bytes,
+            ],
+            direction.last,
+        )
     }
 }
 

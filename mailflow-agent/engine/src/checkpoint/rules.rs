@@ -176,7 +176,7 @@ impl Engine {
                 .map(|(key, seen)| (key.into(), *seen))
                 .collect(),
             records: records.records,
-            pending_records: self.pending_records.waiting().map(saved_record).collect(),
+            pending_records: self.pending_records.unevaluated().map(saved_record).collect(),
         }
     }
 
@@ -405,8 +405,8 @@ struct RecordTable<'a> {
 impl RecordTable<'_> {
     /// Returns the indices of the records of a chain, in the order of their links.
     fn of(&mut self, chain: EvidenceChain) -> Vec<usize> {
-        let found = self.evidence.linked(chain).records.into_iter();
-        found.map(|(_, record)| self.index_of(record)).collect()
+        let view = self.evidence.linked(chain).records.into_iter();
+        view.map(|(_, record)| self.index_of(record)).collect()
     }
 
     fn index_of(&mut self, record: &FlowRecord) -> usize {

@@ -48,10 +48,10 @@ impl FlowContribution {
     /// Returns true if the open flow has gained enough since its last live update. Then `now` becomes the state of
     /// the last one.
     pub(crate) fn take_live_update(&mut self, now: &Quantities) -> bool {
-        let gains = now.since(&self.last_offered);
-        let is_enough = gains.get(Quantity::BytesUp) >= LIVE_BYTES
-            || gains.get(Quantity::BytesDown) >= LIVE_BYTES
-            || gains.get(Quantity::Messages) >= LIVE_MESSAGES;
+        let increase = now.since(&self.last_offered);
+        let is_enough = increase.get(Quantity::BytesUp) >= LIVE_BYTES
+            || increase.get(Quantity::BytesDown) >= LIVE_BYTES
+            || increase.get(Quantity::Messages) >= LIVE_MESSAGES;
         if is_enough {
             self.last_offered = *now;
         }

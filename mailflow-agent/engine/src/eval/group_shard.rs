@@ -77,8 +77,9 @@ impl Default for GroupShard {
 
 impl GroupSlot {
     pub(super) fn is_half_open(&self) -> bool {
-        self.get()
-            .is_some_and(|(_, group)| !group.has_server_payload() && group.interest() < (true, false, 0))
+        self.get().is_some_and(|(_, group)| {
+            !group.has_server_payload() && group.removal_priority() < (true, false, 0)
+        })
     }
 
     pub(super) fn get(&self) -> Option<(&GroupKey, &GroupState)> {
@@ -106,8 +107,8 @@ impl GroupShard {
     /// Prefetches groups before a visit. Each group takes several dependent cache misses; the prefetch overlaps
     /// them.
     pub(super) fn prefetch(&self, slab: impl Iterator<Item = u32>) {
-        let found = slab.filter_map(|at| self.slab.get(at as usize)?.get());
-        black_box(found.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
+        let entry = slab.filter_map(|at| self.slab.get(at as usize)?.get());
+        black_box(entry.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
     }
 
     /// Inserts an absent group and links it into the list of `wheel_slot`. Returns its slot.
@@ -123,17 +124,17 @@ impl GroupShard {
             self.wheel_lists = vec![NO_SLOT; WHEEL_SLOTS];
         }
         let Self { slab, free_list, vacant_slots, index, half_open, wheel_lists, .. } = self;
-        let mut waits = NO_SLOT;
-        let known = vacant_slots.pop();
+        let mut next_in_list = NO_SLOT;
+        let reused = vacant_slots.pop();
         // The index fits: a table has at most [`MAX_GROUPS`](crate::rule::limits::MAX_GROUPS) groups.
-        let at = known.unwrap_or(if *free_list == NO_SLOT { slab.len() as u32 } else { *free_list });
-        if known.is_none()
+        let at = reused.unwrap_or(if *free_list == NO_SLOT { slab.len() as u32 } else { *free_list });
+        if reused.is_none()
             && let Some(first) = wheel_lists.get_mut(wheel_slot)
         {
-            waits = std::mem::replace(first, at);
+            next_in_list = std::mem::replace(first, at);
         }
         match slab.get_mut(at as usize) {
-            Some(slot) if known.is_some() => {
+            Some(slot) if reused.is_some() => {
                 slot.entry = Some(entry);
                 slot.generation = slot.generation.wrapping_add(1);
             }
@@ -141,7 +142,7 @@ impl GroupShard {
                 *free_list = slot.next;
                 *slot = GroupSlot {
                     entry: Some(entry),
-                    next: waits,
+                    next: next_in_list,
                     generation: slot.generation.wrapping_add(1),
                 };
             }
@@ -149,7 +150,7 @@ impl GroupShard {
                 if slab.len() == slab.capacity() {
                     slab.reserve_exact((slab.len() / GROWTH_DIVISOR).max(1));
                 }
-                slab.push(GroupSlot { entry: Some(entry), next: waits, generation: 0 });
+                slab.push(GroupSlot { entry: Some(entry), next: next_in_list, generation: 0 });
             }
         }
         index.insert_unique(hash, at, |slot| hash_at(slab, hasher, *slot));
@@ -209,8 +210,8 @@ impl GroupShard {
     pub(super) fn remove(&mut self, hasher: &RandomState, at: u32) -> Option<usize> {
         let hash = hash_at(&self.slab, hasher, at);
         let (_, group) = self.slab.get_mut(at as usize)?.entry.take()?;
-        if let Ok(found) = self.index.find_entry(hash, |known| *known == at) {
-            found.remove();
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == at) {
+            entry.remove();
         }
         self.vacant_slots.push(at);
         self.len -= 1;

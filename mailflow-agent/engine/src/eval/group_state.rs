@@ -228,7 +228,7 @@ impl GroupState {
         let compiled = context.compiled;
         match &mut self.state {
             IncidentState::Firing(firing) => {
-                if let Some(until) = compiled.until(self.windows.as_slice(), thresholds) {
+                if let Some(until) = compiled.holds_until(self.windows.as_slice(), thresholds) {
                     firing.0.holds_until(until);
                 }
                 None
@@ -250,7 +250,7 @@ impl GroupState {
                 );
                 // A ratio may have decided, which does not say how long the condition holds.
                 let until = compiled
-                    .until(self.windows(), thresholds)
+                    .holds_until(self.windows(), thresholds)
                     .map_or(starts_at, |until| until.max(starts_at));
                 let incident = Incident::new(&compiled.rule, context.clock, until, alert.clone());
                 self.state = IncidentState::Firing(Box::new((incident, deciding_term)));
@@ -425,7 +425,7 @@ impl GroupState {
 
     /// Returns the priority of the group against removal: an alert of its own, payload from a server, number of
     /// entries.
-    pub(crate) fn interest(&self) -> (bool, bool, usize) {
+    pub(crate) fn removal_priority(&self) -> (bool, bool, usize) {
         let incident = !matches!(self.state, IncidentState::Quiet(None)) && !self.is_aggregated();
         (incident, self.has_server_payload, self.events())
     }
@@ -512,17 +512,17 @@ impl GroupState {
         if !compiled.may_hold(self.windows(), thresholds) {
             return None;
         }
-        let mut moments = vec![time];
+        let mut candidates = vec![time];
         for window in self.windows() {
-            window.moments(time, &mut moments);
+            window.append_event_times(time, &mut candidates);
         }
         // Most records are the newest event.
-        if moments.len() > 1 {
-            moments.sort_unstable();
-            moments.dedup();
+        if candidates.len() > 1 {
+            candidates.sort_unstable();
+            candidates.dedup();
         }
-        let later = |moment: &Time| after.is_none_or(|after| *moment > after);
-        moments.into_iter().filter(later).find(|moment| compiled.holds(self.windows(), thresholds, *moment))
+        let later = |time: &Time| after.is_none_or(|after| *time > after);
+        candidates.into_iter().filter(later).find(|time| compiled.holds(self.windows(), thresholds, *time))
     }
 
     /// Returns the term values at `clock`, with the thresholds of the last alert.

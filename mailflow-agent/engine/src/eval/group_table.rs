@@ -96,8 +96,8 @@ impl GroupTable {
         let hash = hasher.hash_one(&group_key);
         let number = shard_of(hash);
         let shard = shards.get_mut(number)?;
-        let known = shard.find(hash, &group_key);
-        let slot = match known {
+        let existing = shard.find(hash, &group_key);
+        let slot = match existing {
             Some(slot) => slot,
             None if full => return None,
             None => {
@@ -118,7 +118,7 @@ impl GroupTable {
             }
         };
         let (group_key, group) = shard.get_mut(slot)?;
-        Some((group_key, group, known.is_none()))
+        Some((group_key, group, existing.is_none()))
     }
 
     /// Removes groups if a limit is reached, and returns their number. Candidates are half-open groups with few
@@ -130,20 +130,21 @@ impl GroupTable {
             return 0;
         }
         let hash = self.hasher.hash_one(group_key);
-        let (mut forgotten, near) = (0, shard_of(hash));
-        let known = self.shards.get(near).is_some_and(|shard| shard.find(hash, group_key).is_some());
-        while forgotten < MAX_EVICTED_AT_ONCE
-            && (self.memory >= limits.memory || (!known && self.len >= limits.groups.min(MAX_GROUPS)))
+        let (mut removed, first_shard) = (0, shard_of(hash));
+        let existing =
+            self.shards.get(first_shard).is_some_and(|shard| shard.find(hash, group_key).is_some());
+        while removed < MAX_EVICTED_AT_ONCE
+            && (self.memory >= limits.memory || (!existing && self.len >= limits.groups.min(MAX_GROUPS)))
         {
-            let Some((number, slot)) = self.least_active(near) else { break };
+            let Some((number, slot)) = self.least_active(first_shard) else { break };
             let Self { shards, hasher, len, memory, .. } = self;
             let Some(shard) = shards.get_mut(number) else { break };
             let Some(heap) = shard.remove(hasher, slot) else { break };
             *len -= 1;
             *memory = memory.saturating_sub(GROUP_OVERHEAD_BYTES + heap);
-            forgotten += 1;
+            removed += 1;
         }
-        forgotten
+        removed
     }
 
     /// Replaces the size of a group, in bytes.
@@ -165,36 +166,37 @@ impl GroupTable {
         let mut half_open: Option<(usize, HalfOpen)> = None;
         let mut shards = 0;
         for number in (0..SHARD_COUNT).map(|step| (first + step) % SHARD_COUNT) {
-            let Some(found) = self.shards.get_mut(number)?.least_active() else { continue };
+            let Some(candidate) = self.shards.get_mut(number)?.least_active() else { continue };
             shards += 1;
             let other = match &half_open {
-                Some((_, known)) if known.flows <= found.flows => Some((number, found)),
-                _ => half_open.replace((number, found)),
+                Some((_, existing)) if existing.flows <= candidate.flows => Some((number, candidate)),
+                _ => half_open.replace((number, candidate)),
             };
             // The candidate that is not chosen keeps its place in the queue.
             if let Some((number, HalfOpen { at, generation, .. })) = other {
                 self.shards.get_mut(number)?.half_open.push_front((at, generation));
             }
-            if shards >= MAX_COMPARED_SHARDS || half_open.as_ref().is_some_and(|(_, found)| found.flows <= 1)
+            if shards >= MAX_COMPARED_SHARDS
+                || half_open.as_ref().is_some_and(|(_, candidate)| candidate.flows <= 1)
             {
                 break;
             }
         }
-        if let Some((number, found)) = half_open {
-            return Some((number, found.at));
+        if let Some((number, candidate)) = half_open {
+            return Some((number, candidate.at));
         }
         // No group is half-open. A group with a firing alert is never removed: its alert would not resolve.
-        let mut least = None;
+        let mut best = None;
         for step in 0..SAMPLED_GROUPS {
             let number = (first + step) % SHARD_COUNT;
             let Some(shard) = self.shards.get_mut(number).filter(|shard| shard.len > 0) else { continue };
             let Some((slot, group)) = shard.next_used() else { continue };
-            let interest = group.interest();
-            if !group.has_single_alert() && least.as_ref().is_none_or(|(other, _)| interest < *other) {
-                least = Some((interest, (number, slot)));
+            let removal_priority = group.removal_priority();
+            if !group.has_single_alert() && best.as_ref().is_none_or(|(other, _)| removal_priority < *other) {
+                best = Some((removal_priority, (number, slot)));
             }
         }
-        least.map(|(_, found)| found)
+        best.map(|(_, candidate)| candidate)
     }
 
     /// Inserts a group of a checkpoint. Call [`GroupTable::schedule`] after the last one.
@@ -202,7 +204,7 @@ impl GroupTable {
         let hash = self.hasher.hash_one(&group_key);
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
         match shard.find(hash, &group_key).and_then(|slot| shard.get_mut(slot)) {
-            Some((_, known)) => *known = group,
+            Some((_, existing)) => *existing = group,
             None => {
                 self.len += 1;
                 self.memory += GROUP_OVERHEAD_BYTES + group.heap();
@@ -359,8 +361,8 @@ impl GroupTable {
                     continue;
                 }
                 let hash = hasher.hash_one(&*group_key);
-                if let Ok(found) = shard.index.find_entry(hash, |known| *known == at) {
-                    found.remove();
+                if let Ok(candidate) = shard.index.find_entry(hash, |existing| *existing == at) {
+                    candidate.remove();
                 }
                 (slot.entry, slot.next) = (None, std::mem::replace(&mut shard.free_list, at));
                 shard.len -= 1;
@@ -428,9 +430,9 @@ mod tests {
             port: 25,
             has_server_payload: false,
         };
-        let (found, group, _) =
+        let (candidate, group, _) =
             table.get_or_insert(compiled, time, (group_key(n), false), &RuleLimits::WIDEST).unwrap();
-        assert_eq!(*found, group_key(n));
+        assert_eq!(*candidate, group_key(n));
         group.apply(compiled, time, &delta);
     }
 

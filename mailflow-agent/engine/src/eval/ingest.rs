@@ -95,12 +95,12 @@ impl Evaluator {
             if !is_match {
                 continue;
             }
-            let taken = contribution.of(rule);
-            let (classes, quantities) = (record_classes - taken.classes, totals.since(&taken.quantities));
+            let counted = contribution.of(rule);
+            let (classes, quantities) = (record_classes - counted.classes, totals.since(&counted.quantities));
             // A flow that has ended has no further record, so its contribution is not needed.
             if phase != RecordPhase::Final {
                 contribution
-                    .set(rule, Counted { classes: taken.classes | record_classes, quantities: totals });
+                    .set(rule, Counted { classes: counted.classes | record_classes, quantities: totals });
             }
             let allow_status = rule_state.allow_status(&endpoints, time, self.clock_offset);
             if classes.contains(FlowClasses::FLOWS) {

@@ -117,7 +117,7 @@ impl PendingRecords {
     }
 
     /// Returns the records that the rules have not evaluated.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = RuleInput<'_>> {
+    pub(crate) fn unevaluated(&self) -> impl Iterator<Item = RuleInput<'_>> {
         let order = if self.is_evaluated { [].as_slice() } else { &self.order };
         order.iter().filter_map(|sort_key| {
             let record = self.records.get(sort_key.record as usize)?;
@@ -147,11 +147,11 @@ impl PendingRecords {
 
     fn clear(&mut self) {
         // The capacity stays until the next tick, so that a continuing flood need not allocate again.
-        let room = self.records.len().max(RETAINED_RECORDS);
+        let capacity = self.records.len().max(RETAINED_RECORDS);
         self.records.clear();
         self.order.clear();
-        self.records.shrink_to(room);
-        self.order.shrink_to(room);
+        self.records.shrink_to(capacity);
+        self.order.shrink_to(capacity);
         self.is_evaluated = false;
     }
 }

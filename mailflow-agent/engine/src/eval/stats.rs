@@ -68,7 +68,8 @@ impl Evaluator {
 
     /// Returns the statistics of all rules together.
     pub(crate) fn stats(&self) -> RuleStats {
-        let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == AllowStatus::Listed);
+        let suppressed =
+            self.deadlines.iter().filter(|(_, _, allow_status, _)| *allow_status == AllowStatus::Listed);
         let mut stats = RuleStats {
             firing: self.deadlines.len() as u64,
             suppressed: suppressed.count() as u64,

@@ -52,23 +52,23 @@ impl CompactTable {
     /// Single searches would each wait for main memory. Here no load depends on another one, so the cache misses
     /// overlap.
     pub(super) fn prefetch<const N: usize>(&self, fingerprints: &[Option<FlowFingerprint>; N]) {
-        let mut places = [0; N];
+        let mut positions = [0; N];
         let mut all = 0;
-        for (home, fingerprint) in places.iter_mut().zip(fingerprints) {
+        for (home, fingerprint) in positions.iter_mut().zip(fingerprints) {
             *home = fingerprint.map_or(0, |fingerprint| self.home(fingerprint.high));
         }
-        for home in places {
+        for home in positions {
             all ^= self
                 .highs
                 .get(home..home + COMPARED_AT_ONCE)
                 .map_or(0, |block| block[0] ^ block[COMPARED_AT_ONCE - 1]);
         }
         black_box(all);
-        for (place, fingerprint) in places.iter_mut().zip(fingerprints) {
-            *place = fingerprint.map_or(0, |fingerprint| self.lower_bound(fingerprint.high));
+        for (position, fingerprint) in positions.iter_mut().zip(fingerprints) {
+            *position = fingerprint.map_or(0, |fingerprint| self.lower_bound(fingerprint.high));
         }
-        for place in places {
-            all ^= self.slots.get(place).map_or(0, PackedCounters::prefetch);
+        for position in positions {
+            all ^= self.slots.get(position).map_or(0, PackedCounters::prefetch);
         }
         black_box(all);
     }
@@ -126,8 +126,8 @@ impl CompactTable {
     /// Returns every slot with its fingerprint.
     pub(super) fn iter(&self) -> impl Iterator<Item = (FlowFingerprint, &PackedCounters)> {
         let all = self.highs.iter().zip(&self.slots);
-        let taken = all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed());
-        taken.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
+        let used = all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed());
+        used.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
     }
 
     /// Returns every slot.
@@ -154,9 +154,9 @@ impl CompactTable {
         }
     }
 
-    /// Releases memory that `most` slots do not need.
-    pub(super) fn shrink(&mut self, most: usize) {
-        let needed = most.max(self.len) / (LOAD_DIVISOR - 1) * LOAD_DIVISOR;
+    /// Releases memory that `max_slots` slots do not need.
+    pub(super) fn shrink(&mut self, max_slots: usize) {
+        let needed = max_slots.max(self.len) / (LOAD_DIVISOR - 1) * LOAD_DIVISOR;
         let needed = needed + needed / GROWTH_DIVISOR + LOAD_DIVISOR;
         if needed < self.homes / 4 * 3 {
             self.rebuild(needed);
@@ -221,8 +221,8 @@ impl CompactTable {
         let grows = homes > self.homes;
         self.homes = homes;
         if grows {
-            let taken = self.highs.iter().filter(|fingerprint| **fingerprint != EMPTY_HIGH);
-            let end = taken.fold(0, |next, fingerprint| home(*fingerprint, homes).max(next) + 1);
+            let used = self.highs.iter().filter(|fingerprint| **fingerprint != EMPTY_HIGH);
+            let end = used.fold(0, |next, fingerprint| home(*fingerprint, homes).max(next) + 1);
             self.resize(homes.max(end) + TAIL_SLOTS);
             self.pack();
         }
@@ -259,9 +259,9 @@ impl CompactTable {
         let mut next = 0;
         for index in 0..self.highs.len() {
             if self.highs[index] != EMPTY_HIGH {
-                let place = self.home(self.highs[index]).max(next);
-                self.move_slot(index, place);
-                next = place + 1;
+                let position = self.home(self.highs[index]).max(next);
+                self.move_slot(index, position);
+                next = position + 1;
             }
         }
         next

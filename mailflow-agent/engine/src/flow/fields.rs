@@ -23,9 +23,9 @@ bitflags! {
         const DATA_BYTES = 1 << 4;
         /// Estimated messages.
         const MESSAGES = 1 << 5;
-        /// Number of SYNs, or at least if there was one.
+        /// Presence of a SYN.
         const SYN = 1 << 6;
-        /// Number of SYN-ACKs, or at least if there was one.
+        /// Presence of a SYN-ACK.
         const SYN_ACK = 1 << 7;
     }
 }

@@ -56,12 +56,12 @@ impl SourceOverflowTable {
     pub(crate) fn observe(&mut self, overflow: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
         let flow = Flow { up: overflow.up, down: overflow.down, ..placeholder_flow(&overflow.key) };
         let now = Quantities::of(&flow);
-        let past = if overflow.is_final {
+        let previous = if overflow.is_final {
             self.last_seen.remove(&overflow.key)
         } else {
             self.last_seen.insert(overflow.key, now)
         };
-        let quantities = now.since(&past.unwrap_or_default());
+        let quantities = now.since(&previous.unwrap_or_default());
         if quantities == Quantities::default() {
             return None;
         }
@@ -113,7 +113,7 @@ fn placeholder_flow(key: &SourceOverflowKey) -> Flow {
 /// Returns a flow key without server address and client port.
 fn placeholder_key(key: &SourceOverflowKey) -> FlowKey {
     let v6 = key.source.ip().is_ipv6();
-    // IANA protocol numbers fit into 8 bits, and the program counts only TCP and UDP.
+    // The number is below 128, as `Scope::new` requires.
     let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
     FlowKey { client: key.source, server_port: key.server_port, scope, ..FlowKey::default() }
 }

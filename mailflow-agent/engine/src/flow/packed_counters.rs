@@ -55,9 +55,15 @@ impl PackedCounters {
     }
 
     /// Returns the counters of a checkpoint, observed at this poll.
-    pub(crate) fn from_words([up, down, upper_packets, ends]: [u64; 4], poll: u8) -> Self {
+    pub(crate) fn from_words([up, down, upper_packets, low_and_messages]: [u64; 4], poll: u8) -> Self {
         let upper_packets = upper_packets & ((1 << POLL_SHIFT) - 1) | u64::from(poll) << POLL_SHIFT;
-        Self { up, down, upper_packets, low: (ends >> 32) as u32, messages: ends as u32 }
+        Self {
+            up,
+            down,
+            upper_packets,
+            low: (low_and_messages >> 32) as u32,
+            messages: low_and_messages as u32,
+        }
     }
 
     #[inline]

@@ -77,10 +77,10 @@ impl Quantities {
 
     /// Returns the increase since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
-        let mut gains = self.0;
-        for (gain, before) in gains.iter_mut().zip(before.0) {
-            *gain = gain.saturating_sub(before);
+        let mut increase = self.0;
+        for (value, before) in increase.iter_mut().zip(before.0) {
+            *value = value.saturating_sub(before);
         }
-        Self(gains)
+        Self(increase)
     }
 }

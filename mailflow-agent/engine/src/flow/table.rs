@@ -83,8 +83,8 @@ impl LiveFlowTable {
     /// Returns the seeds of the fingerprints, and fingerprint and packed counters of each flow.
     pub(crate) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
         let words = |(fingerprint, slot): (FlowFingerprint, &PackedCounters)| {
-            let [up, down, rest, ends] = slot.words();
-            [fingerprint.high, up, down, rest, ends]
+            let [up, down, upper_packets, low_and_messages] = slot.words();
+            [fingerprint.high, up, down, upper_packets, low_and_messages]
         };
         (self.hasher.seeds(), self.slots.iter().map(words).collect())
     }
@@ -93,8 +93,8 @@ impl LiveFlowTable {
     pub(crate) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
         *self = Self { hasher: FingerprintHasher::of_seeds(seeds), ..Self::default() };
         self.poll_times[usize::from(self.poll - 1)] = now;
-        for [high, up, down, rest, ends] in flows {
-            let slot = PackedCounters::from_words([*up, *down, *rest, *ends], self.poll);
+        for [high, up, down, upper_packets, low_and_messages] in flows {
+            let slot = PackedCounters::from_words([*up, *down, *upper_packets, *low_and_messages], self.poll);
             self.slots.insert(FlowFingerprint { high: *high, low: slot.low() }, slot);
         }
     }

@@ -24,7 +24,7 @@ pub struct SpecialUse {
 /// are internal, and the others belong to neighbouring networks.
 pub fn special_use(ip: IpAddr) -> Option<&'static SpecialUse> {
     let ip = ip.to_canonical();
-    if !BEGINNINGS[family(ip)][beginning(ip)] {
+    if !FIRST_BYTES[family(ip)][first_byte(ip)] {
         return None;
     }
     SPECIAL_USE.iter().find(|entry| entry.net.contains(&ip))
@@ -32,19 +32,19 @@ pub fn special_use(ip: IpAddr) -> Option<&'static SpecialUse> {
 
 /// First bytes of the addresses in the table, by family. Most addresses have another first byte, and the server of
 /// every record is looked up.
-static BEGINNINGS: LazyLock<[[bool; 256]; 2]> = LazyLock::new(|| {
-    let mut beginnings = [[false; 256]; 2];
+static FIRST_BYTES: LazyLock<[[bool; 256]; 2]> = LazyLock::new(|| {
+    let mut first_bytes = [[false; 256]; 2];
     for SpecialUse { net, .. } in &SPECIAL_USE {
-        beginnings[family(net.addr())][beginning(net.network())..=beginning(net.broadcast())].fill(true);
+        first_bytes[family(net.addr())][first_byte(net.network())..=first_byte(net.broadcast())].fill(true);
     }
-    beginnings
+    first_bytes
 });
 
 fn family(ip: IpAddr) -> usize {
     usize::from(ip.is_ipv6())
 }
 
-fn beginning(ip: IpAddr) -> usize {
+fn first_byte(ip: IpAddr) -> usize {
     match ip {
         IpAddr::V4(v4) => usize::from(v4.octets()[0]),
         IpAddr::V6(v6) => usize::from(v6.octets()[0]),

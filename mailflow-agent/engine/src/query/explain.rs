@@ -61,8 +61,8 @@ pub struct ExplainedFlow {
 impl Engine {
     /// Explains `source` at `now`, with at most `max_flows` flows.
     pub fn explain(&self, source: IpAddr, now: Time, max_flows: usize) -> Explanation {
-        let site = self.settings.internal.resolve(source);
-        let group = site.network.and_then(|network| network.group.clone());
+        let address = self.settings.internal.resolve(source);
+        let group = address.network.and_then(|network| network.group.clone());
         let of = Source::of(source, self.settings.v6_source_prefix);
         let is_about = |group_key: &GroupKey| match group_key {
             GroupKey::Source(_) | GroupKey::Pair(_) => group_key.source() == Some(of),
@@ -84,7 +84,7 @@ impl Engine {
                     },
                     terms: rule_state.compiled.values(
                         &group.all_windows(&rule_state.compiled),
-                        rule_state.compiled.thresholds_at(&site),
+                        rule_state.compiled.thresholds_at(&address),
                         now,
                     ),
                 };
@@ -100,9 +100,9 @@ impl Engine {
             }
             // A rule without a group for the address is reported with zero values.
             if rules.len() == before
-                && rule.matching.source.contains(&site)
+                && rule.matching.source.contains(&address)
                 && let Some(group_key) =
-                    GroupKey::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
+                    GroupKey::of_client(rule.group_by, source, &address, self.settings.v6_source_prefix)
             {
                 rules.push(snapshot(
                     &group_key,
@@ -116,7 +116,7 @@ impl Engine {
                 || record.flow.server() == source
         };
         Explanation {
-            matched_network: site.network.map(|network| network.line.clone()),
+            matched_network: address.network.map(|network| network.line.clone()),
             group,
             rules,
             flows: self
@@ -162,8 +162,8 @@ impl Engine {
 impl fmt::Display for Clause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Clause::Source(place) => write!(f, "its client is {}", describe_scope(*place)),
-            Clause::Destination(place) => write!(f, "its server is {}", describe_scope(*place)),
+            Clause::Source(scope) => write!(f, "its client is {}", describe_scope(*scope)),
+            Clause::Destination(scope) => write!(f, "its server is {}", describe_scope(*scope)),
             Clause::Port(port) => write!(f, "port {port} is not one of the rule's"),
             Clause::App(app) => write!(f, "it is {}", app.name()),
             Clause::Protocol(protocol) => write!(f, "protocol {protocol} is not one of the rule's"),
@@ -189,14 +189,14 @@ impl fmt::Display for Clause {
             }
             Clause::NoSession => f.write_str("no handshake was seen"),
             Clause::Bound { of, actual, .. } => write!(f, "{} is {actual}, out of bounds", of.name()),
-            Clause::Hours => f.write_str("it was at another hour"),
-            Clause::NotEnded => f.write_str("it is open, and judged when it has ended"),
+            Clause::Hours => f.write_str("the last packet is outside of the rule's hours"),
+            Clause::NotEnded => f.write_str("the flow is open; it is evaluated when it has ended"),
         }
     }
 }
 
-fn describe_scope(place: AddressScope) -> String {
-    match place {
+fn describe_scope(scope: AddressScope) -> String {
+    match scope {
         AddressScope::Internal => "internal".to_owned(),
         AddressScope::Internet => "on the Internet".to_owned(),
         AddressScope::Special(special) => format!("in {} ({}, {})", special.net, special.name, special.rfc),

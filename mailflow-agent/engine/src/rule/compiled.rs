@@ -96,7 +96,9 @@ impl CompiledRule {
             term_names: term_names(&rule.terms),
             allow_index: PairIndex::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
             override_index: PairIndex::new(
-                rule.threshold_overrides.iter().map(|other| (&other.of, &any_address)),
+                rule.threshold_overrides
+                    .iter()
+                    .map(|threshold_override| (&threshold_override.of, &any_address)),
             ),
             required_fields: rule.terms.iter().map(Term::required_fields).collect(),
             missing_fields: RecordFields::empty(),
@@ -108,14 +110,14 @@ impl CompiledRule {
         }
     }
 
-    /// Returns true if the windows of `other` are valid for this rule.
-    pub(crate) fn continues(&self, other: &CompiledRule) -> bool {
+    /// Returns true if the windows of `threshold_override` are valid for this rule.
+    pub(crate) fn continues(&self, threshold_override: &CompiledRule) -> bool {
         let terms = |compiled: &CompiledRule| -> Vec<_> {
             compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
         };
-        self.rule.matching == other.rule.matching
-            && self.rule.group_by == other.rule.group_by
-            && terms(self) == terms(other)
+        self.rule.matching == threshold_override.rule.matching
+            && self.rule.group_by == threshold_override.rule.group_by
+            && terms(self) == terms(threshold_override)
     }
 
     /// Begins the learning period of first-seen terms at `since`.
@@ -139,9 +141,9 @@ impl CompiledRule {
         }
     }
 
-    /// Takes the ends of the learning periods from `before`.
-    pub(crate) fn inherit_learning(&mut self, before: &CompiledRule) {
-        self.set_learning_ends(&before.learning_ends());
+    /// Takes the ends of the learning periods from `previous`.
+    pub(crate) fn inherit_learning(&mut self, previous: &CompiledRule) {
+        self.set_learning_ends(&previous.learning_ends());
     }
 
     /// Returns the specification of each term.
@@ -156,21 +158,21 @@ impl CompiledRule {
 
     /// Returns the thresholds of a group with a flow between `endpoints`.
     pub(crate) fn thresholds(&self, endpoints: &Endpoints<'_>) -> &[Thresholds] {
-        let site = if self.rule.group_by == GroupBy::Destination {
+        let address = if self.rule.group_by == GroupBy::Destination {
             &endpoints.destination
         } else {
             &endpoints.source
         };
-        self.thresholds_at(site)
+        self.thresholds_at(address)
     }
 
-    /// Returns the thresholds of a group at `site`.
-    pub(crate) fn thresholds_at(&self, site: &ResolvedAddress<'_>) -> &[Thresholds] {
-        let endpoints = Endpoints { source: *site, destination: *site };
+    /// Returns the thresholds of a group at `address`.
+    pub(crate) fn thresholds_at(&self, address: &ResolvedAddress<'_>) -> &[Thresholds] {
+        let endpoints = Endpoints { source: *address, destination: *address };
         let of = |number: usize| self.rule.threshold_overrides.get(number);
-        let own = self
-            .override_index
-            .first(&endpoints, |number| of(number).is_some_and(|other| other.of.contains(site)));
+        let own = self.override_index.first(&endpoints, |number| {
+            of(number).is_some_and(|threshold_override| threshold_override.of.contains(address))
+        });
         own.and_then(of).map_or(&self.thresholds, |thresholds| &thresholds.thresholds)
     }
 
@@ -328,7 +330,9 @@ impl CompiledRule {
                 values.iter().enumerate().filter(|(term, value)| value.value.number() > 0 && !ratio(*term));
             // Of equally near terms the first.
             some.rev()
-                .max_by(|(_, one), (_, other)| nearness(one).total_cmp(&nearness(other)))
+                .max_by(|(_, one), (_, threshold_override)| {
+                    nearness(one).total_cmp(&nearness(threshold_override))
+                })
                 .map(|(term, _)| term)
         };
         self.first_holding(&self.rule.condition, values).or_else(nearest)
@@ -336,8 +340,8 @@ impl CompiledRule {
 
     /// Returns the end of the last period in which the condition holds, by the resolve thresholds. The end may lie
     /// in the future.
-    pub(crate) fn until(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> Option<Time> {
-        match self.holds_until(&self.rule.condition, windows, thresholds, Time::END) {
+    pub(crate) fn holds_until(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> Option<Time> {
+        match self.part_holds_until(&self.rule.condition, windows, thresholds, Time::END) {
             HoldsUntil::At(until) => Some(until),
             HoldsUntil::Never => None,
             // With ratios only, the incident lasts while a numerator is not empty.
@@ -375,33 +379,37 @@ impl CompiledRule {
         }
     }
 
-    /// Returns the end of the last period in which a part of the condition holds, at most `before`.
-    fn holds_until(
+    /// Returns the end of the last period in which a part of the condition holds, at most `limit`.
+    fn part_holds_until(
         &self,
         condition: &Condition,
         windows: &[WindowState],
         thresholds: &[Thresholds],
-        before: Time,
+        limit: Time,
     ) -> HoldsUntil {
         match condition {
             Condition::Term(term) => {
                 match (self.term_specs.get(*term), windows.get(*term), thresholds.get(*term)) {
                     (Some(term_spec), Some(window), Some(thresholds)) => {
-                        window.until(term_spec, thresholds.resolve_below, before)
+                        window.holds_until(term_spec, thresholds.resolve_below, limit)
                     }
                     _ => HoldsUntil::Never,
                 }
             }
             Condition::Any(parts) => {
-                let untils = parts.iter().map(|part| self.holds_until(part, windows, thresholds, before));
-                untils.fold(HoldsUntil::Undecided, |one, other| match (one, other) {
-                    (HoldsUntil::At(one), HoldsUntil::At(other)) => HoldsUntil::At(one.max(other)),
-                    (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
-                    (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
-                    (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
+                let untils = parts.iter().map(|part| self.part_holds_until(part, windows, thresholds, limit));
+                untils.fold(HoldsUntil::Undecided, |one, threshold_override| {
+                    match (one, threshold_override) {
+                        (HoldsUntil::At(one), HoldsUntil::At(threshold_override)) => {
+                            HoldsUntil::At(one.max(threshold_override))
+                        }
+                        (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
+                        (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
+                        (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
+                    }
                 })
             }
-            Condition::All(parts) => self.holds_together_until(parts, windows, thresholds, before),
+            Condition::All(parts) => self.holds_together_until(parts, windows, thresholds, limit),
         }
     }
 
@@ -412,12 +420,12 @@ impl CompiledRule {
         parts: &[Condition],
         windows: &[WindowState],
         thresholds: &[Thresholds],
-        mut before: Time,
+        mut limit: Time,
     ) -> HoldsUntil {
         loop {
             let mut first = None;
             for part in parts {
-                match self.holds_until(part, windows, thresholds, before) {
+                match self.part_holds_until(part, windows, thresholds, limit) {
                     HoldsUntil::Never => return HoldsUntil::Never,
                     HoldsUntil::At(until) => {
                         first = Some(first.map_or(until, |first: Time| first.min(until)))
@@ -427,8 +435,8 @@ impl CompiledRule {
             }
             match first {
                 None => return HoldsUntil::Undecided,
-                Some(until) if until >= before => return HoldsUntil::At(until),
-                Some(until) => before = until,
+                Some(until) if until >= limit => return HoldsUntil::At(until),
+                Some(until) => limit = until,
             }
         }
     }
@@ -452,15 +460,18 @@ fn term_names(terms: &[Term]) -> Vec<Arc<str>> {
 
 /// Returns the lowest threshold of a term for any group.
 fn lowest_thresholds(rule: &Rule, term: usize) -> u64 {
-    let override_index = rule.threshold_overrides.iter().filter_map(|other| other.thresholds.get(term));
+    let override_index = rule
+        .threshold_overrides
+        .iter()
+        .filter_map(|threshold_override| threshold_override.thresholds.get(term));
     let default = rule.terms.get(term).map(|term| &term.thresholds);
     override_index.chain(default).map(|thresholds| thresholds.at_least).min().unwrap_or(0)
 }
 
 fn port_bytes(port: u16) -> EndpointBytes {
-    let mut mark = [0; 16];
-    if let Some(last) = mark.last_chunk_mut::<2>() {
+    let mut bytes = [0; 16];
+    if let Some(last) = bytes.last_chunk_mut::<2>() {
         *last = port.to_be_bytes();
     }
-    mark
+    bytes
 }

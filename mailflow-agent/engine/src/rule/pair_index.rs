@@ -115,15 +115,15 @@ impl KeyKind {
     }
 
     /// Returns the key of this kind that an address has.
-    fn key_of(self, site: &ResolvedAddress<'_>) -> Option<Member> {
+    fn key_of(self, address: &ResolvedAddress<'_>) -> Option<Member> {
         match self {
             KeyKind::Any => Some(Member::Any),
-            KeyKind::Internal => (site.scope == AddressScope::Internal).then_some(Member::Internal),
-            KeyKind::External => (site.scope == AddressScope::Internet).then_some(Member::External),
-            KeyKind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
-            KeyKind::Role => site.network?.role.map(Member::Role),
-            KeyKind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
-            KeyKind::Net(_, prefix_length) => network_around(site.ip, prefix_length).map(Member::Net),
+            KeyKind::Internal => (address.scope == AddressScope::Internal).then_some(Member::Internal),
+            KeyKind::External => (address.scope == AddressScope::Internet).then_some(Member::External),
+            KeyKind::Group => address.network?.group.as_deref().map(|name| Member::Group(name.into())),
+            KeyKind::Role => address.network?.role.map(Member::Role),
+            KeyKind::Net(v6, _) if v6 != address.ip.is_ipv6() => None,
+            KeyKind::Net(_, prefix_length) => network_around(address.ip, prefix_length).map(Member::Net),
         }
     }
 }

@@ -39,15 +39,15 @@ fn collisions<T: PartialEq, H: PartialEq>(
     hash: impl Fn(&mut Rng, &T, &T) -> [H; 2],
 ) -> usize {
     let mut random = Rng::with_seed(9);
-    let mut found = 0;
+    let mut collisions_found = 0;
     for _ in 0..PAIRS {
         let [one, other] = pair(&mut random).map(|words| input(&words));
         if one != other {
             let [one, other] = hash(&mut random, &one, &other);
-            found += usize::from(one == other);
+            collisions_found += usize::from(one == other);
         }
     }
-    found
+    collisions_found
 }
 
 fn flow_of(words: &Words) -> Flow {
@@ -60,16 +60,16 @@ fn flow_of(words: &Words) -> Flow {
 
 #[test]
 fn no_difference_makes_two_flows_share_a_name() {
-    let found = collisions(flow_of, |random, one, other| {
-        let names = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
-        [names.of(one), names.of(other)].map(|name| name.high)
+    let collisions_found = collisions(flow_of, |random, one, other| {
+        let hasher = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
+        [hasher.of(one), hasher.of(other)].map(|fingerprint| fingerprint.high)
     });
-    assert_eq!(found, 0);
-    let found = collisions(flow_of, |random, one, other| {
-        let names = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
-        [names.of(one), names.of(other)].map(|name| name.low)
+    assert_eq!(collisions_found, 0);
+    let collisions_found = collisions(flow_of, |random, one, other| {
+        let hasher = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
+        [hasher.of(one), hasher.of(other)].map(|fingerprint| fingerprint.low)
     });
-    assert!(found <= 1, "{found} pairs share 32 bits");
+    assert!(collisions_found <= 1, "{collisions_found} pairs share 32 bits");
 }
 
 /// Hashes with the standard library's keyed hash, which all tables of sources, groups and overflow use.
@@ -84,7 +84,7 @@ fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
     let group_key = |words: &Words| GroupKey::Source(Source::of(ip(words), 128));
     let pair =
         |words: &Words| GroupKey::Pair(Box::new((Source::of(ip(words), 128), flow_of(words).server())));
-    let spill = |words: &Words| {
+    let overflow = |words: &Words| {
         let FlowKey { client, server_port, .. } = flow_of(words).key;
         SourceOverflowKey { source: client, server_port, protocol: u16::from(PROTOCOL_TCP) }
     };
@@ -92,6 +92,6 @@ fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
         |words: &Words| words.iter().take(4).fold(0_u128, |all, word| all << 32 | u128::from(*word));
     assert_eq!(collisions(group_key, keyed), 0);
     assert_eq!(collisions(pair, keyed), 0);
-    assert_eq!(collisions(spill, keyed), 0);
+    assert_eq!(collisions(overflow, keyed), 0);
     assert_eq!(collisions(metrics, keyed), 0);
 }

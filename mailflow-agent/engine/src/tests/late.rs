@@ -8,9 +8,9 @@ fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let seen =
         |last: u64| Flow { up: flow::DirectionStats { last: Some(at(last)), ..flow.up }, ..flow.clone() };
-    read(&mut before, at(390), &[seen(380)]);
+    poll_table(&mut before, at(390), &[seen(380)]);
     // This poll does not show the flow, whose active interval has elapsed.
-    read(&mut before, at(410), &[]);
+    poll_table(&mut before, at(410), &[]);
     let mut engine = engine();
     engine.restore_flows(&before.checkpoint_flows());
     engine.begin_recovered_poll(at(430));

@@ -67,10 +67,10 @@ fn what_no_record_tells_is_not_zero() {
         let record = timeout::record(closed(port, 100), &fixture::settings().services, RecordReason::Closed);
         FlowRecord { fields, ..record }
     };
-    let lacking = RecordFields::all() - RecordFields::MESSAGES;
+    let missing = RecordFields::all() - RecordFields::MESSAGES;
     let mut alerts = Vec::new();
     for port in 4_000..4_003 {
-        alerts.extend(engine.ingest_record(at(110), &record(port, lacking)).alerts);
+        alerts.extend(engine.ingest_record(at(110), &record(port, missing)).alerts);
     }
     let values = |terms: &[TermValue]| terms.iter().map(|term| term.value).collect::<Vec<_>>();
     assert_eq!(values(&alerts[0].terms), [Value::Exactly(3), Value::Unknown]);

@@ -89,17 +89,18 @@ impl CountWindow {
         })
     }
 
-    /// Returns the end of the last period with at least `threshold` events, at most `before`. The end may lie in
+    /// Returns the end of the last period with at least `threshold` events, at most `limit`. The end may lie in
     /// the future.
-    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
-        last_run(&self.events, |event| *event, window_spec, threshold, before)
+    pub(super) fn holds_until(&self, window_spec: &WindowSpec, threshold: u64, limit: Time) -> Option<Time> {
+        last_run(&self.events, |event| *event, window_spec, threshold, limit)
     }
 
     /// Returns the number of events in the window that ends at `time`.
     pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
-        let behind = self.events.partition_point(|event| *event <= time);
-        let before = self.events[..behind].partition_point(|event| !window_spec.contains_event(*event, time));
-        let count = (behind - before) as u64;
+        let end_index = self.events.partition_point(|event| *event <= time);
+        let start_index =
+            self.events[..end_index].partition_point(|event| !window_spec.contains_event(*event, time));
+        let count = (end_index - start_index) as u64;
         let has_forgotten = self.forgotten > Time::ZERO && window_spec.contains_event(self.forgotten, time);
         if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
@@ -159,7 +160,7 @@ mod tests {
         let three = window_spec(WindowKind::Tumbling, 3);
         assert_eq!(times(&three, [3_600, 5_000, 7_199]).reached_at(&three, 3, None), Some(at(7_199)));
         assert_eq!(times(&three, [3_599, 3_600, 7_199]).reached_at(&three, 3, None), None);
-        assert_eq!(times(&three, [3_600, 5_000, 7_199]).until(&three, 3, Time::END), Some(at(7_200)));
+        assert_eq!(times(&three, [3_600, 5_000, 7_199]).holds_until(&three, 3, Time::END), Some(at(7_200)));
     }
 
     #[test]
@@ -192,7 +193,7 @@ mod tests {
         );
         assert_eq!(times.value(&ten, at(3_600 + 971)), Value::Exactly(28));
         assert_eq!(times.value(&ten, at(3_600 + 972)), Value::Exactly(27));
-        assert_eq!(times.until(&ten, 10, Time::END), Some(at(990 + 3_600)));
+        assert_eq!(times.holds_until(&ten, 10, Time::END), Some(at(990 + 3_600)));
     }
 
     #[test]

@@ -37,14 +37,14 @@ impl DistinctWindow {
         endpoint: EndpointBytes,
     ) {
         self.prune(window_spec, clock);
-        if let Some(place) = self.entries.iter().position(|(_, known)| *known == endpoint) {
-            if self.entries.get(place).is_some_and(|(last, _)| *last >= time) {
+        if let Some(index) = self.entries.iter().position(|(_, existing)| *existing == endpoint) {
+            if self.entries.get(index).is_some_and(|(last, _)| *last >= time) {
                 return;
             }
-            self.entries.remove(place);
+            self.entries.remove(index);
         }
-        let place = self.entries.partition_point(|(last, _)| *last <= time);
-        self.entries.insert(place, (time, endpoint));
+        let index = self.entries.partition_point(|(last, _)| *last <= time);
+        self.entries.insert(index, (time, endpoint));
         while self.entries.len() as u64 > max_threshold.max(1) {
             let (last, _) = self.entries.remove(0);
             self.forgotten = self.forgotten.max(last);
@@ -68,10 +68,10 @@ impl DistinctWindow {
         if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Returns the end of the last period with at least `threshold` endpoints, at most `before`. The end may lie in
+    /// Returns the end of the last period with at least `threshold` endpoints, at most `limit`. The end may lie in
     /// the future.
-    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
-        last_run(&self.entries, |(last, _)| *last, window_spec, threshold, before)
+    pub(super) fn holds_until(&self, window_spec: &WindowSpec, threshold: u64, limit: Time) -> Option<Time> {
+        last_run(&self.entries, |(last, _)| *last, window_spec, threshold, limit)
     }
 
     /// Returns the event times, newest first.
@@ -118,9 +118,9 @@ mod tests {
     fn each_end_counts_once() {
         let ends = ends(&[(100, 1), (200, 2), (300, 1), (400, 1)]);
         assert_eq!(ends.value(&hour(), at(400)), Value::Exactly(2));
-        assert_eq!(ends.until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
+        assert_eq!(ends.holds_until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
         assert_eq!(ends.value(&hour(), at(3_800)), Value::Exactly(1));
-        assert_eq!(ends.until(&hour(), 3, Time::END), None);
+        assert_eq!(ends.holds_until(&hour(), 3, Time::END), None);
     }
 
     #[test]

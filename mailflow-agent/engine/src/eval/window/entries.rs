@@ -19,7 +19,7 @@ pub(super) fn remove_oldest<T>(entries: &mut ThinVec<T>, expired: usize) {
 pub(super) fn heap<T>(entries: &ThinVec<T>) -> usize {
     match entries.capacity() {
         0 => 0,
-        room => 2 * size_of::<usize>() + room * size_of::<T>(),
+        capacity => 2 * size_of::<usize>() + capacity * size_of::<T>(),
     }
 }
 
@@ -29,19 +29,19 @@ pub(super) fn growth(entries: usize) -> usize {
     (entries / 4).clamp(1, 16)
 }
 
-/// Returns the end of the last period in which one window holds `threshold` entries, at most `before`. The end may
+/// Returns the end of the last period in which one window holds `threshold` entries, at most `limit`. The end may
 /// lie in the future. `entries` must be ascending by time.
 pub(super) fn last_run<T>(
     entries: &[T],
     time: impl Fn(&T) -> Time,
     window_spec: &WindowSpec,
     threshold: u64,
-    before: Time,
+    limit: Time,
 ) -> Option<Time> {
-    let end = entries.partition_point(|entry| time(entry) < before);
+    let end = entries.partition_point(|entry| time(entry) < limit);
     entries.get(..end)?.windows(run_length(threshold)).rev().find_map(|run| {
         let (oldest, newest) = (time(run.first()?), time(run.last()?));
-        window_spec.contains_event(oldest, newest).then(|| window_spec.leaves(oldest).min(before))
+        window_spec.contains_event(oldest, newest).then(|| window_spec.leaves(oldest).min(limit))
     })
 }
 

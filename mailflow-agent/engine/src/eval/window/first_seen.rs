@@ -45,7 +45,7 @@ impl FirstSeenWindow {
     ) {
         self.prune(window_spec, horizon, clock);
         let new = if time < learning_ends { Time::ZERO } else { time };
-        let room = self.entries.len() < MAX_ENDPOINTS;
+        let has_room = self.entries.len() < MAX_ENDPOINTS;
         match self.entries.iter_mut().find(|entry| entry.endpoint == endpoint) {
             Some(entry) if time >= entry.last + horizon => (entry.first, entry.last) = (new, time),
             Some(entry) => {
@@ -55,7 +55,7 @@ impl FirstSeenWindow {
                     entry.first = new;
                 }
             }
-            None if room => self.entries.push(FirstSeenEntry { endpoint, first: new, last: time }),
+            None if has_room => self.entries.push(FirstSeenEntry { endpoint, first: new, last: time }),
             None => self.is_full = true,
         }
     }
@@ -76,13 +76,13 @@ impl FirstSeenWindow {
         if self.is_full { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Returns the end of the last period with at least `threshold` new endpoints, at most `before`. The end may
+    /// Returns the end of the last period with at least `threshold` new endpoints, at most `limit`. The end may
     /// lie in the future.
-    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
+    pub(super) fn holds_until(&self, window_spec: &WindowSpec, threshold: u64, limit: Time) -> Option<Time> {
         let mut firsts: Vec<Time> = self.entries.iter().map(|entry| entry.first).collect();
         firsts.retain(|first| *first > Time::ZERO);
         firsts.sort_unstable();
-        last_run(&firsts, |first| *first, window_spec, threshold, before)
+        last_run(&firsts, |first| *first, window_spec, threshold, limit)
     }
 
     /// Returns the time of the newest event.
@@ -91,7 +91,7 @@ impl FirstSeenWindow {
     }
 
     /// Returns the times at which endpoints were new, and the newest event.
-    pub(super) fn moments(&self) -> impl Iterator<Item = Time> {
+    pub(super) fn event_times(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().map(|entry| entry.first).chain(self.newest())
     }
 
@@ -133,8 +133,8 @@ mod tests {
         }
         assert_eq!(window.value(&day(), at(10)), Value::Exactly(2));
         assert_eq!(window.value(&day(), at(30)), Value::Exactly(1), "1 is known since hour 1");
-        assert_eq!(window.until(&day(), 1, Time::END), Some(at(34)));
-        assert_eq!(window.until(&day(), 2, Time::END), Some(at(25)));
+        assert_eq!(window.holds_until(&day(), 1, Time::END), Some(at(34)));
+        assert_eq!(window.holds_until(&day(), 2, Time::END), Some(at(25)));
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         let earlier = at(10) - Duration::from_secs(100);
         window.add(&day(), (30 * DAY, Time::ZERO), at(10), earlier, [1; 16]);
         assert_eq!(window.value(&day(), earlier), Value::Exactly(1));
-        assert_eq!(window.until(&day(), 1, Time::END), Some(earlier + DAY));
+        assert_eq!(window.holds_until(&day(), 1, Time::END), Some(earlier + DAY));
     }
 
     #[test]

@@ -202,15 +202,17 @@ impl WindowState {
         }
     }
 
-    /// Returns the end of the last period in which the term holds `threshold`, at most `before`. The end may lie in
+    /// Returns the end of the last period in which the term holds `threshold`, at most `limit`. The end may lie in
     /// the future.
-    pub(crate) fn until(&self, term_spec: &TermSpec, threshold: u64, before: Time) -> HoldsUntil {
+    pub(crate) fn holds_until(&self, term_spec: &TermSpec, threshold: u64, limit: Time) -> HoldsUntil {
         let until = match self {
-            WindowState::Count(count) => count.until(&term_spec.window_spec, threshold, before),
-            WindowState::Sum(sum) => sum.until(&term_spec.window_spec, threshold, before),
+            WindowState::Count(count) => count.holds_until(&term_spec.window_spec, threshold, limit),
+            WindowState::Sum(sum) => sum.holds_until(&term_spec.window_spec, threshold, limit),
             WindowState::Ratio(_) => return HoldsUntil::Undecided,
-            WindowState::Distinct(distinct) => distinct.until(&term_spec.window_spec, threshold, before),
-            WindowState::FirstSeen(first_seen) => first_seen.until(&term_spec.window_spec, threshold, before),
+            WindowState::Distinct(distinct) => distinct.holds_until(&term_spec.window_spec, threshold, limit),
+            WindowState::FirstSeen(first_seen) => {
+                first_seen.holds_until(&term_spec.window_spec, threshold, limit)
+            }
         };
         until.map_or(HoldsUntil::Never, HoldsUntil::At)
     }
@@ -237,17 +239,17 @@ impl WindowState {
     }
 
     /// Appends the event times after `since` at which the value of a window may increase.
-    pub(crate) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
+    pub(crate) fn append_event_times(&self, since: Time, times: &mut Vec<Time>) {
         let later = |time: &Time| *time > since;
         match self {
-            WindowState::Count(count) => moments.extend(count.newest_first().take_while(later)),
-            WindowState::Sum(sum) => moments.extend(sum.newest_first().take_while(later)),
+            WindowState::Count(count) => times.extend(count.newest_first().take_while(later)),
+            WindowState::Sum(sum) => times.extend(sum.newest_first().take_while(later)),
             WindowState::Ratio(parts) => {
-                moments.extend(parts.0.newest_first().take_while(later));
-                moments.extend(parts.1.newest_first().take_while(later));
+                times.extend(parts.0.newest_first().take_while(later));
+                times.extend(parts.1.newest_first().take_while(later));
             }
-            WindowState::Distinct(distinct) => moments.extend(distinct.newest_first().take_while(later)),
-            WindowState::FirstSeen(first_seen) => moments.extend(first_seen.moments().filter(later)),
+            WindowState::Distinct(distinct) => times.extend(distinct.newest_first().take_while(later)),
+            WindowState::FirstSeen(first_seen) => times.extend(first_seen.event_times().filter(later)),
         }
     }
 

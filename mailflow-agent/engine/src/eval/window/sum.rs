@@ -77,10 +77,10 @@ impl SumWindow {
         self.sum(|bin| bin.first <= time && window_spec.contains_event(bin.last, time))
     }
 
-    /// Returns the end of the last period with a sum of at least `threshold`, at most `before`. The end may lie in
+    /// Returns the end of the last period with a sum of at least `threshold`, at most `limit`. The end may lie in
     /// the future.
-    pub(super) fn until(&self, window_spec: &WindowSpec, threshold: u64, before: Time) -> Option<Time> {
-        let end = self.bins.partition_point(|bin| bin.last < before);
+    pub(super) fn holds_until(&self, window_spec: &WindowSpec, threshold: u64, limit: Time) -> Option<Time> {
+        let end = self.bins.partition_point(|bin| bin.last < limit);
         let bins = self.bins.get(..end)?;
         // `oldest..=newest` are the bins of one window. Both indices go back in time.
         let (mut sum, mut oldest) = (0u64, bins.len());
@@ -93,7 +93,7 @@ impl SumWindow {
                 oldest -= 1;
             }
             if sum >= threshold.max(1) {
-                return bins.get(oldest).map(|bin| window_spec.leaves(bin.first).min(before));
+                return bins.get(oldest).map(|bin| window_spec.leaves(bin.first).min(limit));
             }
             if oldest <= newest {
                 sum -= bin.amount;
@@ -179,9 +179,9 @@ mod tests {
         assert_eq!(window.within(&hour(), at(3_650)), 13, "50 has left");
         assert_eq!(window.within(&hour(), at(3_700)), 7);
         assert_eq!(window.within(&hour(), at(99)), 2, "as it was then");
-        assert_eq!(window.until(&hour(), 13, Time::END), Some(at(3_700)));
-        assert_eq!(window.until(&hour(), 14, Time::END), Some(at(3_650)));
-        assert_eq!(window.until(&hour(), 16, Time::END), None);
+        assert_eq!(window.holds_until(&hour(), 13, Time::END), Some(at(3_700)));
+        assert_eq!(window.holds_until(&hour(), 14, Time::END), Some(at(3_650)));
+        assert_eq!(window.holds_until(&hour(), 16, Time::END), None);
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
                 events.iter().filter(|(time, _)| *time <= end && time + 3_600 > end).map(|(_, n)| n).sum()
             };
             let held = (0..13_000).rev().find(|end| value(*end) >= threshold);
-            prop_assert_eq!(window.until(&hour(), threshold, Time::END), held.map(|last| at(last + 1)));
+            prop_assert_eq!(window.holds_until(&hour(), threshold, Time::END), held.map(|last| at(last + 1)));
         }
     }
 }
