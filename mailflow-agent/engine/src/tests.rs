@@ -61,7 +61,7 @@ fn packet_deltas(effects: &Effects) -> (u64, u64) {
 }
 
 #[test]
-fn nine_flows_are_silent_and_the_tenth_speaks() {
+fn the_tenth_flow_fires() {
     let mut engine = engine();
     let mut nine: Vec<Flow> = (0..9).map(|n| closed(4_000 + n, 100 + u64::from(n))).collect();
     let effects = cycle(&mut engine, at(200), &mut nine);
@@ -101,7 +101,7 @@ fn an_alert_repeats_and_resolves_once() {
 }
 
 #[test]
-fn a_flow_that_gained_something_before_its_removal_lives() {
+fn a_flow_that_changed_before_its_eviction_stays() {
     let mut engine = engine();
     let [gone, mut late] = [closed(4_000, 100), closed(4_001, 100)];
     let effects = poll_table(&mut engine, at(105), &[gone.clone(), late.clone()]);
@@ -120,7 +120,7 @@ fn a_flow_that_gained_something_before_its_removal_lives() {
 }
 
 #[test]
-fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
+fn a_flow_without_an_outcome_is_pending_again() {
     let mut engine = engine();
     let table = [closed(4_000, 100), closed(4_001, 100)];
     poll_table(&mut engine, at(105), &table);
@@ -132,7 +132,7 @@ fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
 }
 
 #[test]
-fn a_flow_somebody_else_took_out_is_booked_and_forgotten() {
+fn a_flow_that_another_program_removed_is_counted_and_dropped() {
     let mut engine = engine();
     assert_eq!(packet_deltas(&poll_table(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
     for second in 106..206 {
@@ -143,7 +143,7 @@ fn a_flow_somebody_else_took_out_is_booked_and_forgotten() {
 }
 
 #[test]
-fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
+fn a_flow_that_some_polls_miss_continues() {
     let mut engine = engine();
     let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let mut sum = (0, 0);
@@ -164,7 +164,7 @@ fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
 }
 
 #[test]
-fn a_new_flow_under_an_old_key_is_another_flow() {
+fn a_reused_key_is_another_flow() {
     let mut engine = engine();
     let old = closed(4_000, 100);
     poll_table(&mut engine, at(101), std::slice::from_ref(&old));
@@ -178,7 +178,7 @@ fn a_new_flow_under_an_old_key_is_another_flow() {
 }
 
 #[test]
-fn a_living_flow_has_a_record_each_interval_and_counts_once() {
+fn a_live_flow_has_interim_records_and_counts_once() {
     let mut engine = engine();
     let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let (mut reasons, mut matched_flows) = (Vec::new(), 0);
@@ -206,7 +206,7 @@ fn a_flow_counts_when_it_first_grows_large_enough() {
 }
 
 #[test]
-fn shutdown_leaves_nothing_and_loses_nothing() {
+fn shutdown_emits_every_flow_once() {
     let mut engine = engine();
     let (over, open) = (closed(4_000, 100), fixture::flow("10.0.0.1:4001", "9.9.9.9:25"));
     poll_table(&mut engine, at(100), std::slice::from_ref(&open));
@@ -220,7 +220,7 @@ fn shutdown_leaves_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn records_from_elsewhere_count_once_too() {
+fn external_records_count_once() {
     let mut engine = engine();
     let flow = closed(4_000, 100);
     let record = |reason| {
@@ -234,7 +234,7 @@ fn records_from_elsewhere_count_once_too() {
 }
 
 #[test]
-fn a_flow_that_another_followed_ends_when_it_did() {
+fn a_superseded_flow_ends_at_its_successor() {
     let mut engine = engine();
     let last_seen = closed(4_000, 100);
     poll_table(&mut engine, at(101), std::slice::from_ref(&last_seen));
@@ -279,7 +279,7 @@ fn ipv6_sources_are_grouped_by_prefix() {
 }
 
 #[test]
-fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
+fn a_tick_over_days_repeats_alerts_at_their_own_times() {
     let mut settings = fixture::settings();
     settings.rules[0].repeat_interval = Duration::from_secs(1_500);
     let mut engine = Engine::new(settings);
@@ -334,7 +334,7 @@ fn other_settings_keep_windows_and_incidents() {
 }
 
 #[test]
-fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
+fn a_restart_within_a_window_loses_no_flow_and_repeats_no_alert() {
     let flows: Vec<Flow> = (0..20).map(|n| closed(4_000 + n, 100 + u64::from(n) * 60)).collect();
     let deliver = |engine: &mut Engine, flows: &[Flow]| -> Vec<Alert> {
         let alerts = flows.iter().flat_map(|flow| {
@@ -362,7 +362,7 @@ fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
 }
 
 #[test]
-fn a_rule_that_means_something_else_begins_anew() {
+fn a_changed_definition_starts_with_empty_windows() {
     let mut engine = engine();
     for n in 0..9 {
         let flow = closed(4_000 + n, 100 + u64::from(n));
@@ -406,7 +406,7 @@ fn terms_that_measure_the_same_have_names_of_their_own() {
 }
 
 #[test]
-fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
+fn an_alert_has_the_terms_of_the_current_rule() {
     let rule = |terms: Vec<Term>| {
         let condition = Condition::Any((0..terms.len()).map(Condition::Term).collect());
         let repeat_interval = Duration::from_secs(60);
@@ -456,7 +456,7 @@ fn either_or_both() -> Rule {
 }
 
 #[test]
-fn terms_that_held_one_after_the_other_did_not_hold_together() {
+fn terms_that_held_in_turn_did_not_hold_together() {
     let mut engine = Engine::new(Settings { rules: vec![either_or_both()], ..fixture::settings() });
     let failed = |port, last| Flow { messages: 0, ..closed(port, last) };
     let mut table = vec![closed(4_000, 1_000), closed(4_001, 1_001), closed(4_002, 1_002)];
@@ -538,7 +538,7 @@ fn a_rule_that_is_new_at_a_restart_learns_first() {
 }
 
 #[test]
-fn a_state_has_the_records_that_the_rules_have_not_seen() {
+fn a_checkpoint_has_the_pending_records() {
     let mut engine = engine();
     cycle(&mut engine, at(50), &mut Vec::new());
     for n in 0..10 {
@@ -550,7 +550,7 @@ fn a_state_has_the_records_that_the_rules_have_not_seen() {
 }
 
 #[test]
-fn a_flow_lives_through_the_readings_that_another_process_made() {
+fn a_flow_survives_polls_of_the_previous_process() {
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let mut engine = engine();
     poll_table(&mut engine, at(150), std::slice::from_ref(&flow));
@@ -568,7 +568,7 @@ fn a_flow_lives_through_the_readings_that_another_process_made() {
 }
 
 #[test]
-fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
+fn an_interim_record_of_an_incomplete_poll_is_redone() {
     let mut before = engine();
     let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let mut seen = |last: u64| {

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept() {
+    fn a_ring_keeps_the_newest_records() {
         for (class, capacity) in
             [(HandshakeClass::Completed, RING_RECORDS[0]), (HandshakeClass::HalfOpen, RING_RECORDS[1])]
         {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_begin_again() {
+    fn record_numbers_wrap_around() {
         for class in [HandshakeClass::Completed, HandshakeClass::HalfOpen] {
             let mut evidence = Evidence::default();
             evidence.ring_mut(class).next = HALF_OPEN_HANDLE - 2;
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_half_open_sources_pushes_out_nothing_of_others() {
+    fn half_open_sources_overwrite_no_evidence_of_others() {
         let (mut evidence, mut real) = (Evidence::default(), EvidenceChain::default());
         let flood = |evidence: &mut Evidence| {
             let spoofed = record(7, 50);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn each_finds_its_own_by_time_and_of_a_flow_the_last() {
+    fn a_chain_has_the_last_record_of_each_flow_by_time() {
         let (mut evidence, mut mine, mut other) =
             (Evidence::default(), EvidenceChain::default(), EvidenceChain::default());
         assert!(evidence.find(mine).records.is_empty());
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_shown_and_that_some_are_gone_is_told() {
+    fn a_view_has_a_limit_and_reports_overwritten_records() {
         let (mut evidence, mut many, mut few) =
             (Evidence::default(), EvidenceChain::default(), EvidenceChain::default());
         (0..30).for_each(|number| link(&mut evidence, &mut many, number, 100 + u64::from(number)));

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_lie_on_a_grid_and_the_end_follows_the_value() {
+    fn repeats_are_multiples_of_the_interval_and_the_end_follows_the_value() {
         let rule = fixture::rule();
         let mut incident =
             Incident::new(&rule, at(1_000), at(4_000), last_alert(vec![fixture::record(at(1_000))]));

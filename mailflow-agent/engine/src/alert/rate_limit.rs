@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_neither_repeats_nor_forgets_what_is_told_of_many() {
+    fn a_restart_keeps_the_aggregate_alert() {
         let limits =
             RuleLimits { alerts_per_minute: 10, flood_sources: 500, groups: 2_000, ..RuleLimits::WIDEST };
         // 3,000 flows, and an hour and a half after them.
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_rate_one_alert_tells_of_all() {
+    fn beyond_the_limit_one_alert_reports_all() {
         let limits = RuleLimits { alerts_per_minute: 10, ..RuleLimits::WIDEST };
         // 3,000 sources in 300 seconds.
         let (mut engine, notified, aggregated_alerts) = alerts(3_000, limits);
@@ -343,12 +343,12 @@ mod tests {
         let resolved = |alert: &&Alert| alert.state == AlertState::Resolved;
         let ended: Vec<_> = later.iter().filter(resolved).collect();
         assert_eq!(ended.iter().filter(|alert| alert.group_key == GroupKey::Many).count(), 1);
-        assert_eq!(ended.len(), 51, "the end of each that was told, and of no other");
+        assert_eq!(ended.len(), 51, "one resolve for each notified alert");
         assert_eq!((engine.firing().len(), engine.stats().rules.firing), (0, 0));
     }
 
     #[test]
-    fn those_that_are_told_together_make_room_for_others() {
+    fn aggregated_groups_are_removed_first() {
         let limits = RuleLimits { alerts_per_minute: 10, groups: 500, ..RuleLimits::WIDEST };
         let (engine, notified, aggregated_alerts) = alerts(3_000, limits);
         let counts = &engine.rule_counts()[0];
@@ -357,11 +357,11 @@ mod tests {
             notified.len() + aggregated_alerts - 3_000,
             notified.iter().filter(|alert| alert.group_key == GroupKey::Many).count()
         );
-        assert_eq!(engine.firing().len(), 51, "what was told by itself stays");
+        assert_eq!(engine.firing().len(), 51, "groups with an alert of their own stay");
     }
 
     #[test]
-    fn below_the_rate_each_is_told() {
+    fn below_the_limit_each_alert_is_emitted() {
         let limits = RuleLimits { alerts_per_minute: 600, ..RuleLimits::WIDEST };
         let (_, notified, aggregated_alerts) = alerts(3_000, limits);
         assert_eq!((notified.len(), aggregated_alerts), (3_000, 0));

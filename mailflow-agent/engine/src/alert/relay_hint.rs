@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_delivers_to_many_is_suggested_and_what_fails_is_not() {
+    fn sources_that_deliver_to_many_servers_are_suggested() {
         let mut engine = Engine::new(fixture::settings());
         for n in 0..30u16 {
             let port = 4_000 + n;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_says_that_its_source_behaves_like_a_relay_once_it_does() {
+    fn an_alert_has_a_relay_hint_once_its_source_is_like_a_relay() {
         let mut engine = Engine::new(fixture::settings());
         let mut alerts = Vec::new();
         for n in 0..30u16 {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_unless_it_is_not_to_be() {
+    fn recent_records_are_bounded_unless_all_are_retained() {
         let mut engine = Engine::new(fixture::settings());
         let record = fixture::record(at(100));
         (0..=MAX_RECENT_RECORDS).for_each(|_| engine.recent_records.push(&record));

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn many_that_complete_no_handshake_are_a_flood_until_ten_minutes_without() {
+    fn many_half_open_sources_are_a_flood_until_ten_quiet_minutes() {
         let (mut detector, mut alerts) = (FloodDetector::default(), Vec::new());
         for second in 1_000..3_000 {
             // 100 a second for five minutes.
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_neither_repeats_nor_forgets_it() {
+    fn a_restart_keeps_the_alert_of_a_flood() {
         let step = |detector: &mut FloodDetector, second: u64| {
             let sources = if second < 1_300 { 100 } else { 1 };
             (0..sources).for_each(|_| detector.count_source(at(second), false));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_morning_is_none() {
+    fn many_completed_sources_are_no_flood() {
         let mut detector = FloodDetector::default();
         for second in 1_000..2_000 {
             (0..100).for_each(|n| detector.count_source(at(second), n % 5 == 0));

@@ -218,7 +218,7 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn a_record_comes_back_as_it_was() {
+    fn records_survive_serialisation() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         record.flow.key.scope = Scope::new(Vlans::default().push(20).push(7), 6, false);
         (record.flow.mac, record.flow.down.last) = (Some([2, 0, 0, 0, 0, 9]), None);

@@ -493,7 +493,7 @@ mod tests {
     };
 
     #[test]
-    fn of_sources_with_one_unanswered_flow_the_newest_are_saved() {
+    fn the_newest_groups_with_one_unanswered_flow_are_saved() {
         let mut settings = fixture::settings();
         settings.rules[0].matching.size = None;
         let mut engine = Engine::new(settings.clone());

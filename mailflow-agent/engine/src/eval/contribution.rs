@@ -81,7 +81,7 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn an_open_flow_is_shown_when_it_has_gained_enough() {
+    fn a_large_gain_is_a_live_update() {
         let mut contribution = FlowContribution::default();
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         let mut last_offered = |bytes, messages| {
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_stays_with_its_rule() {
+    fn counted_parts_stay_with_their_rule() {
         let mut contribution = FlowContribution::default();
         let counted = Counted { classes: FlowClasses::FLOWS, quantities: Quantities::default() };
         contribution.set(3, counted);

@@ -125,7 +125,7 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn each_grouping_has_its_own_subject() {
+    fn each_grouping_has_its_own_key() {
         let internal = fixture::internal();
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         let site = internal.resolve(flow.client());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_overflowing_client_only_the_client_is_known() {
+    fn overflow_has_keys_without_a_server() {
         let internal = fixture::internal();
         let client = "10.0.0.1".parse().unwrap();
         let known = |by| GroupKey::of_client(by, client, &internal.resolve(client), 64);

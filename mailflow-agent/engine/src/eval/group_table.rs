@@ -441,7 +441,7 @@ mod tests {
 
         /// The table holds the groups that a plain map holds. Groups that are visited late are held longer.
         #[test]
-        fn it_holds_what_a_plain_map_holds(steps in prop::collection::vec((0..400u32, 0..60u64), 1..1_500)) {
+        fn the_table_equals_a_plain_map(steps in prop::collection::vec((0..400u32, 0..60u64), 1..1_500)) {
             let (compiled, mut table) = (compiled(), GroupTable::default());
             let mut model: HashMap<u32, u64> = HashMap::new();
             let mut now = 10_000;
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_subject_is_visited_once_and_one_with_records_once_in_its_memory() {
+    fn groups_are_visited_once_in_their_retention() {
         let (compiled, mut table) = (compiled(), GroupTable::default());
         let mut visits = 0;
         // 100 groups with a record a minute for a day, and 100 with one record in all.
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_interesting_subject_makes_room_and_never_a_real_one() {
+    fn half_open_groups_are_removed_first() {
         let (compiled, mut table, limits) = (compiled(), GroupTable::default(), limits(5_000, usize::MAX));
         // 1,000 groups that completed a handshake, and 100 half-open groups with many flows.
         (0..1_000).for_each(|n| assert!(take(&mut table, &compiled, &limits, n, true)));
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_lane_is_bounded_and_told_as_it_is() {
+    fn the_memory_of_a_table_is_bounded_and_exact() {
         let (compiled, mut table) = (compiled(), GroupTable::default());
         let limits = limits(usize::MAX, 1 << 20);
         for n in 0..400_000 {
@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_overflowed_that_any_may_have() {
+    fn beyond_the_limit_any_group_may_have_overflowed() {
         let (compiled, mut table) = (compiled(), GroupTable::default());
         let overflowed = |table: &GroupTable, n: u32, clock: u64| {
             table.has_overflow(&group_key(n), compiled.retention, at(clock))
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_gives_its_room_back() {
+    fn an_empty_table_releases_its_memory() {
         let (compiled, mut table) = (compiled(), GroupTable::default());
         (0..100_000).for_each(|n| see(&mut table, &compiled, n, 100));
         assert_eq!(table.len(), 100_000);

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_without_a_place_of_their_own_are_asked_again() {
+    fn rules_that_share_a_bit_are_rechecked() {
         let mut fit = RuleMask::default();
         assert!(fit.is_empty());
         for rule in [0, 7, 62, 70] {

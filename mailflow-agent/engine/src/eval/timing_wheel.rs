@@ -79,7 +79,7 @@ mod tests {
 
         /// A visit comes at most the width of a slot after its time, and never before it.
         #[test]
-        fn a_visit_is_neither_early_nor_much_too_late(
+        fn visits_are_never_early_and_at_most_a_slot_late(
             hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARD_COUNT, steps in prop::collection::vec(1..600u64, 1..40),
         ) {
             let retention = Duration::from_secs(hours * 3_600);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_has_a_turn_however_far_the_clock_jumps() {
+    fn every_slot_has_a_turn_after_a_clock_jump() {
         let mut wheel = TimingWheel::new(Duration::from_secs(3_900), Time::ZERO);
         let far = Time::from_nanos(1_800_000_000_000_000_000);
         let mut visits: Vec<_> = wheel.advance(far).collect();

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subflow_is_no_flow_of_its_own() {
+    fn a_subflow_has_no_class() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         assert!(!FlowClasses::of(&record, RecordPhase::Final).is_empty());
         record.flow.facts.seen |= seen::MPTCP_JOIN | seen::MPTCP_JOINED;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_has_failed_only_when_it_is_over() {
+    fn an_attempt_fails_only_at_its_end() {
         assert_eq!(classes(RecordPhase::Interim, 1, 0, 0), FlowClasses::FLOWS | FlowClasses::ATTEMPTS);
         assert_eq!(
             classes(RecordPhase::Final, 1, 0, 0),

@@ -357,7 +357,7 @@ mod tests {
 
         /// The table equals a `BTreeMap`, also in its order of iteration.
         #[test]
-        fn it_is_a_map(steps in steps()) {
+        fn the_table_equals_an_ordered_map(steps in steps()) {
             let (mut slots, mut model) = (CompactTable::default(), BTreeMap::new());
             for step in steps {
                 match step {
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_at_one_home_than_the_tail_has_room_for() {
+    fn more_fingerprints_of_one_home_than_the_tail_holds() {
         for high in [0, 1 << 63, u64::MAX - 1] {
             let mut slots = CompactTable::default();
             let fingerprints = (0..5 * TAIL_SLOTS as u32).rev().map(|low| FlowFingerprint { high, low });

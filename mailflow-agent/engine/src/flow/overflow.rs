@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_packet_is_told_once() {
+    fn each_packet_is_in_one_delta() {
         let mut table = SourceOverflowTable::default();
         let mut delta_of = |packets, is_final| {
             table.observe(&overflow(packets, is_final)).map(|(delta, _)| delta.up.packets)
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(delta_of(3, false), Some(3));
         assert_eq!(delta_of(3, false), None);
         assert_eq!(delta_of(5, true), Some(2));
-        assert_eq!(delta_of(4, false), Some(4), "begun anew");
+        assert_eq!(delta_of(4, false), Some(4), "counted from zero");
         let (delta, counter_delta) = table.observe(&overflow(6, false)).unwrap();
         assert_eq!((delta.key.client.ip().to_string().as_str(), delta.key.server_port), ("10.0.0.9", 25));
         assert!(!delta.new_flow);

@@ -347,7 +347,7 @@ mod tests {
 
         /// Each delta equals that of a reference model with full-width counters.
         #[test]
-        fn it_tells_what_a_plain_map_tells(steps in steps()) {
+        fn deltas_equal_those_of_a_model(steps in steps()) {
             let (mut table, mut model) = (LiveFlowTable::default(), HashMap::<u64, ModelFlow>::new());
             let mut poll = 0;
             for step in steps {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn only_gains_are_told() {
+    fn unchanged_counters_give_no_delta() {
         let mut table = LiveFlowTable::default();
         let mut flow = flow();
         let first = update(&mut table, &flow).delta.unwrap();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn another_beginning_is_another_flow() {
+    fn another_start_time_is_another_flow() {
         let mut table = LiveFlowTable::default();
         update(&mut table, &flow());
         let new = Flow { first: at(101), ..flow() };
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_forgotten_only_when_many_readings_missed_it() {
+    fn a_flow_is_dropped_after_many_missed_polls() {
         for misses in 0..3 * MAX_MISSED_POLLS {
             let mut table = LiveFlowTable::default();
             table.begin_poll(at(1));
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn new_is_what_began_well_after_the_last_reading() {
+    fn flows_after_the_last_poll_and_its_margin_are_new() {
         let begun = |table: &LiveFlowTable, second| table.is_new(&Flow { first: at(second), ..flow() });
         let mut table = LiveFlowTable::default();
         assert!(!begun(&table, 1), "no reading is on");
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_stay_with_the_flow_they_were_made_for() {
+    fn contributions_belong_to_one_flow() {
         let mut table = LiveFlowTable::default();
         let mut contribution = FlowContribution::default();
         contribution.set(3, Counted { classes: FlowClasses::FLOWS, ..Counted::default() });
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_shown_each_time_it_gained_enough() {
+    fn each_large_gain_is_a_live_update() {
         let mut table = LiveFlowTable::default();
         let mut flow = flow();
         assert!(!table.has_live_update(&flow));

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_told_once() {
+    fn an_elapsed_interval_is_returned_once() {
         let limits = TimeoutNanos::new(&Timeouts::default());
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         let interval =
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unanswered_syn_ends_sooner() {
+    fn an_unanswered_syn_has_a_shorter_timeout() {
         let silent = |flow: &mut Flow| {
             (flow.facts.syn_ack, flow.facts.seen) = (0, 0);
             flow.down = Default::default();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_needs_the_beginning_of_both_directions() {
+    fn a_complete_flow_has_the_handshake_of_both_directions() {
         let complete = |syn, syn_ack, down| {
             let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
             (flow.facts.syn, flow.facts.syn_ack) = (syn, syn_ack);
@@ -176,7 +176,7 @@ mod tests {
             record(flow, &Services::new(), RecordReason::Closed).complete
         };
         assert!(complete(1, 1, 9));
-        assert!(complete(1, 0, 0), "nobody answered");
+        assert!(complete(1, 0, 0), "no answer");
         assert!(!complete(1, 0, 9), "the SYN-ACK is missing");
         assert!(!complete(0, 1, 9), "the SYN is missing");
         assert!(

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn each_member_holds_its_own() {
+    fn each_member_contains_its_addresses() {
         let set = |member: Member| contained(&AddressSet::from(member));
         assert_eq!(set(Member::Any).len(), 5);
         assert_eq!(set(Member::Internal), ["10.0.0.1", "10.1.0.1", "fd00::1"]);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn many_members_hold_what_each_of_them_holds() {
+    fn indexed_members_contain_what_each_member_contains() {
         let networks = networks();
         let nets = |from: u32| {
             (from..from + 3_000).map(|n| {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_left_out_of_all() {
+    fn excepted_members_are_in_no_set() {
         let mta = || vec![Member::Role(AssetRole::Mta)];
         let set = AddressSet::new(vec![Member::Internal, Member::External], mta());
         assert_eq!(contained(&set), ["10.0.0.1", "fd00::1", "9.9.9.9"]);

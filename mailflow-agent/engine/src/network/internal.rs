@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_missed_unless_it_is_internal_or_left_out_on_purpose() {
+    fn a_network_is_unlisted_unless_internal_or_omitted_on_purpose() {
         for (lines, prefix, missed) in [
             (&["10.0.0.0/8"][..], "2001:db8:1::/64", true),
             (&["10.0.0.0/8", "2001:db8::/32"], "2001:db8:1::/64", false),
@@ -350,7 +350,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn finds_what_a_walk_over_all_lines_finds(lines in lines()) {
+        fn lookups_equal_a_linear_search(lines in lines()) {
             let networks = Networks::new(lines.clone());
             for host in 0..300u32 {
                 let v4 = IpAddr::V4((0x0a00_0000 + host).into());

@@ -72,7 +72,7 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn it_tells_what_the_list_tells_whichever_that_is() {
+    fn cached_results_equal_those_of_the_list() {
         let one = fixture::settings().internal;
         let mut cache = LookupCache::default();
         let mut inside = 0;

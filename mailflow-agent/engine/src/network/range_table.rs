@@ -115,7 +115,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_search_through_all_levels_finds_what_a_walk_finds(spans in spans()) {
+        fn a_search_through_all_levels_equals_a_linear_search(spans in spans()) {
             let ranges = RangeTable::new(spans.clone(), |start| u32::try_from(start).ok());
             prop_assert!(ranges.levels.iter().rev().skip(1).all(|level| level.len() < ranges.lines.len()));
             let edges = spans.iter().flat_map(|span| [span.first.saturating_sub(1), span.first, span.last, span.last + 1]);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_holds_nothing() {
+    fn an_empty_table_finds_nothing() {
         let none = RangeTable::new(Vec::new(), Some);
         assert_eq!((none.find(0), none.find(u128::MAX)), (None, None));
         let all = RangeTable::new(vec![AddressSpan { first: 0, last: u128::MAX, line: Some(0) }], Some);

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flow_says_why_it_does_not_count() {
+    fn each_flow_has_the_reason_why_it_does_not_match() {
         let mut engine = Engine::new(fixture::settings());
         deliver(&mut engine, "10.0.0.1:4000", "9.9.9.9:25", 100, 2_000);
         deliver(&mut engine, "10.0.0.1:4001", "9.9.9.9:25", 110, 799);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_of_a_gateway_are_explained_whether_they_count_or_not() {
+    fn flows_of_a_poll_are_explained() {
         let mut engine = Engine::new(fixture::settings());
         let [counts, mut small] = [4_000, 4_001]
             .map(|port| fixture::ending(fixture::flow(&format!("10.0.0.1:{port}"), "9.9.9.9:25"), at(100)));

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn in_steps_it_finds_what_is_there() {
+    fn a_scan_in_steps_finds_all_values() {
         let engine = engine(200);
         let all = engine.window_values(at(100));
         assert_eq!(all.len(), 200);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_stay_and_of_equals_the_first() {
+    fn the_highest_values_stay_and_the_first_of_equals() {
         let engine = engine(200);
         let mut all = engine.window_values(at(100));
         for max_values in [0, 1, 5, 50, 199] {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_it_is_over_at_once() {
+    fn a_scan_without_rules_ends_at_once() {
         let settings = crate::settings::Settings { rules: Vec::new(), ..fixture::settings() };
         let engine = Engine::new(settings);
         assert_eq!(engine.scan_windows(&mut WindowScan::new(5), at(1)), Some(WindowReport::default()));

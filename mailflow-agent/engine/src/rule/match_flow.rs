@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_differ_for_what_is_encrypted() {
+    fn encrypted_applications_have_bounds_of_their_own() {
         let of = Counter::Quantity(Quantity::PayloadUp);
         let bound = Bound { of, at_least: 0, at_most: Some(399), at_most_tls: Some(1_400) };
         let matching = Match { bounds: vec![bound], ..fixture::rule().matching };
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_asked_for_by_name() {
+    fn sessions_only_needs_a_handshake() {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.facts.syn_ack = 0;
         let matching = Match { sessions_only: true, ..fixture::rule().matching };
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_are_those_of_the_wall() {
+    fn hours_are_in_local_time() {
         // 2026-11-21, a Saturday, 00:00 UTC.
         const SATURDAY: i128 = 1_795_219_200;
         let hold = |hours: &Hours, hour: i128| {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_so_until_its_end() {
+    fn an_allow_list_entry_applies_until_its_expiry() {
         let allow = |until| AllowEntry {
             source: Member::Net("10.0.0.1/32".parse().unwrap()).into(),
             destination: Member::Any.into(),

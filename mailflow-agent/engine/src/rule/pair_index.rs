@@ -155,7 +155,7 @@ mod tests {
 
         /// The index finds the pair that a linear search finds first, also if `holds` rejects some pairs.
         #[test]
-        fn it_finds_the_first_that_a_walk_finds(
+        fn the_index_finds_what_a_linear_search_finds(
             pairs in prop::collection::vec((set(), set()), 0..60), out in prop::collection::vec(any::<bool>(), 60),
         ) {
             let internal = fixture::internal();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn of_100_000_entries_a_look_up_asks_a_few() {
+    fn a_lookup_among_100_000_entries_tests_few() {
         let internal = fixture::internal();
         let net =
             |n: u32| AddressSet::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));

@@ -82,7 +82,7 @@ mod tests {
     use crate::{fixture, rule::filter::Bound};
 
     #[test]
-    fn a_match_needs_what_it_looks_at() {
+    fn a_match_needs_the_fields_it_tests() {
         let mut rule = fixture::rule();
         let mut needs = |kind, layer| {
             rule.matching.size = Some(SizeTest { kind, layer, up: 80, down: 80 });
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_needs_what_it_measures() {
+    fn a_term_needs_the_fields_it_measures() {
         let term =
             |measure| Term { measure, ..fixture::rule().terms[0].clone() }.required_fields().to_string();
         assert_eq!(term(Measure::Count(FlowClass::Flows)), "");

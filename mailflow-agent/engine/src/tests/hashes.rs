@@ -59,7 +59,7 @@ fn flow_of(words: &Words) -> Flow {
 }
 
 #[test]
-fn no_difference_makes_two_flows_share_a_name() {
+fn no_difference_makes_two_fingerprints_collide() {
     let collisions_found = collisions(flow_of, |random, one, other| {
         let hasher = FingerprintHasher::of_seeds([random.u64(..), random.u64(..)]);
         [hasher.of(one), hasher.of(other)].map(|fingerprint| fingerprint.high)

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
+fn a_journalled_interim_record_is_redone_after_any_checkpoint() {
     let mut before = engine();
     let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     let seen =
@@ -34,7 +34,7 @@ fn two_in_five_minutes(idle: u64) -> Engine {
 }
 
 #[test]
-fn an_end_that_later_flows_put_off_is_told_as_they_have_it_though_all_are_known_late() {
+fn late_flows_postpone_the_end_of_an_incident() {
     let mut engine = two_in_five_minutes(300);
     cycle(&mut engine, at(170), &mut vec![closed(4_000, 161)]);
     // A long pause between polls. With the second flow the incident ends at 461, with the third one at 674, with
@@ -48,7 +48,7 @@ fn an_end_that_later_flows_put_off_is_told_as_they_have_it_though_all_are_known_
 }
 
 #[test]
-fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
+fn expired_flows_are_not_in_an_alert() {
     for client in 1..=20 {
         let flow = |port: u16, last| Flow {
             key: fixture::flow(&format!("10.0.0.{client}:{port}"), "9.9.9.9:25").key,
@@ -66,7 +66,7 @@ fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
 }
 
 #[test]
-fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
+fn expired_entries_decide_no_condition() {
     let term = |kind, seconds| Term { measure: Measure::Count(kind), ..count(1, seconds) };
     let both = Condition::All(vec![Condition::Term(0), Condition::Term(1)]);
     let terms = vec![term(FlowClass::Delivering, 300), term(FlowClass::Failed, 300)];
@@ -89,7 +89,7 @@ fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
 }
 
 #[test]
-fn the_start_of_an_alert_on_the_wall_clock_is_fixed_when_it_begins() {
+fn the_wall_clock_start_of_an_alert_is_fixed() {
     let mut engine = two_in_five_minutes(300);
     engine.set_clock_offset(WallClockOffset::from_unix_nanos(5));
     let alerts = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;

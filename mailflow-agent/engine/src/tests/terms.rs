@@ -11,7 +11,7 @@ fn any(terms: Vec<Term>) -> Engine {
 }
 
 #[test]
-fn a_late_record_decides_in_its_own_time_whatever_came_since() {
+fn a_late_record_decides_at_its_event_time() {
     for terms in [vec![count(3, 300)], vec![count(3, 300), count(100, 3_600)]] {
         let mut engine = any(terms);
         for (now, port, last) in [(110, 4_000, 100), (400, 4_001, 390), (497, 4_002, 496)] {
@@ -24,7 +24,7 @@ fn a_late_record_decides_in_its_own_time_whatever_came_since() {
 }
 
 #[test]
-fn told_again_an_alert_names_the_term_that_keeps_it_up() {
+fn a_repeat_names_the_term_that_keeps_the_incident() {
     let mut engine = any(vec![count(3, 60), count(4, 3_600 * 24)]);
     let mut flows = (0..4).map(|n| closed(4_000 + n, 100 + u64::from(n))).collect();
     let first = cycle(&mut engine, at(110), &mut flows).alerts;
@@ -41,7 +41,7 @@ fn told_again_an_alert_names_the_term_that_keeps_it_up() {
 }
 
 #[test]
-fn of_terms_that_do_not_hold_any_more_the_nearest_is_named_and_of_none_the_last() {
+fn a_repeat_without_a_holding_term_names_the_nearest_one() {
     let day = |at_least, resolve_below| Term {
         thresholds: Thresholds { at_least, resolve_below },
         ..count(at_least, 86_400)
@@ -60,7 +60,7 @@ fn of_terms_that_do_not_hold_any_more_the_nearest_is_named_and_of_none_the_last(
 }
 
 #[test]
-fn what_no_record_tells_is_not_zero() {
+fn a_missing_field_is_not_zero() {
     let sum = Term { measure: Measure::Sum(Quantity::Messages), ..count(60, 3_600) };
     let mut engine = any(vec![count(3, 3_600), sum]);
     let record = |port, fields| {

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sliding_window_is_open_at_its_beginning() {
+    fn the_sliding_window_excludes_its_start() {
         let three = window_spec(WindowKind::Sliding, 3);
         assert_eq!(times(&three, [100, 200, 3_699]).reached_at(&three, 3, None), Some(at(3_699)));
         assert_eq!(times(&three, [100, 200, 3_700]).reached_at(&three, 3, None), None);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_event_is_judged_in_its_own_time() {
+    fn a_late_event_counts_at_its_event_time() {
         let three = window_spec(WindowKind::Sliding, 3);
         for order in [[100, 150, 390], [390, 150, 100], [150, 390, 100]] {
             assert_eq!(times(&three, order).reached_at(&three, 3, None), Some(at(390)), "{order:?}");
@@ -172,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn what_an_incident_had_is_not_counted_for_the_next() {
+    fn events_of_an_incident_do_not_start_the_next() {
         let two = window_spec(WindowKind::Sliding, 2);
         let times = times(&two, [100, 101, 5_000]);
         assert_eq!(times.reached_at(&two, 2, Some(at(200))), None);
-        assert_eq!(times.reached_at(&two, 2, None), None, "100 and 101 are out of reach by then");
+        assert_eq!(times.reached_at(&two, 2, None), None, "100 and 101 have expired");
     }
 
     #[test]

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_counts_once() {
+    fn each_endpoint_counts_once() {
         let ends = ends(&[(100, 1), (200, 2), (300, 1), (400, 1)]);
         assert_eq!(ends.value(&hour(), at(400)), Value::Exactly(2));
         assert_eq!(ends.holds_until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_threshold_is_at_least() {
+    fn a_number_beyond_the_threshold_is_a_lower_bound() {
         let many: Vec<_> = (1..=50u8).map(|endpoint| (u64::from(endpoint), endpoint)).collect();
         let ends = ends(&many);
         assert_eq!((ends.len(), ends.value(&hour(), at(50))), (3, Value::AtLeast(3)));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_event_does_not_make_an_end_older() {
+    fn a_late_event_does_not_move_the_last_event_back() {
         let mut ends = ends(&[(100, 1), (400, 1)]);
         ends.add(&hour(), 3, at(400), at(150), [1; 16]);
         assert_eq!((ends.len(), ends.newest_first().next()), (1, Some(at(400))));

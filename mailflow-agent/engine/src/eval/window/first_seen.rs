@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_new_counts_and_only_for_a_window() {
+    fn new_endpoints_count_for_one_window() {
         let mut window = FirstSeenWindow::default();
         for (hours, endpoint) in [(1, 1), (2, 1), (10, 2), (30, 1)] {
             add(&mut window, 0, hours, endpoint);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_away_for_the_horizon_is_new_again() {
+    fn an_endpoint_is_new_again_after_the_horizon() {
         let mut window = FirstSeenWindow::default();
         add(&mut window, 0, 1, 1);
         add(&mut window, 0, 1 + 30 * 24, 1);
@@ -148,17 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn a_late_record_finds_what_was_seen_before_it() {
+    fn a_late_record_is_compared_with_earlier_events() {
         let mut window = FirstSeenWindow::default();
         add(&mut window, 0, 1, 1);
         let (hour, late) = (at(1), Duration::from_secs(200));
         let back = hour + 30 * DAY - Duration::from_secs(100);
         window.add(&day(), (30 * DAY, Time::ZERO), back + late, back, [1; 16]);
-        assert_eq!(window.value(&day(), back), Value::Exactly(0), "seen within 30 days, told after them");
+        assert_eq!(window.value(&day(), back), Value::Exactly(0), "seen within 30 days, reported after them");
     }
 
     #[test]
-    fn a_late_record_tells_since_when_it_is_seen() {
+    fn a_late_record_moves_the_first_event() {
         let mut window = FirstSeenWindow::default();
         add(&mut window, 0, 10, 1);
         let earlier = at(10) - Duration::from_secs(100);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn while_learning_nothing_is_new() {
+    fn no_endpoint_is_new_while_learning() {
         let mut window = FirstSeenWindow::default();
         add(&mut window, 24, 1, 1);
         add(&mut window, 24, 30, 1);

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_amounts_are_summed_exactly() {
+    fn sums_of_few_amounts_are_exact() {
         let window = window(&[(100, 5), (3_000, 7), (100, 1), (50, 2)]);
         assert_eq!(window.within(&hour(), at(3_000)), 15);
         assert_eq!(window.within(&hour(), at(3_650)), 13, "50 has left");
@@ -227,7 +227,7 @@ mod tests {
 
         /// The time at which a sum falls below a threshold equals that of an exhaustive search.
         #[test]
-        fn the_end_follows_from_the_entries(
+        fn the_end_of_a_sum_equals_an_exhaustive_search(
             events in prop::collection::vec((0..9_000u64, 1..10u64), 1..40), threshold in 1..60u64,
         ) {
             let mut events = events;
