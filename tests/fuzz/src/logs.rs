@@ -216,9 +216,9 @@ fn again(found: &Found) {
 
 /// The parts of a record that a line of our own holds. A count of one direction alone is written as unknown.
 fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
-    let FlowRecord { flow, app, reason, complete, inputs } = record;
+    let FlowRecord { flow, app, reason, complete, fields } = record;
     let way = |way: &DirectionStats| {
-        let count = |input, count: u64| inputs.contains(input).then_some(count);
+        let count = |input, count: u64| fields.contains(input).then_some(count);
         [
             count(RecordFields::PACKETS, way.packets),
             count(RecordFields::BYTES, way.bytes),
@@ -227,7 +227,7 @@ fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
             count(RecordFields::DATA_BYTES, way.data_bytes),
         ]
     };
-    ([way(&flow.up), way(&flow.down)], flow.key, flow.mac, *app, *reason, *complete, *inputs)
+    ([way(&flow.up), way(&flow.down)], flow.key, flow.mac, *app, *reason, *complete, *fields)
 }
 
 fn written(records: &[&FlowRecord]) -> String {

@@ -74,7 +74,7 @@ fn template() -> State {
     let records: Vec<FlowRecord> = logs::from_own(&(0..FLOWS).map(line).collect::<String>());
     let mut alerts = Vec::new();
     for record in &records {
-        alerts.extend(engine.record(record.time(), record).alerts);
+        alerts.extend(engine.ingest_record(record.time(), record).alerts);
     }
     let now = records.last().unwrap().time() + Duration::from_secs(60);
     alerts.extend(engine.tick(now).alerts);
@@ -198,7 +198,7 @@ fn go_on(state: State) {
     for after in [0, 60, 3_600, 100_000] {
         let now = now + Duration::from_nanos(after * SECOND);
         engine.tick(now);
-        engine.windows(now);
+        engine.window_values(now);
     }
     engine.stats();
     engine.save();

@@ -86,7 +86,7 @@ impl Evaluator {
                 continue;
             }
             let (clock, clock_offset) = (*clock, *clock_offset);
-            let around = EvalContext {
+            let context = EvalContext {
                 compiled,
                 group_key: &group_key,
                 internal,
@@ -95,9 +95,9 @@ impl Evaluator {
                 clock_offset,
                 overflow,
             };
-            if let Some(mut alert) = group.run_deadline(around) {
+            if let Some(mut alert) = group.run_deadline(context) {
                 apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
-                // An aggregate alert reports these incidents.
+                // An aggregate alert reports the incidents that are not single.
                 effects.alerts.extend(Some(alert).filter(|_| is_single));
             }
             if let Some(next) = group.deadline(compiled) {

@@ -66,12 +66,12 @@ impl Evaluator {
     /// already counted.
     pub(crate) fn ingest(
         &mut self,
-        arrival: PendingRecord<'_>,
+        pending: PendingRecord<'_>,
         contribution: &mut FlowContribution,
         internal: &Networks,
         effects: &mut Effects,
     ) {
-        let PendingRecord { at, phase, mask, record } = arrival;
+        let PendingRecord { at, phase, mask, record } = pending;
         self.advance(at, internal, effects);
         if mask.is_empty() {
             return;
@@ -225,9 +225,9 @@ impl Evaluator {
                     group.link_evidence(&mut self.evidence, evidence_record);
                 }
                 let (evidence, clock, clock_offset) = (&self.evidence, self.clock, self.clock_offset);
-                let around =
+                let context =
                     EvalContext { compiled, group_key, internal, evidence, clock, clock_offset, overflow };
-                if let Some(mut alert) = group.evaluate(around, compiled.thresholds(endpoints), delta.time) {
+                if let Some(mut alert) = group.evaluate(context, compiled.thresholds(endpoints), delta.time) {
                     apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
                     let suppressed = alert.suppressed.is_some();
                     if rate_limit.admits(clock, suppressed, group.has_server_payload(), &self.limits) {

@@ -1,6 +1,6 @@
 //! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
 //!
-//! What a log does not tell is told as missing ([`Inputs`](mailflow_engine::inputs::Inputs)), never as
+//! What a log does not tell is told as missing ([`RecordFields`](mailflow_engine::flow::RecordFields)), never as
 //! zero. docs/backtest.md says what each format has.
 
 mod app;
