@@ -72,7 +72,7 @@ impl Incident {
     }
 
     /// Extends the time until which the value holds.
-    pub(crate) fn holds_until(&mut self, until: Time) {
+    pub(crate) fn extend_until(&mut self, until: Time) {
         self.holds_until = self.holds_until.max(until);
     }
 
@@ -400,8 +400,8 @@ mod tests {
         let mut incident =
             Incident::new(&rule, at(1_000), at(4_000), last_alert(vec![fixture::record(at(1_000))]));
         assert_eq!(incident.due(&rule, at(4_599)), DueAction::Later(at(4_600)));
-        incident.holds_until(at(9_000));
-        incident.holds_until(at(8_000));
+        incident.extend_until(at(9_000));
+        incident.extend_until(at(8_000));
         assert_eq!(incident.due(&rule, at(4_600)), DueAction::Repeat);
         let repeated = incident.repeat(&rule, at(4_601), 0, payload(9, Vec::new()));
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));

@@ -242,8 +242,8 @@ impl Engine {
             };
             self.flow_table.set_contribution(&flow, contribution);
         }
-        for (index, seen) in state.source_overflow {
-            self.source_overflow.restore((&index).into(), seen);
+        for (key, seen) in state.source_overflow {
+            self.source_overflow.restore((&key).into(), seen);
         }
         for (at, record, live) in state.pending_records {
             let Some(record) = record.record() else { continue };
@@ -351,7 +351,7 @@ impl Evaluator {
                     }
                 };
                 restored.groups += 1;
-                let windows_of = first.map_or(SavedWindows::TermWindows(windows), SavedWindows::FirstRecord);
+                let windows_of = first.map_or(SavedWindows::Windows(windows), SavedWindows::First);
                 table.insert(group_key, GroupState::restored(windows_of, chain, state, has_server_payload));
             }
         }
@@ -422,8 +422,8 @@ fn groups(compiled: &CompiledRule, table: &GroupTable, records: &mut RecordTable
     let oldest = oldest_single(compiled, table);
     let is_saved = |group: &GroupState| group.single_record_time(compiled).is_none_or(|time| time >= oldest);
     let windows_of = |group: &GroupState| match group.saved_windows() {
-        SavedWindows::FirstRecord(first) => (Vec::new(), Some(first)),
-        SavedWindows::TermWindows(windows) => (windows, None),
+        SavedWindows::First(first) => (Vec::new(), Some(first)),
+        SavedWindows::Windows(windows) => (windows, None),
     };
     let group_key = |(group_key, group): (&GroupKey, &GroupState)| {
         let (windows, first) = windows_of(group);

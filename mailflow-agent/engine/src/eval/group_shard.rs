@@ -44,7 +44,7 @@ pub(super) struct GroupShard {
 }
 
 /// Candidate for removal.
-pub(super) struct HalfOpen {
+pub(super) struct HalfOpenGroup {
     pub(super) flows: usize,
     pub(super) at: u32,
     pub(super) generation: u32,
@@ -106,9 +106,9 @@ impl GroupShard {
 
     /// Prefetches groups before a visit. Each group takes several dependent cache misses; the prefetch overlaps
     /// them.
-    pub(super) fn prefetch(&self, slab: impl Iterator<Item = u32>) {
-        let entry = slab.filter_map(|at| self.slab.get(at as usize)?.get());
-        black_box(entry.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
+    pub(super) fn prefetch(&self, slots: impl Iterator<Item = u32>) {
+        let groups = slots.filter_map(|slot| self.slab.get(slot as usize)?.get());
+        black_box(groups.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
     }
 
     /// Inserts an absent group and links it into the list of `wheel_slot`. Returns its slot.
@@ -169,7 +169,7 @@ impl GroupShard {
     }
 
     /// Returns the half-open group with the fewest flows among the oldest, and requeues the others.
-    pub(super) fn least_active(&mut self) -> Option<HalfOpen> {
+    pub(super) fn least_active(&mut self) -> Option<HalfOpenGroup> {
         let mut least_active: Option<(usize, (u32, u32))> = None;
         let mut compared = 0;
         while compared < COMPARED_HALF_OPEN {
@@ -192,7 +192,7 @@ impl GroupShard {
                 break;
             }
         }
-        least_active.map(|(flows, (at, generation))| HalfOpen { flows, at, generation })
+        least_active.map(|(flows, (at, generation))| HalfOpenGroup { flows, at, generation })
     }
 
     /// Returns the next slot that holds a group, in round-robin order.

@@ -56,7 +56,7 @@ pub(crate) struct GroupState {
 enum TermWindows {
     /// No windows yet; or the first record of a group under a rule of several terms. A group of one unanswered SYN
     /// takes no more memory.
-    FirstRecord(Option<Box<FirstRecord>>),
+    First(Option<Box<FirstRecord>>),
     One([WindowState; 1]),
     Many(Box<[WindowState]>),
 }
@@ -74,8 +74,8 @@ pub(crate) struct FirstRecord {
 
 /// Windows of a group, as saved in a checkpoint.
 pub(crate) enum SavedWindows {
-    FirstRecord(FirstRecord),
-    TermWindows(Vec<WindowState>),
+    First(FirstRecord),
+    Windows(Vec<WindowState>),
 }
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl GroupState {
     }
 
     fn without_records() -> Self {
-        let (windows, state) = (TermWindows::FirstRecord(None), IncidentState::Quiet(None));
+        let (windows, state) = (TermWindows::First(None), IncidentState::Quiet(None));
         Self { windows, evidence: EvidenceChain::default(), state, has_server_payload: false }
     }
 
@@ -135,8 +135,8 @@ impl GroupState {
         has_server_payload: bool,
     ) -> Self {
         let windows = match saved {
-            SavedWindows::FirstRecord(first) => TermWindows::FirstRecord(Some(Box::new(first))),
-            SavedWindows::TermWindows(windows) => match <[WindowState; 1]>::try_from(windows) {
+            SavedWindows::First(first) => TermWindows::First(Some(Box::new(first))),
+            SavedWindows::Windows(windows) => match <[WindowState; 1]>::try_from(windows) {
                 Ok(one) => TermWindows::One(one),
                 Err(many) => TermWindows::Many(many.into_boxed_slice()),
             },
@@ -147,8 +147,8 @@ impl GroupState {
     /// Returns the windows to save in a checkpoint.
     pub(crate) fn saved_windows(&self) -> SavedWindows {
         match &self.windows {
-            TermWindows::FirstRecord(Some(first)) => SavedWindows::FirstRecord(**first),
-            windows => SavedWindows::TermWindows(windows.as_slice().to_vec()),
+            TermWindows::First(Some(first)) => SavedWindows::First(**first),
+            windows => SavedWindows::Windows(windows.as_slice().to_vec()),
         }
     }
 
@@ -163,7 +163,7 @@ impl GroupState {
             self.evidence = EvidenceChain::default();
         }
         self.has_server_payload |= delta.has_server_payload;
-        if let TermWindows::FirstRecord(first) = &mut self.windows {
+        if let TermWindows::First(first) = &mut self.windows {
             if (0..compiled.term_specs().len()).all(|term| compiled.increment(term, delta).is_none()) {
                 return ApplyOutcome::NotApplicable;
             }
@@ -222,14 +222,14 @@ impl GroupState {
         thresholds: &[Thresholds],
         time: Time,
     ) -> Option<Alert> {
-        if let TermWindows::FirstRecord(_) = self.windows {
+        if let TermWindows::First(_) = self.windows {
             return None;
         }
         let compiled = context.compiled;
         match &mut self.state {
             IncidentState::Firing(firing) => {
                 if let Some(until) = compiled.holds_until(self.windows.as_slice(), thresholds) {
-                    firing.0.holds_until(until);
+                    firing.0.extend_until(until);
                 }
                 None
             }
@@ -304,8 +304,8 @@ impl GroupState {
     pub(crate) fn with_incident_only(&mut self, compiled: &CompiledRule) -> Option<Self> {
         match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
             IncidentState::Firing(mut firing) => {
-                let last_alert = &firing.0.last_alert().deciding_term;
-                let (name, window) = (Arc::clone(&last_alert.name), last_alert.window);
+                let deciding_term = &firing.0.last_alert().deciding_term;
+                let (name, window) = (Arc::clone(&deciding_term.name), deciding_term.window);
                 let mut new = Self::new(compiled);
                 let empty = compiled.values(new.windows(), compiled.default_thresholds(), Time::ZERO);
                 let same = |term: &TermValue| term.name == name && term.window == window;
@@ -329,7 +329,7 @@ impl GroupState {
 
     /// Removes entries that have expired at `clock`. Returns true if any state is left.
     pub(crate) fn prune(&mut self, compiled: &CompiledRule, clock: Time) -> bool {
-        if let TermWindows::FirstRecord(first) = &mut self.windows
+        if let TermWindows::First(first) = &mut self.windows
             && first.as_ref().is_some_and(|first| first.expires(compiled) <= clock)
         {
             *first = None;
@@ -355,7 +355,7 @@ impl GroupState {
         let expires = |(window, term_spec): (&WindowState, &TermSpec)| window.expires(term_spec);
         let each = self.windows().iter().zip(compiled.term_specs()).filter_map(expires);
         let terms = match &self.windows {
-            TermWindows::FirstRecord(first) => first.as_ref().map(|first| first.expires(compiled)),
+            TermWindows::First(first) => first.as_ref().map(|first| first.expires(compiled)),
             _ if self.events() > MANY_ENTRIES => each.min(),
             _ => each.max(),
         };
@@ -367,7 +367,7 @@ impl GroupState {
 
     /// Returns true if all entries have expired at `clock`, whether the group was visited since or not.
     fn is_expired(&self, compiled: &CompiledRule, clock: Time) -> bool {
-        if let TermWindows::FirstRecord(first) = &self.windows {
+        if let TermWindows::First(first) = &self.windows {
             return first.as_ref().is_none_or(|first| first.expires(compiled) <= clock);
         }
         let expired = |(window, term_spec): (&WindowState, &TermSpec)| match window {
@@ -385,8 +385,8 @@ impl GroupState {
     /// Returns the windows of each term, built from the first record if necessary.
     pub(crate) fn all_windows(&self, compiled: &CompiledRule) -> Cow<'_, [WindowState]> {
         match &self.windows {
-            TermWindows::FirstRecord(None) => Cow::Owned(TermWindows::of(compiled).as_slice().to_vec()),
-            TermWindows::FirstRecord(Some(first)) => {
+            TermWindows::First(None) => Cow::Owned(TermWindows::of(compiled).as_slice().to_vec()),
+            TermWindows::First(Some(first)) => {
                 let mut windows = TermWindows::of(compiled);
                 first.add_to(compiled, Time::ZERO, windows.as_mut_slice());
                 Cow::Owned(windows.as_slice().to_vec())
@@ -397,8 +397,7 @@ impl GroupState {
 
     /// Allocates the windows of each term, and adds the first record to them.
     fn allocate_windows(&mut self, compiled: &CompiledRule, clock: Time) {
-        if let TermWindows::FirstRecord(first) =
-            std::mem::replace(&mut self.windows, TermWindows::of(compiled))
+        if let TermWindows::First(first) = std::mem::replace(&mut self.windows, TermWindows::of(compiled))
             && let Some(first) = first
         {
             first.add_to(compiled, clock, self.windows_mut());
@@ -417,7 +416,7 @@ impl GroupState {
             return None;
         }
         match (&self.windows, compiled.term_specs()) {
-            (TermWindows::FirstRecord(first), _) => first.as_ref().map(|first| first.time),
+            (TermWindows::First(first), _) => first.as_ref().map(|first| first.time),
             (TermWindows::One([window]), [term_spec]) if window.len() == 1 => window.expires(term_spec),
             _ => None,
         }
@@ -450,7 +449,7 @@ impl GroupState {
     /// Returns the bytes of the heap allocations.
     pub(crate) fn heap(&self) -> usize {
         let windows = match &self.windows {
-            TermWindows::FirstRecord(first) => {
+            TermWindows::First(first) => {
                 first.as_ref().map_or(0, |_| size_of::<FirstRecord>() + ALLOCATION_OVERHEAD_BYTES)
             }
             TermWindows::One([window]) => window.heap(),
@@ -471,7 +470,7 @@ impl GroupState {
 
     /// Reads one word of each heap allocation.
     pub(crate) fn prefetch(&self) -> u64 {
-        if let TermWindows::FirstRecord(first) = &self.windows {
+        if let TermWindows::First(first) = &self.windows {
             return first.as_ref().map_or(0, |first| first.time.as_nanos());
         }
         self.windows().iter().fold(0, |sum, window| sum ^ window.prefetch())
@@ -489,7 +488,7 @@ impl GroupState {
 
     /// Returns the number of entries of all windows.
     pub(crate) fn events(&self) -> usize {
-        if let TermWindows::FirstRecord(first) = &self.windows {
+        if let TermWindows::First(first) = &self.windows {
             return first.iter().count();
         }
         self.windows().iter().map(WindowState::len).sum()
@@ -568,7 +567,7 @@ impl TermWindows {
 
     fn as_slice(&self) -> &[WindowState] {
         match self {
-            TermWindows::FirstRecord(_) => &[],
+            TermWindows::First(_) => &[],
             TermWindows::One(one) => one,
             TermWindows::Many(many) => many,
         }
@@ -576,7 +575,7 @@ impl TermWindows {
 
     fn as_mut_slice(&mut self) -> &mut [WindowState] {
         match self {
-            TermWindows::FirstRecord(_) => &mut [],
+            TermWindows::First(_) => &mut [],
             TermWindows::One(one) => one,
             TermWindows::Many(many) => many,
         }
@@ -630,11 +629,11 @@ impl FirstRecord {
 
 /// Returns `terms` with the original thresholds of the incident for terms of the same name and window.
 fn with_original_thresholds(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
-    for last_alert in &incident.last_alert().terms {
-        let same = |term: &&mut TermValue| term.name == last_alert.name && term.window == last_alert.window;
+    for original in &incident.last_alert().terms {
+        let same = |term: &&mut TermValue| term.name == original.name && term.window == original.window;
         if let Some(term) = terms.iter_mut().find(same) {
-            term.threshold = last_alert.threshold;
-            term.holds = term.value.number() >= last_alert.threshold;
+            term.threshold = original.threshold;
+            term.holds = term.value.number() >= original.threshold;
         }
     }
     terms

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     group_key::GroupKey,
-    group_shard::{GROUP_OVERHEAD_BYTES, GroupShard, GroupSlot, HalfOpen, NO_SLOT},
+    group_shard::{GROUP_OVERHEAD_BYTES, GroupShard, GroupSlot, HalfOpenGroup, NO_SLOT},
     group_state::GroupState,
     timing_wheel::{SHARD_COUNT, TimingWheel},
 };
@@ -163,7 +163,7 @@ impl GroupTable {
 
     /// Returns shard and slot of a group that may be removed.
     fn least_active(&mut self, first: usize) -> Option<(usize, u32)> {
-        let mut half_open: Option<(usize, HalfOpen)> = None;
+        let mut half_open: Option<(usize, HalfOpenGroup)> = None;
         let mut shards = 0;
         for number in (0..SHARD_COUNT).map(|step| (first + step) % SHARD_COUNT) {
             let Some(candidate) = self.shards.get_mut(number)?.least_active() else { continue };
@@ -173,7 +173,7 @@ impl GroupTable {
                 _ => half_open.replace((number, candidate)),
             };
             // The candidate that is not chosen keeps its place in the queue.
-            if let Some((number, HalfOpen { at, generation, .. })) = other {
+            if let Some((number, HalfOpenGroup { at, generation, .. })) = other {
                 self.shards.get_mut(number)?.half_open.push_front((at, generation));
             }
             if shards >= MAX_COMPARED_SHARDS
@@ -253,7 +253,7 @@ impl GroupTable {
     }
 
     /// Records that packets of `group_key` were counted as overflow.
-    pub(crate) fn note_overflow(&mut self, group_key: GroupKey, time: Time) {
+    pub(crate) fn record_overflow(&mut self, group_key: GroupKey, time: Time) {
         let OverflowedGroups { last, any_last, .. } = &mut self.overflowed;
         let full = last.len() >= MAX_OVERFLOWED_GROUPS;
         match last.entry(group_key) {
@@ -285,7 +285,7 @@ impl GroupTable {
     pub(crate) fn restore_overflow(&mut self, state: SavedOverflowedGroups) {
         self.overflowed.any_last = state.any_last;
         for (group_key, time) in state.last {
-            self.note_overflow(group_key, time);
+            self.record_overflow(group_key, time);
         }
     }
 
@@ -296,8 +296,8 @@ impl GroupTable {
 
     /// Returns all groups.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&GroupKey, &mut GroupState)> {
-        let slab = self.shards.iter_mut().flat_map(|shard| &mut shard.slab);
-        slab.filter_map(GroupSlot::get_mut)
+        let slots = self.shards.iter_mut().flat_map(|shard| &mut shard.slab);
+        slots.filter_map(GroupSlot::get_mut)
     }
 
     /// Returns the groups of at most `max` slots of a shard, and true if the shard has further slots.
@@ -307,8 +307,8 @@ impl GroupTable {
         from: usize,
         max: usize,
     ) -> (impl Iterator<Item = (&GroupKey, &GroupState)>, bool) {
-        let slab = self.shards.get(shard).and_then(|shard| shard.slab.get(from..)).unwrap_or_default();
-        (slab.iter().take(max).filter_map(GroupSlot::get), slab.len() > max)
+        let slots = self.shards.get(shard).and_then(|shard| shard.slab.get(from..)).unwrap_or_default();
+        (slots.iter().take(max).filter_map(GroupSlot::get), slots.len() > max)
     }
 
     /// Returns the number of groups.
@@ -361,8 +361,8 @@ impl GroupTable {
                     continue;
                 }
                 let hash = hasher.hash_one(&*group_key);
-                if let Ok(candidate) = shard.index.find_entry(hash, |existing| *existing == at) {
-                    candidate.remove();
+                if let Ok(entry) = shard.index.find_entry(hash, |existing| *existing == at) {
+                    entry.remove();
                 }
                 (slot.entry, slot.next) = (None, std::mem::replace(&mut shard.free_list, at));
                 shard.len -= 1;
@@ -577,12 +577,12 @@ mod tests {
         let overflowed = |table: &GroupTable, n: u32, clock: u64| {
             table.has_overflow(&group_key(n), compiled.retention, at(clock))
         };
-        (0..MAX_OVERFLOWED_GROUPS as u32).for_each(|n| table.note_overflow(group_key(n), at(1_000)));
+        (0..MAX_OVERFLOWED_GROUPS as u32).for_each(|n| table.record_overflow(group_key(n), at(1_000)));
         assert!(overflowed(&table, 7, 1_000) && !overflowed(&table, 1_000_000, 1_000));
-        (100_000..400_000).for_each(|n| table.note_overflow(group_key(n), at(1_001)));
+        (100_000..400_000).for_each(|n| table.record_overflow(group_key(n), at(1_001)));
         assert_eq!(table.overflowed.last.len(), MAX_OVERFLOWED_GROUPS, "a flood takes no more");
         assert!(overflowed(&table, 399_999, 1_002) && overflowed(&table, 1_000_000, 1_002), "it may be any");
-        table.note_overflow(group_key(7), at(2_000));
+        table.record_overflow(group_key(7), at(2_000));
         let later = 1_001 + compiled.retention.as_secs();
         table.overflowed.expire(&compiled, at(later));
         assert!(
@@ -591,7 +591,7 @@ mod tests {
                 && !overflowed(&table, 399_999, later)
         );
         assert_eq!(table.overflowed.last.len(), 1);
-        table.note_overflow(group_key(399_999), at(later));
+        table.record_overflow(group_key(399_999), at(later));
         assert!(overflowed(&table, 399_999, later), "there is room again");
     }
 

@@ -161,7 +161,7 @@ impl Evaluator {
             // A rule with conditions on single flows cannot evaluate flows that it does not see.
             let is_per_flow =
                 matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
-            rule_state.table_mut(allow_status).1.note_overflow(group_key.clone(), overflow.time);
+            rule_state.table_mut(allow_status).1.record_overflow(group_key.clone(), overflow.time);
             if is_per_flow || !has_sum {
                 continue;
             }

@@ -110,14 +110,14 @@ impl CompiledRule {
         }
     }
 
-    /// Returns true if the windows of `threshold_override` are valid for this rule.
-    pub(crate) fn continues(&self, threshold_override: &CompiledRule) -> bool {
+    /// Returns true if the windows of `previous` are valid for this rule.
+    pub(crate) fn continues(&self, previous: &CompiledRule) -> bool {
         let terms = |compiled: &CompiledRule| -> Vec<_> {
             compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
         };
-        self.rule.matching == threshold_override.rule.matching
-            && self.rule.group_by == threshold_override.rule.group_by
-            && terms(self) == terms(threshold_override)
+        self.rule.matching == previous.rule.matching
+            && self.rule.group_by == previous.rule.group_by
+            && terms(self) == terms(previous)
     }
 
     /// Begins the learning period of first-seen terms at `since`.
@@ -330,9 +330,7 @@ impl CompiledRule {
                 values.iter().enumerate().filter(|(term, value)| value.value.number() > 0 && !ratio(*term));
             // Of equally near terms the first.
             some.rev()
-                .max_by(|(_, one), (_, threshold_override)| {
-                    nearness(one).total_cmp(&nearness(threshold_override))
-                })
+                .max_by(|(_, one), (_, other)| nearness(one).total_cmp(&nearness(other)))
                 .map(|(term, _)| term)
         };
         self.first_holding(&self.rule.condition, values).or_else(nearest)
@@ -398,15 +396,11 @@ impl CompiledRule {
             }
             Condition::Any(parts) => {
                 let untils = parts.iter().map(|part| self.part_holds_until(part, windows, thresholds, limit));
-                untils.fold(HoldsUntil::Undecided, |one, threshold_override| {
-                    match (one, threshold_override) {
-                        (HoldsUntil::At(one), HoldsUntil::At(threshold_override)) => {
-                            HoldsUntil::At(one.max(threshold_override))
-                        }
-                        (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
-                        (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
-                        (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
-                    }
+                untils.fold(HoldsUntil::Undecided, |one, other| match (one, other) {
+                    (HoldsUntil::At(one), HoldsUntil::At(other)) => HoldsUntil::At(one.max(other)),
+                    (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
+                    (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
+                    (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
                 })
             }
             Condition::All(parts) => self.holds_together_until(parts, windows, thresholds, limit),
