@@ -180,9 +180,9 @@ impl CompactTable {
         let mut index = self.home(high);
         // Branch-free, as the branches would be unpredictable.
         while let Some(block) = self.highs.get(index..index + COMPARED_AT_ONCE) {
-            let lower_bound = block.iter().map(|fingerprint| usize::from(*fingerprint < high)).sum::<usize>();
-            index += lower_bound;
-            if lower_bound < COMPARED_AT_ONCE {
+            let lower = block.iter().map(|other| usize::from(*other < high)).sum::<usize>();
+            index += lower;
+            if lower < COMPARED_AT_ONCE {
                 return index;
             }
         }

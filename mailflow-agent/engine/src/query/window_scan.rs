@@ -148,8 +148,8 @@ impl WindowScan {
         {
             let (incident, term) = &**firing;
             let value = rule_state.compiled.value(&group.all_windows(&rule_state.compiled), *term, now);
-            let began_with = incident.last_alert().terms.get(*term).map(|term| term.threshold);
-            self.firing.extend(progress(&rule_state.compiled, group_key, (*term, value), began_with));
+            let original_threshold = incident.last_alert().terms.get(*term).map(|term| term.threshold);
+            self.firing.extend(progress(&rule_state.compiled, group_key, (*term, value), original_threshold));
         }
     }
 
@@ -157,8 +157,9 @@ impl WindowScan {
         if self.highest.len() >= self.max_values {
             self.omitted += 1;
             let better = |last: &RankedValue| {
-                let (number, (of, whom, which)) = (last.number.0, &last.position);
-                (Reverse(value.number()), rule, group_key, term) < (Reverse(number), *of, whom, *which)
+                let (number, (last_rule, last_key, last_term)) = (last.number.0, &last.position);
+                (Reverse(value.number()), rule, group_key, term)
+                    < (Reverse(number), *last_rule, last_key, *last_term)
             };
             if !self.highest.peek().is_some_and(better) {
                 return;
