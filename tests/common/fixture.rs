@@ -4,17 +4,17 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
-    asset_role::AssetRole,
-    event::{Alert, AlertState, Gain, Relay, Severity, Source, Sums, TermValue, Value},
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    eval::GroupKey,
+    event::{Alert, AlertState, CounterDelta, FlowTotals, RelayHint, Severity, Source, TermValue, Value},
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
+    network::AssetRole,
     settings::{Service, Services},
-    subject::Subject,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Start of the monotonic clock: 2026-11-21 03:31:00 UTC.
-pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
+pub(crate) const EPOCH: WallClockOffset = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
 
 /// Returns the time `millis` milliseconds after the start.
 pub(crate) fn at(millis: u64) -> Time {
@@ -33,7 +33,7 @@ pub(crate) fn key(client: &str, client_port: u16, server: &str, server_port: u16
 }
 
 pub(crate) fn record(key: FlowKey) -> FlowRecord {
-    let direction = |base: u64, last| Direction {
+    let direction = |base: u64, last| DirectionStats {
         packets: base + 1,
         bytes: base + 2,
         payload: base + 3,
@@ -62,7 +62,7 @@ pub(crate) fn record(key: FlowKey) -> FlowRecord {
         facts,
     };
     let (app, reason) = (App::Smtp, RecordReason::Closed);
-    FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() }
+    FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() }
 }
 
 pub(crate) fn alert() -> Alert {
@@ -78,13 +78,13 @@ pub(crate) fn alert() -> Alert {
         starts_at: at(4_000),
         starts_at_unix: EPOCH.unix_nanos(at(4_000)),
         ends_at: None,
-        subject: Subject::Source(Source::of(source, 64)),
+        group_key: GroupKey::Source(Source::of(source, 64)),
         source: Some(Source::of(source, 64)),
         matched_network: Some("10.0.0.0/8  everything".into()),
         group: Some("workstations".into()),
         role: Some(AssetRole::Workstation),
         suppressed: None,
-        decided: term("count", Value::AtLeast(10), 10, 1),
+        deciding_term: term("count", Value::AtLeast(10), 10, 1),
         terms: vec![
             term("count", Value::AtLeast(10), 10, 1),
             term("ratio failed/attempts", Value::Exactly(250_000), 500_000, 1_000_000),
@@ -96,15 +96,15 @@ pub(crate) fn alert() -> Alert {
         ports: vec![25, 587],
         apps: vec![App::Smtp, App::SmtpStartTls],
         destinations: vec![("192.0.2.1".parse().unwrap(), 6), ("2001:db8::1".parse().unwrap(), 4)],
-        sums: Sums {
-            up: Gain { packets: 11, bytes: 12 },
-            down: Gain { packets: 13, bytes: 14 },
+        sums: FlowTotals {
+            up: CounterDelta { packets: 11, bytes: 12 },
+            down: CounterDelta { packets: 13, bytes: 14 },
             messages: 15,
         },
         flows: flows.into_iter().map(|key| Arc::new(record(key))).collect(),
         complete: false,
-        cut: true,
-        relay: Some(Relay { attempts: 31, delivered: 30, servers: 12 }),
+        is_truncated: true,
+        relay: Some(RelayHint { attempts: 31, delivered: 30, servers: 12 }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Output of one call of the engine: deltas, records, counted flows and alerts.
+//! Output of one call of the engine: deltas, records, matched flows and alerts.
 
 use std::sync::Arc;
 
@@ -6,63 +6,63 @@ use mailflow_common::FlowKey;
 
 use crate::{
     alert::event::Alert,
-    eval::group_key::Subject,
+    eval::group_key::GroupKey,
     flow::{FlowRecord, delta::Delta},
 };
 
-/// Everything one call of the engine produced, in order.
+/// Output of one call of the engine, each list in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// Gains for the metrics.
+    /// Counter deltas of flows, for the metrics.
     pub deltas: Vec<Delta>,
     /// Flow records.
     pub records: Vec<FlowRecord>,
     /// Flows that rules counted.
-    pub qualified: Vec<Qualified>,
+    pub matched_flows: Vec<MatchedFlow>,
     /// Alert events.
     pub alerts: Vec<Alert>,
-    /// Alerts that are told together with others.
-    pub grouped: Vec<Grouped>,
+    /// Alerts that an aggregate alert reports.
+    pub aggregated_alerts: Vec<AggregatedAlert>,
 }
 
 impl Effects {
-    /// Forgets them, and keeps their room.
+    /// Removes all effects and keeps the allocated capacity.
     pub fn clear(&mut self) {
-        let Self { deltas, records, qualified, alerts, grouped } = self;
+        let Self { deltas, records, matched_flows, alerts, aggregated_alerts } = self;
         deltas.clear();
         records.clear();
-        qualified.clear();
+        matched_flows.clear();
         alerts.clear();
-        grouped.clear();
+        aggregated_alerts.clear();
     }
 }
 
-/// A flow that a rule counted.
+/// Flow that a rule counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Qualified {
+pub struct MatchedFlow {
     /// Name of the rule.
     pub rule: Arc<str>,
-    /// The flow.
+    /// Key of the flow.
     pub key: FlowKey,
-    /// True if an allow-list put it aside.
+    /// True if an allow-list suppresses alerts about the flow.
     pub suppressed: bool,
 }
 
-/// An alert that is told together with others, for the log.
+/// Alert that an aggregate alert reports, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grouped {
+pub struct AggregatedAlert {
     /// Name of the rule.
     pub rule: Arc<str>,
-    /// Its fingerprint.
+    /// Fingerprint of the alert.
     pub fingerprint: String,
-    /// Whom it is about.
-    pub subject: Subject,
+    /// Group that the alert is about.
+    pub group_key: GroupKey,
 }
 
-impl Grouped {
-    /// Of `alert`.
+impl AggregatedAlert {
+    /// Returns the summary of `alert`.
     pub(crate) fn of(alert: &Alert) -> Self {
         let (rule, fingerprint) = (Arc::clone(&alert.rule), alert.fingerprint.clone());
-        Self { rule, fingerprint, subject: alert.subject.clone() }
+        Self { rule, fingerprint, group_key: alert.group_key.clone() }
     }
 }

@@ -1,4 +1,4 @@
-//! Values the unit tests share.
+//! Values that unit tests share.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,36 +6,36 @@ use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vl
 
 use crate::{
     flow::{
-        Direction, Flow, FlowRecord, RecordReason, class::Kind, fields::Inputs, service::Service,
-        timeout::Timeouts,
+        DirectionStats, Flow, FlowRecord, RecordReason, class::FlowClass, fields::RecordFields,
+        service::Service, timeout::Timeouts,
     },
     network::{Member, Network, Networks},
     rule::{
-        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest,
-        Term, Transport, Window, WindowKind,
+        Condition, GroupBy, Layer, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest, Term,
+        Thresholds, Transport, Window, WindowKind,
     },
     settings::Settings,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
-/// A moment, in seconds.
+/// Returns the time of these seconds.
 pub(crate) fn at(seconds: u64) -> Time {
     Time::from_nanos(seconds * 1_000_000_000)
 }
 
-/// A TCP flow of one second that passes every size test but `count`.
+/// Returns a TCP flow of one second that passes every size test but `count`.
 pub(crate) fn flow(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_TCP)
 }
 
-/// The same over UDP.
+/// Returns a UDP flow of one second.
 pub(crate) fn udp(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_UDP)
 }
 
 fn build(client: &str, server: &str, protocol: u8) -> Flow {
     let [client, server]: [SocketAddr; 2] = [client, server].map(|end| end.parse().unwrap());
-    let way = Direction {
+    let direction = DirectionStats {
         packets: 10,
         bytes: 2_000,
         payload: 1_400,
@@ -51,8 +51,8 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
             server_port: server.port(),
             scope: Scope::new(Vlans::default(), protocol, client.is_ipv6()),
         },
-        up: Direction { last: Some(at(101)), ..way },
-        down: Direction { last: Some(at(101)), ..way },
+        up: DirectionStats { last: Some(at(101)), ..direction },
+        down: DirectionStats { last: Some(at(101)), ..direction },
         first: at(100),
         messages: 1,
         rejected: 0,
@@ -62,21 +62,21 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
     }
 }
 
-/// `flow` moved so that its last packet is at `last`.
+/// Returns `flow` moved so that its last packet is at `last`.
 pub(crate) fn ending(mut flow: Flow, last: Time) -> Flow {
     (flow.up.last, flow.down.last) = (Some(last), Some(last));
     flow.first = last - Duration::from_secs(1);
     flow
 }
 
-/// A record of 10.0.0.1 whose event time is `time`.
+/// Returns a record of 10.0.0.1 with this event time.
 pub(crate) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
     let (app, reason) = (App::Smtp, RecordReason::Closed);
-    Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() })
+    Arc::new(FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() })
 }
 
-/// R1.
+/// Returns the rule `smtp-burst`.
 pub(crate) fn rule() -> Rule {
     let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
     let size = SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 };
@@ -99,12 +99,12 @@ pub(crate) fn rule() -> Rule {
         group_by: GroupBy::Source,
         window,
         terms: vec![Term {
-            measure: Measure::Count(Kind::Flows),
+            measure: Measure::Count(FlowClass::Flows),
             window,
-            level: Level { at_least: 10, resolve_below: 8 },
+            thresholds: Thresholds { at_least: 10, resolve_below: 8 },
         }],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
@@ -113,14 +113,14 @@ pub(crate) fn rule() -> Rule {
     }
 }
 
-/// 10.0.0.0/8 and fd00::/8.
+/// Returns the networks 10.0.0.0/8 and fd00::/8.
 pub(crate) fn internal() -> Networks {
     let line =
         |line: &str| Network { group: Some("lan".to_owned()), ..Network::new(line.parse().unwrap(), line) };
     Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec())
 }
 
-/// R1 with the default timeouts.
+/// Returns settings with the rule `smtp-burst` and the default timeouts.
 pub(crate) fn settings() -> Settings {
     Settings {
         timeouts: Timeouts::default(),
@@ -133,7 +133,7 @@ pub(crate) fn settings() -> Settings {
         ]),
         internal: internal(),
         v6_source_prefix: 64,
-        epoch: Epoch::default(),
+        clock_offset: WallClockOffset::default(),
         rules: vec![rule()],
         limits: RuleLimits::default(),
     }

@@ -1,35 +1,40 @@
-//! The engine: from snapshots of the flow table to records and alerts.
+//! Engine: turns polls of the flow table into flow records and alerts.
 //!
-//! No clock, no I/O, no aya: time and flows come in as values, effects go out as values.
+//! The engine reads no clock and does no I/O. Time and flows come in as values, and effects go out as values.
 //!
-//! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::begin`],
-//! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, [`Engine::overflow`], and then
-//! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::ending`] out of the
-//! kernel's table and tells [`Engine::end`] what became of them. Nothing here holds the table: it may be
-//! far larger than what is remembered of it.
+//! The caller drives one poll in this order:
 //!
-//! How often that happens must not show in the results. A flow's end follows from its packets: its
-//! last one plus a timeout. Final records are therefore given to the rules in the order of those ends,
-//! each at its own moment, as if the table had been read without pause; alerts repeat and end at
-//! their own moments in between. Of equal moments the earlier event time goes first, then the lower
-//! client address and port, then the lower server address and port. Only active records depend on
-//! when somebody looked: they carry what the flow had by then.
+//! 1. [`Engine::begin_poll`]
+//! 2. [`Engine::finish_superseded`]
+//! 3. [`Engine::observe_batch`], for each batch of the flow table. After each batch, or after the last one, the
+//!    caller evicts [`Engine::pending_eviction`] from the kernel's table and reports the outcomes to
+//!    [`Engine::apply_evictions`].
+//! 4. [`Engine::observe_overflow`]
+//! 5. [`Engine::tick`]
 //!
-//! Modules, in the order in which data passes them:
+//! The engine does not hold the flow table, which may be far larger than the state that the engine keeps of it.
+//!
+//! Results do not depend on the poll interval. A flow ends at its last packet plus a timeout. The rules get final
+//! records in the order of these ends, each at the time of its end. Alerts repeat and resolve at their own times in
+//! between. Records of equal end times are ordered by event time, then by client address and port, then by server
+//! address and port. Only interim records depend on the time of the poll: they carry the counters that the flow had
+//! then.
+//!
+//! Modules, in the order in which data passes through them:
 //!
 //! | module | |
 //! |---|---|
-//! | [`time`] | packet clock, and its place on the wall clock |
+//! | [`time`] | packet clock, and its offset from the wall clock |
 //! | [`settings`] | settings of the engine |
 //! | [`flow`] | flows, their deltas, timeouts and records |
-//! | [`network`] | addresses, located against the internal networks |
+//! | [`network`] | addresses, resolved against the internal networks |
 //! | [`rule`] | rules, and their match against records |
 //! | [`eval`] | evaluation of the rules, by group |
 //! | [`eval::window`] | windows of event time |
 //! | [`alert`] | incidents and their alerts |
 //! | [`effects`] | output of each call |
-//! | [`checkpoint`] | state that a later process continues from |
-//! | [`query`] | questions about the state |
+//! | [`checkpoint`] | state from which a new process continues |
+//! | [`query`] | read-only queries of the state |
 
 #![forbid(unsafe_code)]
 
@@ -46,411 +51,409 @@ pub mod time;
 
 use std::sync::Arc;
 
-// Aliases that other crates use.
-pub use self::{
-    alert::relay_hint as relay,
-    checkpoint::rules as state,
-    eval::group_key as subject,
-    flow::{fields as inputs, overflow as spill},
-    network::{self as assets, role as asset_role, special_use as special},
-    query::{explain, window_values as overview},
-    rule::size_test as size,
-};
-pub use self::{
-    checkpoint::Known,
-    eval::stats::{RuleCounts, RuleStats},
-};
+pub use self::eval::stats::{RuleCounts, RuleStats};
 use self::{
     effects::Effects,
     eval::{
         evaluator::Evaluator,
-        pending::{Arrival, Arrivals, Judged},
+        pending::{PendingRecord, PendingRecords, RuleInput},
         window::value::WindowValue,
     },
     flow::{
-        Fate, Finished, Flow, FlowRecord, RecordReason,
-        fingerprint::Name,
-        overflow::{Overflowed, Spill, Spills},
-        phase::Stage,
-        recent_records::Recent,
-        table::{self, Table},
-        timeout::{self, End, Limits},
+        EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow,
+        fingerprint::FlowFingerprint,
+        overflow::{OverflowDelta, SourceOverflow, SourceOverflowTable},
+        phase::RecordPhase,
+        recent_records::RecentRecords,
+        table::{self, LiveFlowTable},
+        timeout::{self, FlowEnd, TimeoutNanos},
     },
     network::Networks,
     settings::Settings,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
-/// Deltas, values, alerts and effects.
+/// Types of the engine's output: deltas, values, alerts and effects.
 pub mod event {
     pub use crate::{
-        alert::event::{Alert, AlertState, Relay, Sums},
-        effects::{Effects, Grouped, Qualified},
+        alert::event::{Alert, AlertState, FlowTotals, RelayHint},
+        effects::{AggregatedAlert, Effects, MatchedFlow},
         eval::{
             group_key::Source,
-            pending::Judged,
+            pending::RuleInput,
             window::value::{TermValue, Value, WindowValue},
         },
-        flow::delta::{Delta, Gain},
+        flow::delta::{CounterDelta, Delta},
         rule::Severity,
     };
 }
 
-/// Flows looked at together.
-const BATCH: usize = 32;
+/// Flows whose table entries are prefetched together.
+const BATCH_FLOWS: usize = 32;
 
-/// Ended flows for which room is kept from one reading to the next.
-const KEPT: usize = 4_096;
+/// Capacity of the list of flows pending eviction that is retained between polls, in flows.
+const RETAINED_CAPACITY: usize = 4_096;
 
-/// Turns snapshots of the flow table into records and alerts.
+/// Engine: turns polls of the flow table into flow records and alerts.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
-    limits: Limits,
-    table: Table,
-    spills: Spills,
+    limits: TimeoutNanos,
+    flow_table: LiveFlowTable,
+    source_overflow: SourceOverflowTable,
     evaluator: Evaluator,
-    /// The moment of the reading that is on.
+    /// Time of the current poll.
     now: Time,
-    /// Flows it found ended, with their gains booked. The table has forgotten them.
-    ending: Vec<Flow>,
-    /// Records the rules have not seen yet, or saw last.
-    arrivals: Arrivals,
-    /// What sources gained beyond the flow table, and the rules have not seen yet.
-    overflowed: Vec<Overflowed>,
-    /// The newest records, to be explained.
-    recent: Recent,
+    /// Flows that the current poll found ended. Their deltas are emitted, and `flow_table` does not hold them any
+    /// more.
+    pending_eviction: Vec<Flow>,
+    /// Records that the rules evaluate at the next tick, or evaluated at the last one.
+    pending_records: PendingRecords,
+    /// Overflow deltas that the rules evaluate at the next tick.
+    overflow_deltas: Vec<OverflowDelta>,
+    /// Newest records, for [`Engine::explain`] and relay hints.
+    recent_records: RecentRecords,
 }
 
-/// How much the engine holds.
+/// Amount of state that the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Flows that have not ended.
     pub open_flows: u64,
-    /// Flows that left the kernel's table unasked, since the start. Their packets are booked, but they
-    /// have no final record.
+    /// Flows that disappeared from the kernel's table without an eviction, since the start. Their packets are
+    /// counted, but they have no final record.
     pub vanished_flows: u64,
-    /// What the rules hold.
+    /// State of the rules.
     pub rules: RuleStats,
 }
 
-/// What came of other settings.
+/// Outcome of new settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reconfigured {
-    /// The rules whose windows begin anew.
+pub struct ReconfigureOutcome {
+    /// Rules whose windows start empty.
     pub restarted: Vec<Arc<str>>,
-    /// What time had brought by then, and the ends of the incidents of rules that are gone.
+    /// Effects of the time up to the change, and the resolved alerts of removed rules.
     pub effects: Effects,
 }
 
 impl Engine {
-    /// An engine that has seen nothing yet.
+    /// Returns an engine without state.
     pub fn new(mut settings: Settings) -> Self {
-        let limits = Limits::new(&settings.timeouts);
+        let limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
         let evaluator = Evaluator::new(
             (rules, settings.limits),
             settings.v6_source_prefix,
             limits.lateness(),
-            settings.epoch,
+            settings.clock_offset,
         );
-        let (table, spills) = (Table::default(), Spills::default());
-        let (ending, arrivals, overflowed) = (Vec::new(), Arrivals::default(), Vec::new());
+        let (flow_table, source_overflow) = (LiveFlowTable::default(), SourceOverflowTable::default());
+        let (pending_eviction, pending_records, overflow_deltas) =
+            (Vec::new(), PendingRecords::default(), Vec::new());
         Self {
             settings,
             limits,
-            table,
-            spills,
+            flow_table,
+            source_overflow,
             evaluator,
             now: Time::ZERO,
-            ending,
-            arrivals,
-            overflowed,
-            recent: Recent::new(),
+            pending_eviction,
+            pending_records,
+            overflow_deltas,
+            recent_records: RecentRecords::new(),
         }
     }
 
-    /// The internal networks in force.
+    /// Returns the internal networks.
     pub fn internal(&self) -> &Networks {
         &self.settings.internal
     }
 
-    /// From now on these are the internal networks. What was counted stays counted; records that come are
-    /// judged by the new list.
+    /// Replaces the internal networks. Counted flows stay counted; later records are matched against the new list.
     pub fn set_internal(&mut self, internal: Networks) {
         self.settings.internal = internal;
     }
 
-    /// From now on these are the settings, at `now`. Rules whose match, grouping, measures and windows stay
-    /// what they were keep what they hold, under the thresholds that are new. The others are named: their
-    /// windows begin anew, and their incidents go on, if they speak about the same subjects. Incidents of
-    /// rules that are gone end. The grouping of sources stays what it was.
-    pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> Reconfigured {
+    /// Replaces the settings at `now`.
+    ///
+    /// A rule with an unchanged match, grouping, measures and windows keeps its windows, under the new thresholds.
+    /// Every other changed rule is listed in the outcome: its windows start empty, and its incidents continue if
+    /// the grouping is unchanged. Incidents of removed rules end. The prefix length of IPv6 sources stays as it
+    /// was.
+    pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> ReconfigureOutcome {
         let mut effects = self.tick(now);
-        self.limits = Limits::new(&settings.timeouts);
+        self.limits = TimeoutNanos::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
-        (settings.v6_source_prefix, settings.epoch) = (self.settings.v6_source_prefix, self.settings.epoch);
+        (settings.v6_source_prefix, settings.clock_offset) =
+            (self.settings.v6_source_prefix, self.settings.clock_offset);
         let lateness = self.limits.lateness();
         let changed =
             self.evaluator.reconfigure((rules, settings.limits), lateness, &settings.internal, &mut effects);
-        self.table.renumber(|rule| changed.numbers.get(rule).copied().flatten());
+        self.flow_table.renumber_rules(|rule| changed.rule_numbers.get(rule).copied().flatten());
         self.settings = settings;
-        Reconfigured { restarted: changed.restarted, effects }
+        ReconfigureOutcome { restarted: changed.restarted, effects }
     }
 
-    /// Where the packet clock lies on the wall clock from now on. Live, the wall clock may be set.
-    pub fn set_epoch(&mut self, epoch: Epoch) {
-        self.settings.epoch = epoch;
-        self.evaluator.epoch = epoch;
+    /// Sets the offset of the packet clock from the wall clock. Live, the wall clock may be adjusted.
+    pub fn set_clock_offset(&mut self, clock_offset: WallClockOffset) {
+        self.settings.clock_offset = clock_offset;
+        self.evaluator.clock_offset = clock_offset;
     }
 
-    /// A reading of the flow table begins.
-    pub fn begin(&mut self, now: Time) {
-        self.remain();
+    /// Begins a poll of the flow table at `now`.
+    pub fn begin_poll(&mut self, now: Time) {
+        self.requeue_pending();
         self.now = now;
-        self.table.begin(now);
+        self.flow_table.begin_poll(now);
     }
 
-    /// The flows that others on the same tuple have followed: their last gains and their records. Comes
-    /// before the parts of the same reading.
-    pub fn finish(&mut self, finished: &[Finished]) -> Effects {
-        self.remain();
+    /// Ends superseded flows: emits their last deltas and their records. Call before the batches of the same poll.
+    pub fn finish_superseded(&mut self, superseded: &[SupersededFlow]) -> Effects {
+        self.requeue_pending();
         let mut effects = Effects::default();
-        for Finished { flow, replaced } in finished {
-            let end = End::of(flow, &self.limits);
-            // A SYN may follow a flow sooner than silence would have ended it.
-            let end =
-                if end.at <= *replaced { end } else { End { at: *replaced, reason: RecordReason::Closed } };
-            self.conclude(flow, end, &mut effects);
+        for SupersededFlow { flow, superseded_at } in superseded {
+            let end = FlowEnd::of(flow, &self.limits);
+            // A SYN can start a new flow before the idle timeout of the old one (RFC 9293, reuse of a port).
+            let end = if end.at <= *superseded_at {
+                end
+            } else {
+                FlowEnd { at: *superseded_at, reason: RecordReason::Closed }
+            };
+            self.finish_flow(flow, end, &mut effects);
         }
         effects
     }
 
-    /// Looks at a part of the flow table: what each flow gained, and records of living flows whose
-    /// active interval has passed.
+    /// Processes a batch of the flow table: emits the delta of each flow, and an interim record of each live flow
+    /// whose active interval has elapsed.
     ///
-    /// A flow is the same one as long as its `first` is. One that a reading does not show is not
-    /// forgotten: it may be back in the next.
-    pub fn look(&mut self, flows: &[Flow]) -> Effects {
+    /// Key and `first` identify a flow. The engine keeps a flow that a poll does not show, as the next poll may
+    /// show it again.
+    pub fn observe_batch(&mut self, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
         effects.deltas.reserve(flows.len());
-        for flows in flows.chunks(BATCH) {
-            // One that is new and over already has never been in the table.
-            let short = |flow: &Flow| self.table.is_new(flow) && End::of(flow, &self.limits).at <= self.now;
-            let names = self.table.names::<BATCH>(flows, short);
-            for (name, flow) in names.into_iter().zip(flows) {
-                self.see(name, flow, &mut effects);
+        for flows in flows.chunks(BATCH_FLOWS) {
+            // A flow that is new and has ended is not in `flow_table`, so its entry needs no prefetch.
+            let is_ended =
+                |flow: &Flow| self.flow_table.is_new(flow) && FlowEnd::of(flow, &self.limits).at <= self.now;
+            let fingerprints = self.flow_table.fingerprints::<BATCH_FLOWS>(flows, is_ended);
+            for (fingerprint, flow) in fingerprints.into_iter().zip(flows) {
+                self.update_flow(fingerprint, flow, &mut effects);
             }
         }
         effects
     }
 
-    /// The flows that had ended, of those looked at since [`Engine::begin`] or [`Engine::end`].
+    /// Returns the ended flows of the batches since [`Engine::begin_poll`] or [`Engine::apply_evictions`].
     ///
-    /// The caller takes them out of the kernel's table, unless they have gained something meanwhile.
-    pub fn ending(&self) -> &[Flow] {
-        &self.ending
+    /// The caller evicts each of them from the kernel's table unless its counters have changed.
+    pub fn pending_eviction(&self) -> &[Flow] {
+        &self.pending_eviction
     }
 
-    /// What became of [`Engine::ending`], in its order: those that are out of the kernel's table have
-    /// their records. The others live, also those of which nothing is said; a later reading judges them
-    /// again.
-    pub fn end(&mut self, fates: &[Fate]) -> Effects {
+    /// Applies the outcomes of evicting [`Engine::pending_eviction`], in the same order. Emits the final record of
+    /// each flow that is not in the kernel's table any more. All other flows, also those without an outcome, stay
+    /// live, and a later poll decides about them.
+    pub fn apply_evictions(&mut self, outcomes: &[EvictOutcome]) -> Effects {
         let mut effects = Effects::default();
-        effects.records.reserve(fates.len());
-        let mut ending = std::mem::take(&mut self.ending);
-        for (flow, fate) in ending.drain(..fates.len().min(ending.len())).zip(fates) {
-            match fate {
-                Fate::Removed | Fate::Absent => {
-                    let end = End::of(&flow, &self.limits);
-                    self.make(flow, end, &mut effects);
+        effects.records.reserve(outcomes.len());
+        let mut pending_eviction = std::mem::take(&mut self.pending_eviction);
+        for (flow, outcome) in
+            pending_eviction.drain(..outcomes.len().min(pending_eviction.len())).zip(outcomes)
+        {
+            match outcome {
+                EvictOutcome::Evicted | EvictOutcome::Missing => {
+                    let end = FlowEnd::of(&flow, &self.limits);
+                    self.emit_record(flow, end, &mut effects);
                 }
-                Fate::Lives => self.table.put(&flow),
+                EvictOutcome::Changed => self.flow_table.insert(&flow),
             }
         }
-        self.ending = ending;
-        self.remain();
+        self.pending_eviction = pending_eviction;
+        self.requeue_pending();
         effects
     }
 
-    /// What sources have beyond the flow table: their gains. There are no records of them.
-    pub fn overflow(&mut self, spilled: &[Spill]) -> Effects {
+    /// Processes the overflow counters of sources: emits their deltas. Overflow has no records.
+    pub fn observe_overflow(&mut self, counters: &[SourceOverflow]) -> Effects {
         let mut effects = Effects::default();
-        for (delta, gain) in spilled.iter().filter_map(|spill| self.spills.look(spill)) {
+        for (delta, overflow_delta) in
+            counters.iter().filter_map(|counters| self.source_overflow.observe(counters))
+        {
             effects.deltas.push(delta);
-            self.overflowed.push(gain);
+            self.overflow_deltas.push(overflow_delta);
         }
         effects
     }
 
-    /// Lets time pass: the rules see the records made so far, alerts are repeated and resolved.
+    /// Advances the time to `now`: the rules evaluate the pending records, and alerts repeat and resolve.
     pub fn tick(&mut self, now: Time) -> Effects {
         let mut effects = Effects::default();
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort();
-        for arrival in arrivals.in_order() {
-            self.deliver(arrival, &mut effects);
+        let mut pending_records = std::mem::take(&mut self.pending_records);
+        pending_records.sort();
+        for pending in pending_records.in_order() {
+            self.evaluate(pending, &mut effects);
         }
-        self.arrivals = arrivals;
-        for gain in std::mem::take(&mut self.overflowed) {
-            self.evaluator.overflow(&gain, &self.settings.internal, &mut effects);
+        self.pending_records = pending_records;
+        for delta in std::mem::take(&mut self.overflow_deltas) {
+            self.evaluator.ingest_overflow(&delta, &self.settings.internal, &mut effects);
         }
-        self.pass(now, &mut effects);
+        self.advance_to(now, &mut effects);
         effects
     }
 
-    /// The last look at a part of the table: every open flow gets its record. [`Engine::shutdown`]
-    /// follows.
-    pub fn look_last(&mut self, now: Time, flows: &[Flow]) -> Effects {
-        self.remain();
+    /// Processes a batch of the last poll: emits a record of every open flow. Call [`Engine::shutdown`] after the
+    /// last batch.
+    pub fn observe_final_batch(&mut self, now: Time, flows: &[Flow]) -> Effects {
+        self.requeue_pending();
         let mut effects = Effects::default();
         for flow in flows {
-            let end = End::of(flow, &self.limits);
-            let end = if end.at <= now { end } else { End { at: now, reason: RecordReason::Shutdown } };
-            self.conclude(flow, end, &mut effects);
+            let end = FlowEnd::of(flow, &self.limits);
+            let end = if end.at <= now { end } else { FlowEnd { at: now, reason: RecordReason::Shutdown } };
+            self.finish_flow(flow, end, &mut effects);
         }
         effects
     }
 
-    /// The end: the rules see the last records, and no flow is remembered.
+    /// Shuts down: the rules evaluate the pending records, and the engine drops all flows.
     pub fn shutdown(&mut self, now: Time) -> Effects {
-        self.table.clear();
+        self.flow_table.clear();
         self.tick(now)
     }
 
-    /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
-    /// it was made; records are given in that order.
-    pub fn record(&mut self, now: Time, record: &FlowRecord) -> Effects {
+    /// Evaluates a record of another source, such as a flow log. `now` is the time at which the record was made.
+    /// Pass records in ascending order of that time.
+    pub fn ingest_record(&mut self, now: Time, record: &FlowRecord) -> Effects {
         let mut effects = Effects::default();
-        self.record_into(now, record, &mut effects);
+        self.ingest_record_into(now, record, &mut effects);
         effects
     }
 
-    /// Does so, and adds to `effects`: of millions of records few have any.
-    pub fn record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
-        self.recent.push(record);
-        self.present(now, record, Stage::of(record.reason), effects);
+    /// Evaluates a record as [`Engine::ingest_record`] does, and appends to `effects`. Few of millions of records
+    /// have any effect.
+    pub fn ingest_record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
+        self.recent_records.push(record);
+        self.ingest_external(now, record, RecordPhase::of(record.reason), effects);
     }
 
-    /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::AHEAD`]
-    /// at once. It changes nothing else.
+    /// Prefetches the groups of the sources of the next records, at most [`Engine::PREFETCH_RECORDS`]. Changes no
+    /// state.
     pub fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
-        self.evaluator.prefetch(next.take(Self::AHEAD));
+        self.evaluator.prefetch(next.take(Self::PREFETCH_RECORDS));
     }
 
-    /// Records that are worth a look ahead at once.
-    pub const AHEAD: usize = 16;
+    /// Largest useful number of records for one [`Engine::prefetch`].
+    pub const PREFETCH_RECORDS: usize = 16;
 
-    /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
-    /// again by an engine without any, they leave the same windows and alerts.
-    pub fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
-        self.arrivals.judged()
+    /// Returns the rule inputs of the last [`Engine::tick`], in the order of their evaluation. An engine without
+    /// pending records that replays them gets equal windows and alerts.
+    pub fn rule_inputs(&self) -> impl Iterator<Item = RuleInput<'_>> {
+        self.pending_records.rule_inputs()
     }
 
-    /// What each rule's window holds for each source at `now`, where that is not zero; ordered by
-    /// rule, then source.
-    pub fn windows(&self, now: Time) -> Vec<WindowValue> {
+    /// Returns the nonzero window values of each rule and group at `now`, ordered by rule, then by group key.
+    pub fn window_values(&self, now: Time) -> Vec<WindowValue> {
         self.evaluator.values(now)
     }
 
-    /// How much is held.
+    /// Returns the amount of state that the engine holds.
     pub fn stats(&self) -> Stats {
         Stats {
-            open_flows: (self.table.len() + self.ending.len()) as u64,
-            vanished_flows: self.table.vanished(),
+            open_flows: (self.flow_table.len() + self.pending_eviction.len()) as u64,
+            vanished_flows: self.flow_table.lost(),
             rules: self.evaluator.stats(),
         }
     }
 
-    /// What each rule holds, and what it could not take; in the order of the rules.
+    /// Returns the counts of each rule, in the order of the rules.
     pub fn rule_counts(&self) -> Vec<RuleCounts> {
         self.evaluator.counts()
     }
 
-    fn see(&mut self, name: Option<Name>, flow: &Flow, effects: &mut Effects) {
-        let Some(name) = name else {
-            effects.deltas.push(table::all(flow));
-            self.ending.push(flow.clone());
+    fn update_flow(&mut self, fingerprint: Option<FlowFingerprint>, flow: &Flow, effects: &mut Effects) {
+        let Some(fingerprint) = fingerprint else {
+            effects.deltas.push(table::first_delta(flow));
+            self.pending_eviction.push(flow.clone());
             return;
         };
-        if End::of(flow, &self.limits).at <= self.now {
-            effects.deltas.extend(self.table.take(name, flow));
-            self.ending.push(flow.clone());
+        if FlowEnd::of(flow, &self.limits).at <= self.now {
+            effects.deltas.extend(self.flow_table.remove(fingerprint, flow));
+            self.pending_eviction.push(flow.clone());
             return;
         }
-        let seen = self.table.see(name, flow);
-        let gained = seen.delta.is_some();
-        effects.deltas.extend(seen.delta);
-        if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
-            self.make(flow.clone(), End { at, reason: RecordReason::Active }, effects);
-        } else if gained && self.evaluator.is_live() {
-            self.show(flow);
+        let update = self.flow_table.update(fingerprint, flow);
+        let has_delta = update.delta.is_some();
+        effects.deltas.extend(update.delta);
+        if let Some(at) = self.limits.elapsed_interval(flow, update.previous, self.now) {
+            self.emit_record(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, effects);
+        } else if has_delta && self.evaluator.is_live() {
+            self.offer_live(flow);
         }
     }
 
-    /// Lets the rules see what an open flow gained, if that is enough to matter before its next record.
-    fn show(&mut self, flow: &Flow) {
-        if !self.table.show(flow) {
+    /// Adds a live update of an open flow to the pending records, if the flow gained enough since its last one.
+    fn offer_live(&mut self, flow: &Flow) {
+        if !self.flow_table.has_live_update(flow) {
             return;
         }
         let record = timeout::record(flow.clone(), &self.settings.services, RecordReason::Active);
-        let fit = self.evaluator.fit(&record, Stage::Live, &self.settings.internal);
-        if !fit.is_empty() {
-            self.arrivals.push(self.now, Stage::Live, fit, record);
+        let mask = self.evaluator.matching_rules(&record, RecordPhase::Live, &self.settings.internal);
+        if !mask.is_empty() {
+            self.pending_records.push(self.now, RecordPhase::Live, mask, record);
         }
     }
 
-    /// Flows that ended but were not taken out live on.
-    fn remain(&mut self) {
-        self.ending.drain(..).for_each(|flow| self.table.put(&flow));
-        self.ending.shrink_to(KEPT);
+    /// Puts the flows whose eviction was not confirmed back into `flow_table`.
+    fn requeue_pending(&mut self) {
+        self.pending_eviction.drain(..).for_each(|flow| self.flow_table.insert(&flow));
+        self.pending_eviction.shrink_to(RETAINED_CAPACITY);
     }
 
-    fn conclude(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
-        effects.deltas.extend(self.table.take(self.table.name(flow), flow));
-        self.make(flow.clone(), end, effects);
+    fn finish_flow(&mut self, flow: &Flow, end: FlowEnd, effects: &mut Effects) {
+        effects.deltas.extend(self.flow_table.remove(self.flow_table.fingerprint(flow), flow));
+        self.emit_record(flow.clone(), end, effects);
     }
 
-    fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
+    fn emit_record(&mut self, flow: Flow, end: FlowEnd, effects: &mut Effects) {
         let record = timeout::record(flow, &self.settings.services, end.reason);
-        let stage = Stage::of(end.reason);
-        let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
-        // Of most records no rule wants to know, and those need not wait for their turn.
-        if stage == Stage::Ended {
-            self.recent.push(&record);
+        let phase = RecordPhase::of(end.reason);
+        let mask = self.evaluator.matching_rules(&record, phase, &self.settings.internal);
+        // Few records match a rule. The others need not wait for their turn.
+        if phase == RecordPhase::Final {
+            self.recent_records.push(&record);
         }
-        if !fit.is_empty() {
-            self.arrivals.push(end.at, stage, fit, record.clone());
-        } else if stage == Stage::Ended {
-            self.table.unmark(&record.flow);
+        if !mask.is_empty() {
+            self.pending_records.push(end.at, phase, mask, record.clone());
+        } else if phase == RecordPhase::Final {
+            self.flow_table.remove_contribution(&record.flow);
         }
         effects.records.push(record);
     }
 
-    /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
-    fn present(&mut self, at: Time, record: &FlowRecord, stage: Stage, effects: &mut Effects) {
-        let fit = self.evaluator.fit(record, stage, &self.settings.internal);
-        self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, effects);
-        self.pass(at, effects);
+    /// Evaluates a record of another source, and advances the time to `at`.
+    fn ingest_external(&mut self, at: Time, record: &FlowRecord, phase: RecordPhase, effects: &mut Effects) {
+        let mask = self.evaluator.matching_rules(record, phase, &self.settings.internal);
+        self.evaluate(PendingRecord { at: at.max(record.time()), phase, mask, record }, effects);
+        self.advance_to(at, effects);
     }
 
-    /// Time passes: what is due is told.
-    fn pass(&mut self, now: Time, effects: &mut Effects) {
-        let told = effects.alerts.len();
+    /// Advances the time to `now`: repeats and resolves due alerts.
+    fn advance_to(&mut self, now: Time, effects: &mut Effects) {
+        let first_alert = effects.alerts.len();
         self.evaluator.advance(now, &self.settings.internal, effects);
-        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
+        self.attach_relay_hints(effects.alerts.get_mut(first_alert..).unwrap_or_default());
     }
 
-    /// Gives a record to the rules; a flow counts once for each.
-    fn deliver(&mut self, arrival: Arrival<'_>, effects: &mut Effects) {
-        let flow = &arrival.record.flow;
-        let mut tally = self.table.tally(flow);
-        let told = effects.alerts.len();
-        self.evaluator.admit(arrival, &mut tally, &self.settings.internal, effects);
-        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
-        match arrival.record.reason {
-            RecordReason::Active => self.table.mark(flow, tally),
-            _ => self.table.unmark(flow),
+    /// Evaluates a record. A rule counts each flow once.
+    fn evaluate(&mut self, pending: PendingRecord<'_>, effects: &mut Effects) {
+        let flow = &pending.record.flow;
+        let mut contribution = self.flow_table.contribution(flow);
+        let first_alert = effects.alerts.len();
+        self.evaluator.ingest(pending, &mut contribution, &self.settings.internal, effects);
+        self.attach_relay_hints(effects.alerts.get_mut(first_alert..).unwrap_or_default());
+        match pending.record.reason {
+            RecordReason::Active => self.flow_table.set_contribution(flow, contribution),
+            _ => self.flow_table.remove_contribution(flow),
         }
     }
 }

@@ -1,34 +1,35 @@
-//! What the engine is told: validated, nothing left to decide.
+//! Settings of the engine: validated, with all defaults applied.
 
 pub use crate::{
     flow::{
-        class::Kind,
+        class::FlowClass,
         quantity::Quantity,
         service::{Service, Services},
         timeout::Timeouts,
     },
     rule::{
-        Allow, Bound, Condition, Counter, End, GroupBy, Hours, Layer, Level, Match, Measure, Rule,
-        RuleLimits, SizeKind, SizeTest, Term, Thresholds, Transport, Window, WindowKind, signature_id, unit,
+        AllowEntry, Bound, Condition, Counter, Endpoint, GroupBy, Hours, Layer, Match, Measure, Rule,
+        RuleLimits, SizeKind, SizeTest, Term, ThresholdOverride, Thresholds, Transport, Window, WindowKind,
+        signature_id, unit,
     },
 };
-use crate::{network::Networks, time::Epoch};
+use crate::{network::Networks, time::WallClockOffset};
 
-/// Everything the engine needs to know.
+/// Settings of the engine.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// When flows end.
+    /// Timeouts that end flows.
     pub timeouts: Timeouts,
-    /// What is watched on which port.
+    /// Service of each watched port.
     pub services: Services,
-    /// The internal networks.
+    /// Internal networks.
     pub internal: Networks,
     /// Prefix length by which IPv6 clients are grouped into sources.
     pub v6_source_prefix: u8,
-    /// Where the packet clock lies on the wall clock: rules may name hours, and allow-lists expire.
-    pub epoch: Epoch,
-    /// The rules, enabled ones only.
+    /// Offset of the packet clock from the wall clock, for rules with hours and for the ends of allow-list entries.
+    pub clock_offset: WallClockOffset,
+    /// Enabled rules.
     pub rules: Vec<Rule>,
-    /// What they may hold and tell.
+    /// Limits of the rules' state and of their alerts.
     pub limits: RuleLimits,
 }

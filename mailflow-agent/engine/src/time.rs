@@ -1,4 +1,4 @@
-//! Time as the engine knows it: a value passed in.
+//! Time of the engine: a value passed in.
 
 use std::{
     ops::{Add, Sub},
@@ -7,31 +7,31 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A moment on the packet clock, in nanoseconds.
+/// Time on the packet clock, in nanoseconds.
 ///
-/// Live, that is the kernel's monotonic clock; in replay and backtest it is the capture's or the
-/// log's own. Only [`Epoch`] turns it into wall time.
+/// Live, the packet clock is the kernel's monotonic clock. In replay and backtest the capture or the log defines
+/// it. Only [`WallClockOffset`] converts it to wall-clock time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(u64);
 
 impl Time {
-    /// The beginning of the clock.
+    /// Start of the packet clock.
     pub const ZERO: Time = Time(0);
 
-    /// Later than any other.
+    /// Latest representable time.
     pub const END: Time = Time(u64::MAX);
 
-    /// A moment `nanos` nanoseconds after the clock's beginning.
+    /// Returns the time `nanos` nanoseconds after the start of the clock.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the clock's beginning.
+    /// Returns the nanoseconds since the start of the clock.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not.
+    /// Returns the duration since `earlier`, or zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -52,23 +52,23 @@ impl Add<Duration> for Time {
 impl Sub<Duration> for Time {
     type Output = Time;
 
-    /// Stops at the clock's beginning.
+    /// Subtracts a duration; saturates at the start of the clock.
     fn sub(self, duration: Duration) -> Time {
         Time(self.0.saturating_sub(nanos(duration)))
     }
 }
 
-/// Where the packet clock's beginning lies on the wall clock, in nanoseconds since 1970.
+/// Offset of the packet clock's start from the Unix epoch, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Epoch(i128);
+pub struct WallClockOffset(i128);
 
-impl Epoch {
-    /// The epoch of a clock that began `nanos` nanoseconds after 1970.
+impl WallClockOffset {
+    /// Returns the offset of a clock that started `nanos` nanoseconds after 1970-01-01 00:00 UTC.
     pub const fn from_unix_nanos(nanos: i128) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since 1970 at `time`.
+    /// Returns the nanoseconds since 1970-01-01 00:00 UTC at `time`.
     pub fn unix_nanos(self, time: Time) -> i128 {
         self.0 + i128::from(time.0)
     }

@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use mailflow_engine::{
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
     time::Time,
 };
 
@@ -343,7 +343,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses it; flows before the refusal may be gone.
-    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<EvictOutcome>, KernelError> {
         let counting = self.counting();
         let Self { loaded, table, .. } = self;
         table.remove(flows, &|book, flows| evict::remove(loaded, book, flows, counting))

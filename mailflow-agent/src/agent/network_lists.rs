@@ -20,7 +20,7 @@ use crate::{
     metrics::LoadOutcome,
     status::shared_status::SharedStatus,
 };
-use mailflow_engine::{assets::Networks, time::Time};
+use mailflow_engine::{network::Networks, time::Time};
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 

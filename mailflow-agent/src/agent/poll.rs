@@ -8,9 +8,9 @@ use crate::recovery::{checkpointer::Checkpointer, poll_records, state_dir::Journ
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, Reader, Taking};
@@ -21,11 +21,11 @@ pub(crate) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Checkpointer,
-    (now, epoch): (Time, Epoch),
+    (now, epoch): (Time, WallClockOffset),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
-    engine.begin(now);
+    engine.begin_poll(now);
     keeper.begin_poll(now, epoch);
     kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
@@ -40,7 +40,7 @@ pub(crate) fn last_look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Checkpointer,
-    (now, epoch): (Time, Epoch),
+    (now, epoch): (Time, WallClockOffset),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<()> {
     keeper.begin_poll(now, epoch);
@@ -60,28 +60,33 @@ struct Look<'a> {
 }
 
 impl Reader for Look<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
-        (self.hand_on)(&self.engine.finish(finished));
+    fn finished(&mut self, finished: &[SupersededFlow]) {
+        (self.hand_on)(&self.engine.finish_superseded(finished));
     }
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        let effects = self.engine.look(flows);
-        let noted = self.keeper.append(poll_records::flow_records(&effects, self.engine.ending()));
+        let effects = self.engine.observe_batch(flows);
+        let noted = self.keeper.append(poll_records::flow_records(&effects, self.engine.pending_eviction()));
         (self.hand_on)(&effects);
         // What is not in the journal stays in the table: another reading judges it again.
-        if noted.is_ok() { self.engine.ending() } else { &[] }
+        if noted.is_ok() { self.engine.pending_eviction() } else { &[] }
     }
 
-    fn removed(&mut self, fates: &[Fate]) {
-        let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
+    fn removed(&mut self, fates: &[EvictOutcome]) {
+        let lives = self
+            .engine
+            .pending_eviction()
+            .iter()
+            .zip(fates)
+            .filter(|(_, fate)| **fate == EvictOutcome::Changed);
         let lives = lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone()));
         // Without that note it would be looked up at the next start, and found alive as well.
         let _ = self.keeper.append(lives);
-        (self.hand_on)(&self.engine.end(fates));
+        (self.hand_on)(&self.engine.apply_evictions(fates));
     }
 
-    fn spilled(&mut self, spilled: &[Spill]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
+    fn spilled(&mut self, spilled: &[SourceOverflow]) {
+        (self.hand_on)(&self.engine.observe_overflow(spilled));
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
@@ -98,19 +103,19 @@ struct LastLook<'a> {
 }
 
 impl Reader for LastLook<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
-        (self.hand_on)(&self.engine.finish(finished));
+    fn finished(&mut self, finished: &[SupersededFlow]) {
+        (self.hand_on)(&self.engine.finish_superseded(finished));
     }
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        (self.hand_on)(&self.engine.look_last(self.now, flows));
+        (self.hand_on)(&self.engine.observe_final_batch(self.now, flows));
         &[]
     }
 
-    fn removed(&mut self, _: &[Fate]) {}
+    fn removed(&mut self, _: &[EvictOutcome]) {}
 
-    fn spilled(&mut self, spilled: &[Spill]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
+    fn spilled(&mut self, spilled: &[SourceOverflow]) {
+        (self.hand_on)(&self.engine.observe_overflow(spilled));
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {

@@ -87,14 +87,14 @@ impl Pipeline {
         }
         let limits = config.engine.limits;
         info!(
-            subjects = limits.subjects,
+            subjects = limits.groups,
             memory = limits.memory,
             alerts_per_minute = limits.alerts_per_minute,
             flood_sources = limits.flood_sources,
             "limits of each rule"
         );
         let mut engine = Engine::new(config.engine.clone());
-        engine.set_epoch(clock::epoch());
+        engine.set_clock_offset(clock::epoch());
         let sinks = EffectRouter {
             outputs,
             status: view,
@@ -108,9 +108,9 @@ impl Pipeline {
         restore::restore(&mut kernel, map_origin, &mut engine, &sinks, &mut checkpointer, recovered)?;
         let (now, unmigrated) = (clock::now(), kernel.take_left());
         for effects in [
-            engine.finish(&unmigrated.finished),
-            engine.look_last(now, &unmigrated.flows),
-            engine.overflow(&unmigrated.spilled),
+            engine.finish_superseded(&unmigrated.finished),
+            engine.observe_final_batch(now, &unmigrated.flows),
+            engine.observe_overflow(&unmigrated.spilled),
         ] {
             sinks.route((now, clock::epoch()), &effects);
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use mailflow_engine::{
     settings::{Rule, Settings, Timeouts},
-    time::Epoch,
+    time::WallClockOffset,
 };
 
 /// Range of a timeout.
@@ -70,7 +70,7 @@ pub(crate) fn read_engine_sections(
         services: watched?.services()?,
         internal,
         v6_source_prefix: v6_source_prefix?,
-        epoch: Epoch::default(),
+        clock_offset: WallClockOffset::default(),
         rules: enabled,
         limits: limits?,
     };

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Interface, Role},
     control::{WatchedEntryStatus, WatchedInterface},
 };
-use mailflow_engine::assets::{Networks, Place};
+use mailflow_engine::network::{AddressScope, Networks};
 use mailflow_kernel::{self, Examined};
 
 /// Returns the findings about the interfaces that an entry of the configuration names.
@@ -88,7 +88,7 @@ fn check_role(name: &str, role: Role, examined: &Examined, internal: &Networks) 
     let what = format!("{name} role");
     let reason = &examined.reason;
     let inside = "watch the interface on the inside; role: host counts the machine's own mail";
-    let public = |address: &&IpAddr| internal.locate(**address).place == Place::Internet;
+    let public = |address: &&IpAddr| internal.resolve(**address).scope == AddressScope::Internet;
     match role {
         Role::Lan if examined.default_route => Finding::warn(
             what,
@@ -175,7 +175,7 @@ fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) ->
     }
     let what = format!("{name} networks");
     let uncovered =
-        examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+        examined.prefixes.iter().filter(|prefix| internal.is_unlisted(prefix)).map(ToString::to_string);
     let uncovered: Vec<String> = uncovered.collect();
     Some(match uncovered.as_slice() {
         [] => Finding::ok(what, "its addresses are in internal networks"),

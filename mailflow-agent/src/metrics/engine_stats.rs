@@ -1,7 +1,7 @@
 //! Occupancy of the engine, and what exceeded its limits.
 
 use super::text::MetricFamily;
-use mailflow_engine::{RuleCounts, Stats, overview::Threshold};
+use mailflow_engine::{RuleCounts, Stats, query::window_scan::TermThreshold};
 
 const OPEN_FLOWS: MetricFamily = MetricFamily::gauge("mailflow_open_flows", "Number of open flows.");
 const VANISHED_FLOWS: MetricFamily = MetricFamily::counter(
@@ -66,7 +66,7 @@ pub struct EngineStats {
     /// Counts of each rule.
     pub rules: Vec<RuleCounts>,
     /// Thresholds in force.
-    pub thresholds: Vec<Threshold>,
+    pub thresholds: Vec<TermThreshold>,
 }
 
 impl EngineStats {
@@ -75,18 +75,18 @@ impl EngineStats {
         let stats = &self.stats;
         OPEN_FLOWS.single(out, stats.open_flows);
         VANISHED_FLOWS.single(out, stats.vanished_flows);
-        self.by_rule(&SUBJECTS, |rule| rule.subjects, out);
+        self.by_rule(&SUBJECTS, |rule| rule.groups, out);
         self.by_rule(&LATE_RECORDS, |rule| rule.late, out);
         self.by_rule(&REFUSED_RECORDS, |rule| rule.refused, out);
         self.by_rule(&EVICTED_SUBJECTS, |rule| rule.evicted, out);
         self.by_rule(&MEMORY_BYTES, |rule| rule.memory, out);
-        self.by_rule(&GROUPED_ALERTS, |rule| rule.grouped, out);
-        SUBJECTS_LIMIT.single(out, stats.rules.limits.subjects as u64);
+        self.by_rule(&GROUPED_ALERTS, |rule| rule.aggregated_alerts, out);
+        SUBJECTS_LIMIT.single(out, stats.rules.limits.groups as u64);
         MEMORY_LIMIT_BYTES.single(out, stats.rules.limits.memory as u64);
         HALF_OPEN_SOURCES.single(out, stats.rules.half_open_sources);
         SOURCE_FLOOD.single(out, u64::from(stats.rules.flood));
         RULE_THRESHOLD.head(out);
-        for Threshold { rule, term, at_least, scale } in &self.thresholds {
+        for TermThreshold { rule, term, at_least, scale } in &self.thresholds {
             RULE_THRESHOLD.sample(
                 out,
                 &[("rule", rule), ("condition", term)],
@@ -94,7 +94,7 @@ impl EngineStats {
             );
         }
         EVIDENCE_RECORDS.single(out, stats.rules.evidence);
-        EVIDENCE_RECORDS_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
+        EVIDENCE_RECORDS_LIMIT.single(out, RuleCounts::MAX_EVIDENCE_RECORDS);
         EVIDENCE_DROPPED_RECORDS.single(out, stats.rules.evidence_dropped);
     }
 

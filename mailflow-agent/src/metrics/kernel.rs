@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_common::{Reason, Totals};
 
 use super::text::MetricFamily;
-use mailflow_engine::event::Gain;
+use mailflow_engine::event::CounterDelta;
 
 const KERNEL_PACKETS: MetricFamily = MetricFamily::counter(
     "mailflow_kernel_packets_total",
@@ -153,9 +153,9 @@ pub struct PacketsAt {
     /// `live`, `retired`, `overflow` or `unattributed`.
     pub name: &'static str,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
 }
 
 /// State of the kernel program at the last poll.
@@ -254,9 +254,10 @@ impl KernelSnapshot {
 
     /// Writes the families of packet locations and of the conservation difference.
     fn render_locations(&self, out: &mut String) {
-        for (family, value) in
-            [(LOCATED_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (LOCATED_BYTES, |gain| gain.bytes)]
-        {
+        for (family, value) in [
+            (LOCATED_PACKETS, (|gain| gain.packets) as fn(CounterDelta) -> u64),
+            (LOCATED_BYTES, |gain| gain.bytes),
+        ] {
             family.head(out);
             for attachment in &self.packet_locations {
                 for (direction, gain) in [("up", attachment.up), ("down", attachment.down)] {

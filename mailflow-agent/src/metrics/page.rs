@@ -3,7 +3,7 @@
 use super::{
     agent::AgentMetrics, engine_stats::EngineStats, kernel::KernelSnapshot, traffic_counters::TrafficCounters,
 };
-use mailflow_engine::overview::Overview;
+use mailflow_engine::query::window_scan::WindowReport;
 
 /// Content of the page.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub struct MetricsPage<'a> {
     /// Counters by service and by source.
     pub traffic: &'a TrafficCounters,
     /// Current window values of the rules.
-    pub windows: &'a Overview,
+    pub windows: &'a WindowReport,
     /// Occupancy of the engine, `None` before the first poll.
     pub engine: Option<&'a EngineStats>,
     /// State of the kernel program, `None` before the first poll.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::text::MetricFamily;
-use mailflow_engine::event::{Delta, Gain};
+use mailflow_engine::event::{CounterDelta, Delta};
 
 /// Counters of a service or a source since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CounterRow {
-    pub(crate) up: Gain,
-    pub(crate) down: Gain,
+    pub(crate) up: CounterDelta,
+    pub(crate) down: CounterDelta,
     pub(crate) flows: u64,
     pub(crate) messages: u64,
     /// Qualifying flows by index of the rule. Trailing zeros are omitted.
@@ -133,8 +133,13 @@ impl RowFamilies {
     }
 
     /// Writes a family with one sample for each row and direction.
-    fn directions<'a, R>(&self, out: &mut String, family: &MetricFamily, rows: R, value: fn(Gain) -> u64)
-    where
+    fn directions<'a, R>(
+        &self,
+        out: &mut String,
+        family: &MetricFamily,
+        rows: R,
+        value: fn(CounterDelta) -> u64,
+    ) where
         R: Iterator<Item = (&'a str, &'a CounterRow)>,
     {
         family.head(out);

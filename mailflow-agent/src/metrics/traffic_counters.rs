@@ -12,9 +12,9 @@ use super::{
     windows,
 };
 use mailflow_engine::{
-    event::{Effects, Gain, Source},
+    event::{CounterDelta, Effects, Source},
     flow::{Flow, RecordReason},
-    overview::Overview,
+    query::window_scan::WindowReport,
     settings::{Service, Services},
     time::Time,
 };
@@ -119,14 +119,14 @@ impl TrafficCounters {
             self.sources.row(labels.source(&delta.key), now).add(delta);
         }
         // Suppressed flows have their own counter.
-        for qualified in effects.qualified.iter().filter(|qualified| qualified.suppressed) {
+        for qualified in effects.matched_flows.iter().filter(|qualified| qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             if self.suppressed.len() <= rule {
                 self.suppressed.resize(rule + 1, 0);
             }
             self.suppressed[rule] += 1;
         }
-        for qualified in effects.qualified.iter().filter(|qualified| !qualified.suppressed) {
+        for qualified in effects.matched_flows.iter().filter(|qualified| !qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             self.services[labels.service(&qualified.key)].qualify(rule);
             self.sources.row(labels.source(&qualified.key), now).qualify(rule);
@@ -147,7 +147,7 @@ impl TrafficCounters {
     }
 
     /// Returns the totals since the process started: client to server, server to client.
-    pub fn totals(&self) -> (Gain, Gain) {
+    pub fn totals(&self) -> (CounterDelta, CounterDelta) {
         let mut sum = CounterRow::default();
         self.services.iter().for_each(|row| sum.merge(row));
         (sum.up, sum.down)
@@ -174,7 +174,7 @@ impl TrafficCounters {
     }
 
     /// Writes the families. `windows` contains the current window values.
-    pub fn render(&self, windows: &Overview, out: &mut String) {
+    pub fn render(&self, windows: &WindowReport, out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([OTHER_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
         SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
@@ -212,9 +212,9 @@ pub struct SourceTotals<'a> {
     /// Label of the source.
     pub source: &'a str,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
     /// Number of new flows.
     pub flows: u64,
     /// Number of estimated messages.

@@ -1,7 +1,7 @@
 //! Window values of each rule and group key.
 
 use super::text::MetricFamily;
-use mailflow_engine::overview::Overview;
+use mailflow_engine::query::window_scan::WindowReport;
 
 const WINDOW_VALUES: MetricFamily = MetricFamily::gauge(
     "mailflow_window_value",
@@ -15,12 +15,12 @@ const OMITTED_VALUES: MetricFamily = MetricFamily::gauge(
 );
 
 /// Writes the window values, which are never zero, and the number of omitted ones.
-pub(crate) fn render(out: &mut String, windows: &Overview) {
+pub(crate) fn render(out: &mut String, windows: &WindowReport) {
     WINDOW_VALUES.head(out);
     for value in &windows.values {
-        let source = value.subject.source().map(|source| source.to_string());
-        let destination = value.subject.destination().map(|ip| ip.to_string());
-        let group = value.subject.group();
+        let source = value.group_key.source().map(|source| source.to_string());
+        let destination = value.group_key.destination().map(|ip| ip.to_string());
+        let group = value.group_key.group();
         let mut labels: Vec<(&str, &str)> = vec![("rule", &value.rule), ("condition", &value.term)];
         let optional_labels =
             [("source", source.as_deref()), ("destination", destination.as_deref()), ("group", group)];
@@ -34,20 +34,25 @@ pub(crate) fn render(out: &mut String, windows: &Overview) {
 mod tests {
     use super::*;
     use mailflow_engine::{
+        eval::GroupKey,
         event::{Source, Value, WindowValue},
-        subject::Subject,
     };
 
     #[test]
     fn writes_a_series_for_each_group() {
-        let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
+        let value = |subject, value| WindowValue {
+            rule: "r".into(),
+            term: "count".into(),
+            group_key: subject,
+            value,
+        };
         let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
         let values = vec![
-            value(Subject::Source(source(3)), Value::AtLeast(10)),
-            value(Subject::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
+            value(GroupKey::Source(source(3)), Value::AtLeast(10)),
+            value(GroupKey::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
         ];
         let mut out = String::new();
-        render(&mut out, &Overview { values, omitted: 1, ..Overview::default() });
+        render(&mut out, &WindowReport { values, omitted: 1, ..WindowReport::default() });
         let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,

@@ -23,13 +23,13 @@ use crate::{
     metrics::AgentMetrics,
     outputs::{gateway::Gateway, set::OutputSet},
 };
-use mailflow_engine::time::Epoch;
+use mailflow_engine::time::WallClockOffset;
 use mailflow_kernel::clock;
 
 /// Longest time that the outputs may take at the end to write their queues.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clock offset of a backtest: times in logs are times of the wall clock.
-pub(crate) const LOG_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
+pub(crate) const LOG_CLOCK_OFFSET: WallClockOffset = WallClockOffset::from_unix_nanos(0);
 
 /// Counts of a backtest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub fn run(
         evaluator.ingest(records, |effects| outputs.write_all(effects, LOG_CLOCK_OFFSET));
     })?;
     if end_of_input == EndOfInput::Drain {
-        let longest_window = config.engine.rules.iter().map(|rule| rule.memory()).max();
+        let longest_window = config.engine.rules.iter().map(|rule| rule.max_alert_delay()).max();
         let end = end + config.engine.timeouts.idle + longest_window.unwrap_or_default();
         evaluator.tick(end, |effects| outputs.write_all(effects, LOG_CLOCK_OFFSET));
     }

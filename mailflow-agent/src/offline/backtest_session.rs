@@ -52,11 +52,11 @@ impl BacktestSession {
         let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
         let mut engine = Engine::new(settings);
         // An explanation of all records holds all of them anyway, so a bound saves no memory.
-        engine.remember_all();
+        engine.retain_all_records();
         let (sorted, end) = sorter.sorted()?;
         sorted.for_each(|records| {
             for TimedRecord { at, record } in records {
-                engine.record(*at, record);
+                engine.ingest_record(*at, record);
             }
         })?;
         engine.tick(end);
@@ -76,6 +76,6 @@ impl BacktestSession {
     /// Returns the number of attempts for which the logs do not show whether mail was delivered, and of all
     /// attempts.
     pub fn count_unknown_outcomes(&self) -> (u64, u64) {
-        self.engine.undelivered_or_not()
+        self.engine.count_undetermined_attempts()
     }
 }

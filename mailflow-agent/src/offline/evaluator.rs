@@ -7,8 +7,8 @@ use mailflow_engine::{
     Engine,
     event::Effects,
     flow::FlowRecord,
-    inputs::Inputs,
-    rule::Ends,
+    flow::RecordFields,
+    network::Endpoints,
     settings::{Match, RuleLimits, Settings, Term},
     time::Time,
 };
@@ -20,7 +20,7 @@ pub(crate) struct NotEvaluable {
     /// The term, if other terms of the rule could evaluate the records.
     pub(crate) term: Option<String>,
     /// Fields that the records lack.
-    pub(crate) missing: Inputs,
+    pub(crate) missing: RecordFields,
     pub(crate) records: u64,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct BacktestEvaluator {
     engine: Engine,
     settings: Settings,
     rules: Vec<RuleRequirements>,
-    not_evaluable: BTreeMap<(usize, Option<usize>, Inputs), u64>,
+    not_evaluable: BTreeMap<(usize, Option<usize>, RecordFields), u64>,
 }
 
 /// Fields that a rule needs.
@@ -38,8 +38,8 @@ struct RuleRequirements {
     /// Match of the rule without the parts for which a record may lack the fields.
     matching: Match,
     sessions_only: bool,
-    needs: Inputs,
-    terms: Vec<Inputs>,
+    needs: RecordFields,
+    terms: Vec<RecordFields>,
 }
 
 impl BacktestEvaluator {
@@ -47,8 +47,8 @@ impl BacktestEvaluator {
         let rules = settings.rules.iter().map(|rule| RuleRequirements {
             matching: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
             sessions_only: rule.matching.sessions_only,
-            needs: rule.matching.inputs(),
-            terms: rule.terms.iter().map(Term::inputs).collect(),
+            needs: rule.matching.required_fields(),
+            terms: rule.terms.iter().map(Term::required_fields).collect(),
         });
         Self {
             rules: rules.collect(),
@@ -62,13 +62,13 @@ impl BacktestEvaluator {
     /// Evaluates the rules on records, and emits the effects of each.
     pub(crate) fn ingest(&mut self, records: &[TimedRecord], mut emit: impl FnMut(&Effects)) {
         let mut effects = Effects::default();
-        for batch in records.chunks(Engine::AHEAD) {
+        for batch in records.chunks(Engine::PREFETCH_RECORDS) {
             self.engine.prefetch(batch.iter().map(|record| &record.record));
             for TimedRecord { at, record } in batch {
-                if record.inputs != Inputs::all() {
+                if record.fields != RecordFields::all() {
                     self.count_not_evaluable(record);
                 }
-                self.engine.record_into(*at, record, &mut effects);
+                self.engine.ingest_record_into(*at, record, &mut effects);
                 emit(&effects);
                 effects.clear();
             }
@@ -82,7 +82,7 @@ impl BacktestEvaluator {
 
     /// Returns the counts of records that could not be evaluated, in the order of the rules and their terms.
     pub(crate) fn not_evaluable(&self) -> Vec<NotEvaluable> {
-        let describe = |((rule, term, missing), records): (&(usize, Option<usize>, Inputs), &u64)| {
+        let describe = |((rule, term, missing), records): (&(usize, Option<usize>, RecordFields), &u64)| {
             let rule = self.settings.rules.get(*rule)?;
             let term = term.and_then(|term| rule.terms.get(term)).map(|term| term.measure.name());
             Some(NotEvaluable { rule: Arc::clone(&rule.name), term, missing: *missing, records: *records })
@@ -92,14 +92,14 @@ impl BacktestEvaluator {
 
     /// Counts a record for each rule or term that it would match, but whose fields it lacks.
     fn count_not_evaluable(&mut self, record: &FlowRecord) {
-        let matching = Ends::of(&record.flow, &self.settings.internal);
+        let matching = Endpoints::of(&record.flow, &self.settings.internal);
         for (rule, requirements) in self.rules.iter().enumerate() {
-            let missing = requirements.needs - record.inputs;
+            let missing = requirements.needs - record.fields;
             let terms = requirements.terms.iter().enumerate();
             let missed = match missing.is_empty() {
                 false => vec![(rule, None, missing)],
                 true => {
-                    let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.inputs));
+                    let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.fields));
                     terms.filter(|(_, _, missing)| !missing.is_empty()).collect()
                 }
             };
@@ -107,7 +107,7 @@ impl BacktestEvaluator {
                 || requirements.sessions_only && has_no_session(record)
                 || requirements
                     .matching
-                    .check(&record.flow, record.app, &matching, self.settings.epoch)
+                    .check(&record.flow, record.app, &matching, self.settings.clock_offset)
                     .is_err()
             {
                 continue;
@@ -123,6 +123,7 @@ impl BacktestEvaluator {
 }
 
 /// Returns true if the record shows that the connection was not established.
-fn has_no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
-    inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
+fn has_no_session(FlowRecord { flow, fields: inputs, .. }: &FlowRecord) -> bool {
+    inputs.contains(RecordFields::SYN | RecordFields::SYN_ACK)
+        && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

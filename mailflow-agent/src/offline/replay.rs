@@ -27,7 +27,7 @@ use crate::{
 use mailflow_engine::{
     Engine,
     settings::{RuleLimits, Settings},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, Programs};
@@ -35,7 +35,7 @@ use mailflow_kernel::{self, Kernel, Programs};
 /// Longest time that the outputs may take at the end to write their queues.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clock offset of a replay: times in captures are times of the wall clock.
-const CAPTURE_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
+const CAPTURE_CLOCK_OFFSET: WallClockOffset = WallClockOffset::from_unix_nanos(0);
 /// Number of bytes of a frame that hold its headers and the inspected payload.
 const HEAD_BYTES: usize = 2_048;
 /// Largest step of the clock that the program can process: its 32-bit ticks can be compared within 24 days. All flows
@@ -253,7 +253,7 @@ impl Replay {
     fn finish(mut self, config: &Config, end_of_input: EndOfInput) -> Result<Totals> {
         self.poll()?;
         if end_of_input == EndOfInput::Drain {
-            let longest_window = config.engine.rules.iter().map(|rule| rule.memory()).max();
+            let longest_window = config.engine.rules.iter().map(|rule| rule.max_alert_delay()).max();
             self.now = self.now + config.engine.timeouts.idle;
             self.poll()?;
             self.now = self.now + longest_window.unwrap_or_default();

@@ -27,9 +27,9 @@ use super::{
 use crate::metrics::ReceiverCounters;
 use mailflow_engine::{
     event::{Alert, AlertState},
-    inputs::Inputs,
+    flow::RecordFields,
     settings::unit,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 
@@ -359,7 +359,7 @@ fn labels(alert: &Alert, extra_labels: &BTreeMap<String, String>) -> BTreeMap<St
     labels.extend(alert.source.map(|source| ("source".to_owned(), source.to_string())));
     for (name, value) in [
         ("alertname", alert.rule.to_string()),
-        ("subject", alert.subject.to_string()),
+        ("subject", alert.group_key.to_string()),
         ("severity", alert.severity.name().to_owned()),
         ("fingerprint", alert.fingerprint.clone()),
     ] {
@@ -383,15 +383,15 @@ fn annotations(alert: &Alert) -> Value {
     let list = |texts: Vec<String>| texts.join(", ");
     json!({
         "summary": summary(alert),
-        "condition": &*alert.decided.name,
-        "unit": unit(&alert.decided.name),
+        "condition": &*alert.deciding_term.name,
+        "unit": unit(&alert.deciding_term.name),
         "value": value(alert),
         "threshold": threshold(alert),
         "group": alert.group.clone().unwrap_or_default(),
         "network": alert.matched_network.clone().unwrap_or_default(),
         "ports": list(alert.ports.iter().map(u16::to_string).collect()),
         "destinations": list(alert.destinations.iter().map(|(ip, flows)| format!("{ip} ({flows})")).collect()),
-        "bytes_up": if alert.tells(Inputs::BYTES) { alert.sums.up.bytes.to_string() } else { "not recorded".to_owned() },
+        "bytes_up": if alert.tells(RecordFields::BYTES) { alert.sums.up.bytes.to_string() } else { "not recorded".to_owned() },
         "attack": list(alert.attack.clone()),
         "complete": alert.complete.to_string(),
         "like_a_relay": alert.relay.map(|relay| relay.to_string()).unwrap_or_default(),
@@ -400,7 +400,7 @@ fn annotations(alert: &Alert) -> Value {
 
 /// Formats nanoseconds since 1970 as RFC 3339.
 fn format_unix_nanos(nanos: i128) -> String {
-    EveTimestamp::of(Time::ZERO, Epoch::from_unix_nanos(nanos)).rfc3339()
+    EveTimestamp::of(Time::ZERO, WallClockOffset::from_unix_nanos(nanos)).rfc3339()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::eve::common::EveTimestamp;
 use crate::metrics::ReceiverCounters;
-use mailflow_engine::time::{Epoch, Time};
+use mailflow_engine::time::{Time, WallClockOffset};
 use mailflow_kernel::clock;
 
 /// Largest size of a file.
@@ -125,7 +125,7 @@ pub fn count_events(path: &Path) -> u64 {
 
 /// Formats a dead letter as a line.
 fn line(letter: &DeadLetter<'_>) -> String {
-    let now = EveTimestamp::of(Time::ZERO, Epoch::from_unix_nanos(clock::unix_nanos())).rfc3339();
+    let now = EveTimestamp::of(Time::ZERO, WallClockOffset::from_unix_nanos(clock::unix_nanos())).rfc3339();
     let event: Value = serde_json::from_str(letter.event).unwrap_or_else(|_| letter.event.into());
     let line = json!({
         "time": now, "sink": letter.sink, "receiver": letter.receiver, "status": letter.status,

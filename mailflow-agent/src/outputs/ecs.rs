@@ -12,16 +12,20 @@ use super::{
 };
 use mailflow_engine::{
     event::{Alert, Severity},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    time::Epoch,
+    time::WallClockOffset,
 };
 
 /// ECS version of the fields.
 const ECS_VERSION: &str = "8.11.0";
 
 /// Returns a flow record.
-pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
+pub(crate) fn flow(
+    record: &FlowRecord,
+    epoch: WallClockOffset,
+    gateway: &Gateway,
+) -> serde_json::Result<Value> {
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     let (start, end) = (flow.first, flow.last());
@@ -41,10 +45,10 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     });
     // Unknown fields are omitted.
     for (input, name, up, down) in [
-        (Inputs::PACKETS, "packets", flow.up.packets, flow.down.packets),
-        (Inputs::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
+        (RecordFields::PACKETS, "packets", flow.up.packets, flow.down.packets),
+        (RecordFields::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
     ] {
-        if record.inputs.contains(input) {
+        if record.fields.contains(input) {
             source[name] = up.into();
             destination[name] = down.into();
             network[name] = up.saturating_add(down).into();
@@ -77,7 +81,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
 /// Returns an alert event.
 pub(crate) fn alert(
     alert: &Alert,
-    epoch: Epoch,
+    epoch: WallClockOffset,
     gateway: &Gateway,
     flows: usize,
 ) -> serde_json::Result<Value> {
@@ -99,9 +103,10 @@ pub(crate) fn alert(
     let labels: Map<String, Value> =
         alert.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
     let mut source = json!({ "ip": line["src_ip"].take() });
-    for (input, name, sum) in
-        [(Inputs::PACKETS, "packets", alert.sums.up.packets), (Inputs::BYTES, "bytes", alert.sums.up.bytes)]
-    {
+    for (input, name, sum) in [
+        (RecordFields::PACKETS, "packets", alert.sums.up.packets),
+        (RecordFields::BYTES, "bytes", alert.sums.up.bytes),
+    ] {
         if alert.tells(input) {
             source[name] = sum.into();
         }

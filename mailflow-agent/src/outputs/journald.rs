@@ -17,7 +17,7 @@ use super::{
     sequential::{SendError, SendOne},
     summary::{priority, summary, threshold, value},
 };
-use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
+use mailflow_engine::{event::Alert, settings::unit, time::WallClockOffset};
 
 /// Identifier of these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
 const MESSAGE_ID: &str = "6d61696c666c6f77a1e57b1c3d4f4c0e";
@@ -74,7 +74,7 @@ fn connect(path: &PathBuf) -> io::Result<UnixDatagram> {
 }
 
 /// Returns the datagram: one `NAME=value` a line. A value of several lines follows its length.
-fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
+fn fields(alert: &Alert, epoch: WallClockOffset, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
     let mut datagram = Vec::new();
     let mut field = |name: &str, value: &str| {
         datagram.extend_from_slice(name.as_bytes());
@@ -95,7 +95,7 @@ fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -
     field("MAILFLOW_RULE_VERSION", &alert.rule_version.to_string());
     field("MAILFLOW_STATE", alert.state.name());
     field("MAILFLOW_SEVERITY", alert.severity.name());
-    field("MAILFLOW_SUBJECT", &alert.subject.to_string());
+    field("MAILFLOW_SUBJECT", &alert.group_key.to_string());
     if let Some(source) = &alert.source {
         field("MAILFLOW_SOURCE", &source.to_string());
     }
@@ -110,8 +110,8 @@ fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -
     if let Some(relay) = &alert.relay {
         field("MAILFLOW_LIKE_A_RELAY", &relay.to_string());
     }
-    field("MAILFLOW_CONDITION", &alert.decided.name);
-    field("MAILFLOW_UNIT", unit(&alert.decided.name));
+    field("MAILFLOW_CONDITION", &alert.deciding_term.name);
+    field("MAILFLOW_UNIT", unit(&alert.deciding_term.name));
     field("MAILFLOW_VALUE", &value(alert));
     field("MAILFLOW_THRESHOLD", &threshold(alert));
     field("MAILFLOW_GATEWAY", gateway.name());

@@ -12,9 +12,9 @@ use super::{
 };
 use mailflow_engine::{
     event::{Alert, AlertState, Severity},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// First schema version with a field for Community IDs.
@@ -25,7 +25,11 @@ const NETWORK_ACTIVITY_CLASS: u32 = 4_001;
 const DETECTION_FINDING_CLASS: u32 = 2_004;
 
 /// Returns a flow record.
-pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
+pub(crate) fn flow(
+    record: &FlowRecord,
+    epoch: WallClockOffset,
+    gateway: &Gateway,
+) -> serde_json::Result<Value> {
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     // 6 is Traffic (the flow goes on), 2 is Close.
@@ -41,10 +45,10 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     // Unknown fields are omitted: the schema does not allow null.
     let mut traffic = json!({});
     for (input, [out, back, both], up, down) in [
-        (Inputs::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
-        (Inputs::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
+        (RecordFields::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
+        (RecordFields::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
     ] {
-        if record.inputs.contains(input) {
+        if record.fields.contains(input) {
             traffic[out] = up.into();
             traffic[back] = down.into();
             traffic[both] = up.saturating_add(down).into();
@@ -74,7 +78,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
 /// Returns an alert event.
 pub(crate) fn alert(
     alert: &Alert,
-    epoch: Epoch,
+    epoch: WallClockOffset,
     gateway: &Gateway,
     flows: usize,
 ) -> serde_json::Result<Value> {
@@ -90,7 +94,7 @@ pub(crate) fn alert(
         .iter()
         .map(|id| json!({ "technique": { "uid": id.split('.').next() }, "sub_technique": { "uid": id }, "version": "16" }))
         .collect();
-    let start = millis(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix));
+    let start = millis(Time::ZERO, WallClockOffset::from_unix_nanos(alert.starts_at_unix));
     let address = line["src_ip"].take();
     let mut event = json!({
         "class_uid": DETECTION_FINDING_CLASS, "category_uid": DETECTION_FINDING_CLASS / 1_000, "activity_id": activity,
@@ -141,7 +145,7 @@ fn device(gateway: &Gateway, interface: Value) -> Value {
 }
 
 /// Converts a time to milliseconds since 1970.
-fn millis(time: Time, epoch: Epoch) -> i64 {
+fn millis(time: Time, epoch: WallClockOffset) -> i64 {
     i64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
@@ -161,7 +165,7 @@ mod tests {
 
     #[test]
     fn times_are_milliseconds() {
-        let epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
+        let epoch = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
         assert_eq!(millis(Time::from_nanos(1_999_999), epoch), 1_795_231_860_001);
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use mailflow_engine::{
     event::Alert,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Alert event to deliver.
@@ -29,12 +29,12 @@ pub struct PendingDelivery {
 
 impl AlertDelivery {
     /// Creates an alert event with the offset of its times from Unix time.
-    pub fn new(alert: Arc<Alert>, epoch: Epoch, notify: bool) -> Self {
+    pub fn new(alert: Arc<Alert>, epoch: WallClockOffset, notify: bool) -> Self {
         Self { alert, epoch: epoch.unix_nanos(Time::ZERO), notify }
     }
 
     /// Returns the alert event with the offset of its times from Unix time.
-    pub fn event(&self) -> (Arc<Alert>, Epoch) {
-        (Arc::clone(&self.alert), Epoch::from_unix_nanos(self.epoch))
+    pub fn event(&self) -> (Arc<Alert>, WallClockOffset) {
+        (Arc::clone(&self.alert), WallClockOffset::from_unix_nanos(self.epoch))
     }
 }

@@ -7,7 +7,7 @@ use super::{
     ocsf,
 };
 use crate::config::Profile;
-use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
+use mailflow_engine::{event::Alert, flow::FlowRecord, time::WallClockOffset};
 
 /// Schema of events, and the gateway that they name.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl EventFormat {
     ///
     /// # Errors
     /// Serialisation fails, which these types cannot cause.
-    pub fn flow_line(&self, record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
+    pub fn flow_line(&self, record: &FlowRecord, epoch: WallClockOffset) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => flow::line(record, epoch, &self.gateway),
             Profile::Ecs => serde_json::to_string(&ecs::flow(record, epoch, &self.gateway)?),
@@ -42,7 +42,7 @@ impl EventFormat {
     ///
     /// # Errors
     /// Serialisation fails, which these types cannot cause.
-    pub fn alert_line(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+    pub fn alert_line(&self, alert: &Alert, epoch: WallClockOffset) -> serde_json::Result<String> {
         self.line(alert, epoch, usize::MAX)
     }
 
@@ -54,7 +54,7 @@ impl EventFormat {
     pub fn alert_line_within(
         &self,
         alert: &Alert,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         max_bytes: usize,
     ) -> serde_json::Result<Option<String>> {
         let full_line = self.alert_line(alert, epoch)?;
@@ -79,7 +79,7 @@ impl EventFormat {
     ///
     /// # Errors
     /// As [`EventFormat::alert_line`].
-    pub fn line(&self, alert: &Alert, epoch: Epoch, flows: usize) -> serde_json::Result<String> {
+    pub fn line(&self, alert: &Alert, epoch: WallClockOffset, flows: usize) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => alert::line(alert, epoch, &self.gateway, flows),
             Profile::Ecs => serde_json::to_string(&ecs::alert(alert, epoch, &self.gateway, flows)?),
@@ -95,7 +95,7 @@ impl EventFormat {
 pub fn flow_line(
     format: impl Into<EventFormat>,
     record: &FlowRecord,
-    epoch: Epoch,
+    epoch: WallClockOffset,
 ) -> serde_json::Result<String> {
     format.into().flow_line(record, epoch)
 }
@@ -104,6 +104,10 @@ pub fn flow_line(
 ///
 /// # Errors
 /// As [`EventFormat::alert_line`].
-pub fn alert_line(format: impl Into<EventFormat>, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+pub fn alert_line(
+    format: impl Into<EventFormat>,
+    alert: &Alert,
+    epoch: WallClockOffset,
+) -> serde_json::Result<String> {
     format.into().alert_line(alert, epoch)
 }

@@ -191,9 +191,9 @@ mod tests {
     use crate::outputs::set::tests::{alert, effects_of};
     use mailflow_engine::{
         event::Effects,
-        flow::{Direction, Flow, FlowRecord, RecordReason},
-        inputs::Inputs,
-        time::{Epoch, Time},
+        flow::RecordFields,
+        flow::{DirectionStats, Flow, FlowRecord, RecordReason},
+        time::{Time, WallClockOffset},
     };
 
     fn record() -> FlowRecord {
@@ -207,8 +207,8 @@ mod tests {
         };
         let flow = Flow {
             key,
-            up: Direction::default(),
-            down: Direction::default(),
+            up: DirectionStats::default(),
+            down: DirectionStats::default(),
             first: Time::ZERO,
             messages: 0,
             rejected: 0,
@@ -217,7 +217,7 @@ mod tests {
             facts: Facts::default(),
         };
         let (app, reason) = (App::Smtp, RecordReason::Closed);
-        FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() }
+        FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() }
     }
 
     /// Parses a configuration of outputs.
@@ -252,7 +252,7 @@ mod tests {
     fn unchanged_outputs_stay_open_with_their_queues() {
         let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("stay"));
         let mut outputs = OutputSet::open(&outputs_config(&path, ""), &agent, Gateway::default()).unwrap();
-        outputs.write(&effects_of(&alert()), Epoch::default());
+        outputs.write(&effects_of(&alert()), WallClockOffset::default());
         // The state shared with the thread identifies a sink.
         let same = |outputs: &OutputSet| -> HashMap<String, *const _> {
             let sinks = outputs.alerts.iter().map(|out| &out.sink);
@@ -288,7 +288,7 @@ mod tests {
         let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("change"));
         let mut outputs = OutputSet::open(&outputs_config(&path, ""), &agent, Gateway::default()).unwrap();
         let record = Effects { records: vec![record()], ..effects_of(&alert()) };
-        outputs.write(&record, Epoch::default());
+        outputs.write(&record, WallClockOffset::default());
         let (syslog, collector) =
             [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).into();
         let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();

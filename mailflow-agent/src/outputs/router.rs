@@ -11,9 +11,9 @@ use crate::{
     status::{active_alerts::ActiveAlerts, shared_status::SharedStatus},
 };
 use mailflow_engine::{
-    event::{Alert, Effects, Grouped},
+    event::{AggregatedAlert, Alert, Effects},
     settings::Services,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 
@@ -70,7 +70,7 @@ impl EffectRouter {
     }
 
     /// Adds effects to the metrics and writes their lines.
-    pub(crate) fn route(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
+    pub(crate) fn route(&self, (now, epoch): (Time, WallClockOffset), effects: &Effects) {
         let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut snapshot = self.status.snapshot();
         snapshot.traffic.observe(effects, labels, now);
@@ -87,9 +87,9 @@ const MAX_ALERTS_PER_LINE: usize = 50;
 
 /// Logs the alerts that one grouped alert replaces. The grouped alert contains examples only.
 fn log_grouped(effects: &Effects) {
-    for alerts in effects.grouped.chunk_by(|one, other| one.rule == other.rule) {
+    for alerts in effects.aggregated_alerts.chunk_by(|one, other| one.rule == other.rule) {
         for alerts in alerts.chunks(MAX_ALERTS_PER_LINE) {
-            let describe = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
+            let describe = |alert: &AggregatedAlert| format!("{} {}", alert.fingerprint, alert.group_key);
             let rule = alerts.first().map_or("", |alert| &alert.rule);
             let alerts: Vec<String> = alerts.iter().map(describe).collect();
             info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts reported as one");

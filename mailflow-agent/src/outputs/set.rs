@@ -21,7 +21,7 @@ use crate::{
 };
 use mailflow_engine::{
     event::{AlertState, Effects},
-    time::Epoch,
+    time::WallClockOffset,
 };
 use mailflow_kernel::Bound;
 use mailflow_kernel::clock;
@@ -179,13 +179,13 @@ impl OutputSet {
     }
 
     /// Writes the effects of one call of the engine. Never blocks.
-    pub(crate) fn write(&self, effects: &Effects, epoch: Epoch) {
+    pub(crate) fn write(&self, effects: &Effects, epoch: WallClockOffset) {
         self.push_effects(effects, epoch, SinkWorker::push, SinkWorker::push);
     }
 
     /// Writes the effects of one call of the engine, and blocks while a queue is full. For callers whose
     /// input can wait.
-    pub(crate) fn write_all(&self, effects: &Effects, epoch: Epoch) {
+    pub(crate) fn write_all(&self, effects: &Effects, epoch: WallClockOffset) {
         self.push_effects(effects, epoch, SinkWorker::push_blocking, SinkWorker::push_blocking);
     }
 
@@ -193,7 +193,7 @@ impl OutputSet {
     fn push_effects(
         &self,
         effects: &Effects,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         push_flow: fn(&SinkWorker<FlowEvent>, FlowEvent),
         push_alert: fn(&SinkWorker<AlertEvent>, AlertEvent),
     ) {
@@ -214,7 +214,7 @@ impl OutputSet {
     pub(crate) fn deliver_missing(
         &self,
         effects: &Effects,
-        epoch: Epoch,
+        epoch: WallClockOffset,
         written: &mut WrittenLines,
         had_backlog: &dyn Fn(&str) -> bool,
     ) {
@@ -355,8 +355,8 @@ pub(super) mod tests {
     use super::*;
     use crate::config;
     use mailflow_engine::{
-        event::{Alert, Severity, Source, Sums, TermValue, Value},
-        subject::Subject,
+        eval::GroupKey,
+        event::{Alert, FlowTotals, Severity, Source, TermValue, Value},
         time::Time,
     };
 
@@ -374,13 +374,20 @@ pub(super) mod tests {
             starts_at: Time::ZERO,
             starts_at_unix: 0,
             ends_at: None,
-            subject: Subject::Source(source),
+            group_key: GroupKey::Source(source),
             source: Some(source),
             matched_network: None,
             group: None,
             role: None,
             suppressed: None,
-            decided: TermValue { name: "count".into(), window, value, threshold: 10, scale: 1, holds: true },
+            deciding_term: TermValue {
+                name: "count".into(),
+                window,
+                value,
+                threshold: 10,
+                scale: 1,
+                holds: true,
+            },
             terms: Vec::new(),
             labels: [].into(),
             attack: Vec::new(),
@@ -389,10 +396,10 @@ pub(super) mod tests {
             ports: Vec::new(),
             apps: Vec::new(),
             destinations: Vec::new(),
-            sums: Sums::default(),
+            sums: FlowTotals::default(),
             flows: Vec::new(),
             complete: true,
-            cut: false,
+            is_truncated: false,
             relay: None,
         }
     }
@@ -425,12 +432,12 @@ pub(super) mod tests {
         let firing = alert();
         let suppressed = Alert { suppressed: Some("relay".into()), ..firing.clone() };
         let counts = || (received_count(&agent, "alerts"), received_count(&agent, "alerts_alertmanager"));
-        outputs.write(&effects_of(&suppressed), Epoch::default());
+        outputs.write(&effects_of(&suppressed), WallClockOffset::default());
         assert_eq!(counts(), (1, 0));
-        outputs.write(&effects_of(&firing), Epoch::default());
+        outputs.write(&effects_of(&firing), WallClockOffset::default());
         assert_eq!(counts(), (2, 1));
         let end = Alert { state: AlertState::Resolved, ..suppressed };
-        outputs.write(&effects_of(&end), Epoch::default());
+        outputs.write(&effects_of(&end), WallClockOffset::default());
         assert_eq!(counts(), (3, 2));
         drop(outputs);
         fs::remove_file(path).unwrap();

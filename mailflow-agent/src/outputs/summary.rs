@@ -9,7 +9,7 @@ use mailflow_engine::{
 /// Formats an alert: `smtp-burst firing: 10.20.0.2 has count 10 flows or more (threshold 10) within 1h`. A
 /// source that behaves like a relay gets a hint.
 pub(crate) fn summary(alert: &Alert) -> String {
-    let Alert { rule, subject, decided, .. } = alert;
+    let Alert { rule, group_key: subject, deciding_term: decided, .. } = alert;
     let at_least = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
     let (state, name, window) = (alert.state.name(), &decided.name, format_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
@@ -28,15 +28,15 @@ pub(crate) fn summary(alert: &Alert) -> String {
 
 /// Formats the value of the window.
 pub(crate) fn value(alert: &Alert) -> String {
-    match alert.decided.value {
+    match alert.deciding_term.value {
         Value::Unknown => "not recorded".to_owned(),
-        value => scaled(value.number(), alert.decided.scale),
+        value => scaled(value.number(), alert.deciding_term.scale),
     }
 }
 
 /// Formats the threshold.
 pub(crate) fn threshold(alert: &Alert) -> String {
-    scaled(alert.decided.threshold, alert.decided.scale)
+    scaled(alert.deciding_term.threshold, alert.deciding_term.scale)
 }
 
 /// Formats a fixed-point number.

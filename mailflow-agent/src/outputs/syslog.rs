@@ -23,7 +23,7 @@ use super::{
     worker::{Acceptance, SinkCounters, Transport},
 };
 use crate::config::{Syslog as Settings, SyslogDestination, SyslogMessage};
-use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
+use mailflow_engine::{event::Alert, settings::unit, time::WallClockOffset};
 
 /// SD-ID of the structured data. The number is reserved for documentation (RFC 5612).
 const STRUCTURED_DATA_ID: &str = "mailflow@32473";
@@ -64,7 +64,7 @@ impl SyslogWriter {
     }
 
     /// Formats a message of at most `max_size` bytes.
-    fn format_message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+    fn format_message(&self, alert: &Alert, epoch: WallClockOffset) -> serde_json::Result<String> {
         let max_bytes = self.settings.max_size;
         let (header, data) = header(&self.settings, &self.gateway, alert, epoch);
         // The sentence contains the same information as the structured data.
@@ -203,7 +203,7 @@ impl UnixSocketSender {
 }
 
 /// Returns the header and the structured data.
-fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -> (String, String) {
+fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: WallClockOffset) -> (String, String) {
     let hostname = gateway.name();
     let pri = u16::from(settings.facility) * 8 + u16::from(priority(alert));
     let time = EveTimestamp::of(alert.time, epoch).rfc3339();
@@ -223,7 +223,7 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -
     parameter("rule", &alert.rule);
     parameter("state", alert.state.name());
     parameter("severity", alert.severity.name());
-    parameter("subject", &alert.subject.to_string());
+    parameter("subject", &alert.group_key.to_string());
     if let Some(source) = &alert.source {
         parameter("source", &source.to_string());
     }
@@ -232,8 +232,8 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -
     if let Some(end) = EveTimestamp::of_end(alert, epoch) {
         parameter("ends_at", &end.rfc3339());
     }
-    parameter("condition", &alert.decided.name);
-    parameter("unit", unit(&alert.decided.name));
+    parameter("condition", &alert.deciding_term.name);
+    parameter("unit", unit(&alert.deciding_term.name));
     parameter("value", &value(alert));
     parameter("threshold", &threshold(alert));
     parameter("gateway", hostname);

@@ -35,7 +35,7 @@ pub struct Checkpoint {
     /// Open flows as of the last poll, by fingerprint.
     pub flows: Vec<[u64; 5]>,
     /// Checkpoint of the rules.
-    pub rules: mailflow_engine::state::State,
+    pub rules: mailflow_engine::checkpoint::RulesCheckpoint,
     /// StoredAlert alerts, each with the time since when it fires.
     pub firing: Vec<(u64, StoredAlert)>,
     /// Alert events that some outputs have not delivered, oldest first.

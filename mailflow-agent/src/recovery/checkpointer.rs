@@ -23,7 +23,7 @@ use crate::{
 use mailflow_engine::{
     Engine,
     event::Effects,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Ahead, Kernel};
@@ -121,7 +121,7 @@ impl Checkpointer {
     }
 
     /// Begins a poll. `epoch` is the clock offset of its output lines.
-    pub(crate) fn begin_poll(&mut self, now: Time, epoch: Epoch) {
+    pub(crate) fn begin_poll(&mut self, now: Time, epoch: WallClockOffset) {
         self.journal_failed = false;
         self.poll = Some(JournalRecord::PollBegin { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
@@ -164,7 +164,7 @@ impl Checkpointer {
     }
 
     /// Logs the rule inputs of a poll and its time, before its alerts are emitted.
-    pub(crate) fn log_inputs(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
+    pub(crate) fn log_inputs(&mut self, moment: (Time, WallClockOffset), engine: &Engine, effects: &Effects) {
         let Some(state_dir) = &mut self.state_dir else { return };
         state_dir.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         let result = state_dir.log_inputs(poll_records::rule_inputs(moment, engine));
@@ -260,7 +260,7 @@ impl Checkpointer {
         sinks: &EffectRouter,
     ) {
         let Some(state_dir) = &mut self.state_dir else { return };
-        let known = engine.known();
+        let known = engine.checkpoint_flows();
         let checkpoint = Checkpoint {
             flow_table_id: kernel.generation(),
             kernel: kernel.keep().into(),

@@ -5,7 +5,7 @@ use mailflow_engine::{
     Engine,
     event::{self, Effects},
     flow::{Flow, RecordReason},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::Taking;
 
@@ -31,8 +31,11 @@ pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
 }
 
 /// Returns the records of the input log for a poll: the clock offset, the rule inputs, and the time.
-pub fn rule_inputs((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = InputLogRecord> {
-    let inputs = engine.judged().map(|event::Judged { at, record, open }| {
+pub fn rule_inputs(
+    (now, epoch): (Time, WallClockOffset),
+    engine: &Engine,
+) -> impl Iterator<Item = InputLogRecord> {
+    let inputs = engine.rule_inputs().map(|event::RuleInput { at, record, live: open }| {
         InputLogRecord::Input(LoggedInput { at, flow: record.flow.clone(), reason: record.reason, open })
     });
     let epoch = InputLogRecord::ClockOffset(epoch.unix_nanos(Time::ZERO));

@@ -11,9 +11,9 @@ use super::state_dir::{AlertEventId, InputLogRecord, JournalRecord};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},
-    flow::{Finished, Flow, FlowRecord, RecordReason},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{Flow, FlowRecord, RecordReason, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 
 /// Access to the kernel maps of the previous process.
@@ -36,9 +36,9 @@ pub trait MapAccess {
     /// Accounts for a flow that the previous process evicted.
     fn account_evicted(&mut self, flow: &Flow);
     /// Accounts for a superseded flow that the previous process removed, with the counts of its map entry.
-    fn account_superseded(&mut self, finished: &Finished, sums: &[u8]);
+    fn account_superseded(&mut self, finished: &SupersededFlow, sums: &[u8]);
     /// Accounts for overflow counters that the previous process removed.
-    fn account_overflow(&mut self, spill: &Spill);
+    fn account_overflow(&mut self, spill: &SourceOverflow);
 }
 
 /// Receiver of the effects of recovery.
@@ -48,7 +48,7 @@ pub trait RecoverySink {
     /// Adds the deltas of a poll at `now` to the metrics, without writing lines.
     fn add_to_metrics(&mut self, now: Time, effects: &Effects);
     /// Emits records and alerts that may be missing in outputs.
-    fn emit_missing(&mut self, effects: Effects, epoch: Epoch);
+    fn emit_missing(&mut self, effects: Effects, epoch: WallClockOffset);
 }
 
 /// Identity of a record: flow key, start of the flow, true for a final record, and event time.
@@ -84,12 +84,12 @@ pub fn replay_inputs(
                 if !input.open {
                     outcome.records.insert(record_id(&input.flow, input.reason != RecordReason::Active));
                 }
-                let flow_record = engine.record_for(&input.flow, input.reason);
-                engine.judge_again(event::Judged { at: input.at, record: &flow_record, open: input.open })
+                let flow_record = engine.build_record(&input.flow, input.reason);
+                engine.replay_input(event::RuleInput { at: input.at, record: &flow_record, live: input.open })
             }
             InputLogRecord::Tick(now) => engine.tick(*now),
             InputLogRecord::ClockOffset(epoch) => {
-                engine.set_epoch(Epoch::from_unix_nanos(*epoch));
+                engine.set_clock_offset(WallClockOffset::from_unix_nanos(*epoch));
                 continue;
             }
             InputLogRecord::AlertDelivered(_) | InputLogRecord::Checkpoint(_) => continue,
@@ -121,14 +121,14 @@ pub fn redo_polls(
     mut maps: Option<&mut impl MapAccess>,
     (journal, checkpoint): (Vec<JournalRecord>, Time),
     replayed: ReplayOutcome,
-    (sink, epoch): (&mut impl RecoverySink, Epoch),
+    (sink, epoch): (&mut impl RecoverySink, WallClockOffset),
 ) -> io::Result<usize> {
     let polls = journalled_polls(journal, checkpoint);
     let ReplayOutcome { records, mut missed, .. } = replayed;
     let mut flows_accounted = 0;
     for poll in &polls {
         let mut lines = Effects::default();
-        engine.begin_again(poll.now);
+        engine.begin_recovered_poll(poll.now);
         for record in &poll.records {
             let redo = Redo { maps: maps.as_deref_mut(), engine, replayed_records: &records, poll };
             let effects = redo.redo_record(record, &mut lines.records)?;
@@ -141,10 +141,10 @@ pub fn redo_polls(
         }
         if poll.lines_missing {
             let alerts = std::mem::take(&mut missed);
-            sink.emit_missing(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
+            sink.emit_missing(Effects { alerts, ..lines }, WallClockOffset::from_unix_nanos(poll.epoch));
         }
     }
-    let epoch = polls.last().map_or(epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
+    let epoch = polls.last().map_or(epoch, |poll| WallClockOffset::from_unix_nanos(poll.epoch));
     sink.emit_missing(Effects { alerts: missed, ..Effects::default() }, epoch);
     Ok(flows_accounted)
 }
@@ -213,7 +213,7 @@ impl<T: MapAccess> Redo<'_, T> {
                     return Ok(None);
                 }
                 if self.poll.checkpointed {
-                    lines.push(self.engine.last_record(flow));
+                    lines.push(self.engine.final_record(flow));
                     return Ok(None);
                 }
                 if let Some(maps) = &mut self.maps {
@@ -221,44 +221,44 @@ impl<T: MapAccess> Redo<'_, T> {
                 }
                 Ok(Some(self.finish_evicted(
                     flow,
-                    |engine| engine.conclude_ended(flow),
-                    |engine| engine.last_record(flow),
+                    |engine| engine.redo_final_record(flow),
+                    |engine| engine.final_record(flow),
                 )))
             }
             JournalRecord::FlowSuperseded(finished, sums) => {
-                let Finished { flow, .. } = finished;
+                let SupersededFlow { flow, .. } = finished;
                 if !self.poll.completed && self.query_maps(|maps| maps.contains_superseded(flow))? {
                     return Ok(None);
                 }
                 if self.poll.checkpointed {
-                    lines.push(self.engine.finished_record(finished));
+                    lines.push(self.engine.superseded_record(finished));
                     return Ok(None);
                 }
                 if let Some(maps) = &mut self.maps {
                     maps.account_superseded(finished, sums);
                 }
-                let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
-                Ok(Some(self.finish_evicted(flow, conclude, |engine| engine.finished_record(finished))))
+                let conclude = |engine: &mut Engine| engine.finish_superseded(std::slice::from_ref(finished));
+                Ok(Some(self.finish_evicted(flow, conclude, |engine| engine.superseded_record(finished))))
             }
             JournalRecord::FlowInterim(flow) if self.poll.checkpointed => {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
+                lines.push(self.engine.build_record(flow, RecordReason::Active));
                 Ok(None)
             }
             JournalRecord::FlowInterim(flow)
                 if self.poll.completed || self.replayed_records.contains(&record_id(flow, false)) =>
             {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
-                let deltas = self.engine.recall(flow).into_iter().collect();
+                lines.push(self.engine.build_record(flow, RecordReason::Active));
+                let deltas = self.engine.redo_delta(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
-            JournalRecord::FlowInterim(flow) => Ok(Some(self.engine.conclude_interval(flow))),
+            JournalRecord::FlowInterim(flow) => Ok(Some(self.engine.redo_interim_record(flow))),
             JournalRecord::SourceOverflow(spill) => {
                 if self.poll.checkpointed || self.query_maps(|maps| maps.contains_overflow(&spill.key))? {
                     return Ok(None);
                 }
                 let Some(maps) = &mut self.maps else { return Ok(None) };
                 maps.account_overflow(spill);
-                Ok(Some(self.engine.overflow(std::slice::from_ref(spill))))
+                Ok(Some(self.engine.observe_overflow(std::slice::from_ref(spill))))
             }
             JournalRecord::EvictionRejected(_)
             | JournalRecord::PollBegin { .. }
@@ -289,7 +289,7 @@ impl<T: MapAccess> Redo<'_, T> {
         if !self.poll.completed && !self.replayed_records.contains(&record_id(flow, true)) {
             return conclude(self.engine);
         }
-        let deltas = self.engine.forget(flow).into_iter().collect();
+        let deltas = self.engine.drop_flow(flow).into_iter().collect();
         Effects { deltas, records: vec![record(self.engine)], ..Effects::default() }
     }
 }

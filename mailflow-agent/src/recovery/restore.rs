@@ -13,11 +13,12 @@ use super::{
 };
 use crate::outputs::router::EffectRouter;
 use mailflow_engine::{
-    Engine, Known,
+    Engine,
+    checkpoint::FlowTableCheckpoint,
     event::{Alert, Effects},
-    flow::{Finished, Flow},
-    spill::Spill,
-    time::{Epoch, Time},
+    flow::SourceOverflow,
+    flow::{Flow, SupersededFlow},
+    time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Begun, Kernel};
@@ -49,11 +50,11 @@ pub(crate) fn restore(
         return Ok(RecoverySummary::default());
     };
     if map_origin != Begun::Anew {
-        engine.know(&flow_table_checkpoint(&mut checkpoint));
+        engine.restore_flows(&flow_table_checkpoint(&mut checkpoint));
     }
     sinks.restore_alerts(checkpoint.firing);
     if checkpoint.rules.is_readable() {
-        for rule in engine.restore(checkpoint.rules).forgotten {
+        for rule in engine.restore(checkpoint.rules).dropped_rules {
             info!(%rule, "rule was removed or changed; its windows start empty");
         }
     } else {
@@ -62,7 +63,7 @@ pub(crate) fn restore(
     let (lagging, none) = (HashSet::new(), WrittenLines::default());
     let mut emitter = RecoveryEmitter { sinks, checkpointer, lagging, written_lines: none, alerts: 0 };
     let replayed = redo::replay_inputs(engine, &inputs, &mut emitter);
-    engine.set_epoch(clock::epoch());
+    engine.set_clock_offset(clock::epoch());
     // Alerts that were delivered after the checkpoint are in the input log.
     let delivered = redo::delivered_alerts(&inputs);
     checkpoint
@@ -95,8 +96,8 @@ pub(crate) fn restore(
     Ok(summary)
 }
 
-fn flow_table_checkpoint(checkpoint: &mut Checkpoint) -> Known {
-    Known {
+fn flow_table_checkpoint(checkpoint: &mut Checkpoint) -> FlowTableCheckpoint {
+    FlowTableCheckpoint {
         now: Time::from_nanos(checkpoint.last_poll),
         seeds: checkpoint.fingerprint_seeds,
         flows: std::mem::take(&mut checkpoint.flows),
@@ -120,11 +121,11 @@ impl MapAccess for Kernel {
         self.book_removed(flow);
     }
 
-    fn account_superseded(&mut self, finished: &Finished, sums: &[u8]) {
+    fn account_superseded(&mut self, finished: &SupersededFlow, sums: &[u8]) {
         self.book_finished(finished, sums);
     }
 
-    fn account_overflow(&mut self, spill: &Spill) {
+    fn account_overflow(&mut self, spill: &SourceOverflow) {
         self.book_spilled(spill);
     }
 }
@@ -150,7 +151,7 @@ impl RecoverySink for RecoveryEmitter<'_> {
         self.sinks.add_to_metrics(now, effects);
     }
 
-    fn emit_missing(&mut self, effects: Effects, epoch: Epoch) {
+    fn emit_missing(&mut self, effects: Effects, epoch: WallClockOffset) {
         self.checkpointer.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         let lagging = |name: &str| self.lagging.contains(name);
         self.sinks.outputs().deliver_missing(&effects, epoch, &mut self.written_lines, &lagging);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::control::{FiringAlert, StatusNumber, StoredAlert};
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
-    overview::Reached,
+    query::window_scan::TermProgress,
     settings::unit,
     time::Time,
 };
@@ -51,9 +51,9 @@ impl ActiveAlerts {
 
     /// Returns the alerts, the oldest first, with the window values of the last scan. Before the first scan
     /// they have the values of their last event.
-    pub(crate) fn status_rows(&self, windows: &[Reached]) -> Vec<FiringAlert> {
-        let now: HashMap<(&str, String), &Reached> =
-            windows.iter().map(|first| ((&*first.rule, first.subject.to_string()), first)).collect();
+    pub(crate) fn status_rows(&self, windows: &[TermProgress]) -> Vec<FiringAlert> {
+        let now: HashMap<(&str, String), &TermProgress> =
+            windows.iter().map(|first| ((&*first.rule, first.group_key.to_string()), first)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(first, a), (second, b)| (first, &a.fingerprint).cmp(&(second, &b.fingerprint)));
         firing
@@ -85,10 +85,10 @@ fn firing_row(alert: &Alert) -> StoredAlert {
     StoredAlert {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),
-        source: alert.subject.to_string(),
+        source: alert.group_key.to_string(),
         fingerprint: alert.fingerprint.clone(),
         since: alert.starts_at_unix as f64 / 1e9,
-        value: alert.decided.value.number(),
-        threshold: alert.decided.threshold,
+        value: alert.deciding_term.value.number(),
+        threshold: alert.deciding_term.threshold,
     }
 }

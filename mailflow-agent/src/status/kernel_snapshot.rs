@@ -10,7 +10,7 @@ use crate::{
     config::FlowTableConfig,
     metrics::{KernelSnapshot, PacketsAt, ProgramAttachment, Utilisation, WatchedEntry},
 };
-use mailflow_engine::event::Gain;
+use mailflow_engine::event::CounterDelta;
 use mailflow_kernel::clock;
 use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
 
@@ -54,7 +54,7 @@ pub(crate) fn take_snapshot(
     let totals = kernel.totals()?;
     let audit = kernel.held();
     let difference = audit.difference(before, &totals);
-    let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
+    let unattributed = |total: &DirectionTotals| CounterDelta { packets: total.packets, bytes: total.bytes };
     let packets_at = |name, sum: &Sum| PacketsAt { name, up: sum.up, down: sum.down };
     Ok(KernelSnapshot {
         packet_locations: vec![

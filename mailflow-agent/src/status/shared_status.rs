@@ -25,7 +25,7 @@ use crate::{
     },
 };
 use mailflow_engine::{
-    overview::{Overview, Reached},
+    query::window_scan::{TermProgress, WindowReport},
     settings::unit,
 };
 use mailflow_kernel::InsidePrefix;
@@ -48,7 +48,7 @@ pub(crate) struct SharedStatus {
 /// State that changes with each poll.
 pub(crate) struct PollSnapshot {
     pub(crate) traffic: TrafficCounters,
-    pub(crate) windows: Overview,
+    pub(crate) windows: WindowReport,
     pub(crate) engine: Option<EngineStats>,
     pub(crate) kernel: Option<KernelSnapshot>,
     pub(crate) firing: ActiveAlerts,
@@ -101,7 +101,7 @@ impl SharedStatus {
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
         let snapshot = PollSnapshot {
             traffic: TrafficCounters::new(limits, rules),
-            windows: Overview::default(),
+            windows: WindowReport::default(),
             engine: None,
             kernel: None,
             firing: ActiveAlerts::default(),
@@ -224,8 +224,10 @@ impl control::StatusProvider for SharedStatus {
         let mut rules = snapshot.settings.rules.clone();
         for standing in &snapshot.windows.rules {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
-            rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
-            if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
+            rule.sources = usize::try_from(standing.groups).unwrap_or(usize::MAX);
+            if let Some(TermProgress { group_key: subject, term, value, threshold, scale, .. }) =
+                &standing.highest
+            {
                 rule.highest = StatusNumber::of(value.number(), *scale);
                 rule.highest_source = Some(subject.to_string());
                 rule.highest_condition = Some(term.to_string());

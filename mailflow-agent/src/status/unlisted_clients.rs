@@ -2,8 +2,8 @@
 
 use mailflow_common::FlowKey;
 use mailflow_engine::{
-    assets::{Networks, Place},
     event::{Effects, Source},
+    network::{AddressScope, Networks},
 };
 use std::{
     collections::{BTreeSet, HashSet},
@@ -70,7 +70,7 @@ impl UnlistedClients {
     /// machine.
     fn is_unlisted(&self, key: &FlowKey) -> bool {
         let (client, server) = (key.client.ip(), key.server.ip());
-        let outside = |ip: IpAddr| self.internal.locate(ip).place == Place::Internet;
+        let outside = |ip: IpAddr| self.internal.resolve(ip).scope == AddressScope::Internet;
         self.internal.find(client).is_none()
             && outside(server)
             && self.excluded.find(client).is_none()
@@ -84,8 +84,8 @@ mod tests {
 
     use super::*;
     use mailflow_engine::{
-        assets::Network,
-        event::{Delta, Gain},
+        event::{CounterDelta, Delta},
+        network::Network,
     };
 
     fn networks(lines: &[&str]) -> Networks {
@@ -119,7 +119,7 @@ mod tests {
                 server_port: 25,
                 scope: Scope::new(Vlans::default(), 6, client.is_ipv6()),
             };
-            let (up, down) = (Gain::default(), Gain::default());
+            let (up, down) = (CounterDelta::default(), CounterDelta::default());
             deltas.push(Delta { key, up, down, messages: 0, new_flow });
         }
         let effects = Effects { deltas, ..Effects::default() };

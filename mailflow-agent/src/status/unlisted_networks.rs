@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::shared_status::SharedStatus;
 use crate::config::Role;
-use mailflow_engine::{assets::Networks, time::Time};
+use mailflow_engine::{network::Networks, time::Time};
 use mailflow_kernel::{Addresses, InsidePrefix, Kernel};
 
 /// Interval of reading the addresses, if no event reports a change.
@@ -33,7 +33,7 @@ impl InsideNetworkMonitor {
         status: &SharedStatus,
         (now, changed): (Time, bool),
     ) {
-        let is_unchanged = self.internal.is(internal);
+        let is_unchanged = self.internal.is_same_list(internal);
         if is_unchanged && !changed && now < self.next {
             return;
         }
@@ -56,7 +56,7 @@ impl InsideNetworkMonitor {
         self.internal = internal.clone();
         snapshot.unlisted_clients.set_networks(internal, addresses.own.clone());
         snapshot.unlisted =
-            addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
+            addresses.inside.iter().filter(|found| internal.is_unlisted(&found.prefix)).cloned().collect();
         snapshot.default_route_interfaces.clone_from(&addresses.outward);
         let unlisted = snapshot.unlisted.clone();
         drop(snapshot);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailflow_engine::{
     Engine,
-    overview::{Overview, Survey},
+    query::window_scan::{WindowReport, WindowScan},
     time::Time,
 };
 use mailflow_kernel::clock;
@@ -16,7 +16,7 @@ const INTERVAL_SHARE: u32 = 500;
 /// Position of the scan.
 #[derive(Debug)]
 pub(crate) struct WindowSampler {
-    survey: Survey,
+    survey: WindowScan,
     /// Time budget of a poll.
     budget: Duration,
 }
@@ -24,14 +24,14 @@ pub(crate) struct WindowSampler {
 impl WindowSampler {
     /// Creates a sampler of at most `max_values` values for polls at this interval.
     pub(crate) fn new(max_values: usize, poll_interval: Duration) -> Self {
-        Self { survey: Survey::new(max_values), budget: poll_interval / INTERVAL_SHARE }
+        Self { survey: WindowScan::new(max_values), budget: poll_interval / INTERVAL_SHARE }
     }
 
     /// Continues the scan within the time budget. Returns the window values when the scan is complete.
-    pub(crate) fn sample(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
+    pub(crate) fn sample(&mut self, engine: &Engine, now: Time) -> Option<WindowReport> {
         let begin = clock::now();
         loop {
-            let overview = engine.survey(&mut self.survey, now);
+            let overview = engine.scan_windows(&mut self.survey, now);
             if overview.is_some() || clock::now().since(begin) >= self.budget {
                 return overview;
             }

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use mailflow_agent::{config::{self, Diagnostic, Diagnostics, NetworkLists}};
-use mailflow_engine::assets::{AssetRole, Network, Networks};
+use mailflow_engine::network::{AssetRole, Network, Networks};
 
 use crate::faults;
 

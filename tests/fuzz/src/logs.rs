@@ -12,10 +12,10 @@ use mailflow_agent::{
     util::gzip_reader::MaybeGzip,
 };
 use mailflow_engine::{
-    flow::{Direction, FlowRecord},
-    inputs::Inputs,
+    flow::{DirectionStats, FlowRecord},
+    flow::RecordFields,
     settings::Services,
-    time::{Epoch, Time},
+    time::{WallClockOffset, Time},
 };
 use serde_json::Value;
 
@@ -218,23 +218,23 @@ fn again(found: &Found) {
 /// Returns the parts of a record that mailflow's own line holds. A count of only one direction is written as
 /// unknown.
 fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
-    let FlowRecord { flow, app, reason, complete, inputs } = record;
-    let way = |way: &Direction| {
-        let count = |input, count: u64| inputs.contains(input).then_some(count);
+    let FlowRecord { flow, app, reason, complete, fields } = record;
+    let way = |way: &DirectionStats| {
+        let count = |input, count: u64| fields.contains(input).then_some(count);
         [
-            count(Inputs::PACKETS, way.packets),
-            count(Inputs::BYTES, way.bytes),
-            count(Inputs::PAYLOAD, way.payload),
-            count(Inputs::DATA_PACKETS, way.data_packets),
-            count(Inputs::DATA_BYTES, way.data_bytes),
+            count(RecordFields::PACKETS, way.packets),
+            count(RecordFields::BYTES, way.bytes),
+            count(RecordFields::PAYLOAD, way.payload),
+            count(RecordFields::DATA_PACKETS, way.data_packets),
+            count(RecordFields::DATA_BYTES, way.data_bytes),
         ]
     };
-    ([way(&flow.up), way(&flow.down)], flow.key, flow.mac, *app, *reason, *complete, *inputs)
+    ([way(&flow.up), way(&flow.down)], flow.key, flow.mac, *app, *reason, *complete, *fields)
 }
 
 fn written(records: &[&FlowRecord]) -> String {
     static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
-    let line = |record: &&FlowRecord| flow::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+    let line = |record: &&FlowRecord| flow::line(record, WallClockOffset::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
     records.iter().map(line).collect()
 }
 

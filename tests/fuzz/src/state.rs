@@ -13,7 +13,7 @@ use mailflow_agent::{
     recovery::state_dir::{AlertDelivery, InputLogRecord, PendingDelivery, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, WriteFailurePolicy},
     util::disk::FileLimits,
 };
-use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
+use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::WallClockOffset};
 
 use crate::logs;
 
@@ -75,13 +75,13 @@ fn template() -> Checkpoint {
     let records: Vec<FlowRecord> = logs::from_own(&(0..FLOWS).map(line).collect::<String>());
     let mut alerts = Vec::new();
     for record in &records {
-        alerts.extend(engine.record(record.time(), record).alerts);
+        alerts.extend(engine.ingest_record(record.time(), record).alerts);
     }
     let now = records.last().unwrap().time() + Duration::from_secs(60);
     alerts.extend(engine.tick(now).alerts);
     assert!(!alerts.is_empty() && !engine.firing().is_empty(), "the template has no alert");
     let untold = alerts.into_iter().map(|alert| PendingDelivery {
-        event: AlertDelivery::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
+        event: AlertDelivery::new(Arc::new(alert), WallClockOffset::from_unix_nanos(0), true),
         sinks: vec!["alerts".to_owned()],
     });
     Checkpoint {
@@ -200,7 +200,7 @@ fn go_on(state: Checkpoint) {
     for after in [0, 60, 3_600, 100_000] {
         let now = now + Duration::from_nanos(after * SECOND);
         engine.tick(now);
-        engine.windows(now);
+        engine.window_values(now);
     }
     engine.stats();
     engine.save();

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mailflow_agent::config;
-use mailflow_engine::assets::{Network, Networks};
+use mailflow_engine::network::{Network, Networks};
 use prefix_trie::PrefixMap;
 
 /// Prefixes of a list.

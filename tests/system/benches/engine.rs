@@ -14,7 +14,7 @@ mod sources;
 mod subject;
 
 use flows::Kind;
-use mailflow_engine::overview::Survey;
+use mailflow_engine::query::window_scan::WindowScan;
 use sources::Sources;
 use subject::{Subject, cpu_time};
 
@@ -91,7 +91,7 @@ fn many(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     }
     line(&tick, "ms", longest, None);
     line(&quiet, "% a core", quiet_share(&mut sources), Some(1.0));
-    let (mut survey, mut whole, mut longest) = (Survey::new(2_000), 0.0, 0.0_f64);
+    let (mut survey, mut whole, mut longest) = (WindowScan::new(2_000), 0.0, 0.0_f64);
     let overview = loop {
         let begin = cpu_time();
         let overview = sources.step(&mut survey);
@@ -117,7 +117,7 @@ fn quiet_share(sources: &mut Sources) -> f64 {
     /// step.
     const SURVEY: u64 = 1_000_000_000 / 500;
     const POLLS: u32 = 300;
-    let mut survey = Survey::new(2_000);
+    let mut survey = WindowScan::new(2_000);
     let begin = cpu_time();
     for _ in 0..POLLS {
         sources.tick();

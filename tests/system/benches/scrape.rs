@@ -7,8 +7,8 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use mailflow_agent::metrics::{AgentMetrics, LabelContext, MetricsPage, SeriesLimits, TrafficCounters};
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
-    event::{Delta, Effects, Gain},
-    overview::Overview,
+    event::{CounterDelta, Delta, Effects},
+    query::window_scan::WindowReport,
     settings::{Service, Services},
     time::Time,
 };
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<()> {
             let shown = MetricsPage {
                 agent: &agent,
                 traffic: &ledger,
-                windows: &Overview::default(),
+                windows: &WindowReport::default(),
                 engine: None,
                 kernel: None,
             };
@@ -83,8 +83,8 @@ fn ledger() -> TrafficCounters {
             server_port: 25,
             scope: Scope::new(Vlans::default(), PROTOCOL_TCP, false),
         },
-        up: Gain { packets: 1_234, bytes: 123_456 + number as u64 },
-        down: Gain { packets: 567, bytes: 45_678 },
+        up: CounterDelta { packets: 1_234, bytes: 123_456 + number as u64 },
+        down: CounterDelta { packets: 567, bytes: 45_678 },
         messages: 3,
         new_flow: true,
     };

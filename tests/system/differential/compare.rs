@@ -7,7 +7,7 @@ use std::{
 };
 
 use mailflow_common::{Address, DirectionTotals, FlowKey, Reason, Scope, Vlans};
-use mailflow_engine::flow::{Direction, Flow};
+use mailflow_engine::flow::{DirectionStats, Flow};
 use mailflow_kernel::Kernel;
 use mailflow_test_support::reference_dataplane::{self, Model};
 
@@ -32,7 +32,7 @@ pub(crate) fn difference(kernel: &mut Kernel, model: &mut Model) -> Option<Strin
     let counted: HashMap<_, _> = snapshot
         .finished
         .into_iter()
-        .map(|ended| ((ended.flow.key, ended.flow.first), (ended.flow, ended.replaced)))
+        .map(|ended| ((ended.flow.key, ended.flow.first), (ended.flow, ended.superseded_at)))
         .collect();
     report(&mut text, "finished", &counted, &expected);
     (!text.is_empty()).then_some(text)
@@ -67,7 +67,7 @@ fn totals(text: &mut String, kernel: &Kernel, model: &Model) {
 
 /// Converts the model's flow to the agent's type.
 fn expected(flow: &reference_dataplane::Flow) -> Flow {
-    let side = |side: &reference_dataplane::Side| Direction {
+    let side = |side: &reference_dataplane::Side| DirectionStats {
         packets: side.packets,
         bytes: side.bytes,
         payload: side.payload,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use mailflow_common::{Reason, Totals};
-use mailflow_engine::flow::{Fate, Flow};
+use mailflow_engine::flow::{EvictOutcome, Flow};
 use mailflow_kernel::Kernel;
 use mailflow_kernel::clock;
 use mailflow_test_support::frame::{FrameBuilder, Transport, flag::*, fragmented, short_extension};
@@ -307,7 +307,7 @@ fn kind(program: &str) -> Option<(Ways, Begins)> {
 pub(crate) fn take_all(kernel: &mut Kernel) -> Result<Vec<Flow>> {
     let flows = kernel.snapshot(clock::now())?.flows;
     let fates = kernel.remove(&flows)?;
-    ensure!(fates.iter().all(|fate| *fate == Fate::Removed), "not all could be taken out: {fates:?}");
+    ensure!(fates.iter().all(|fate| *fate == EvictOutcome::Evicted), "not all could be taken out: {fates:?}");
     Ok(flows)
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mailflow_agent::config::{Hook, Role};
-use mailflow_engine::flow::Fate;
+use mailflow_engine::flow::EvictOutcome;
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, KernelVersion, Lookout, Standing, Verify};
@@ -95,7 +95,7 @@ fn serve(interface: &str) -> Result<()> {
     let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
     same("standing", standing, vec![Standing::Attached { position: Some(1) }])?;
     let flows = kernel.snapshot(clock::now())?.flows;
-    same("fates", kernel.remove(&flows)?, vec![Fate::Removed])?;
+    same("fates", kernel.remove(&flows)?, vec![EvictOutcome::Evicted])?;
     // As after a reload, or when an interface comes back.
     kernel.unwatch(interface);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;

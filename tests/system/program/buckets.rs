@@ -9,7 +9,7 @@ use std::{
 
 use mailflow_common::HashKeys;
 use mailflow_engine::{
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
     time::Time,
 };
 use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
@@ -72,9 +72,9 @@ fn table_stores_its_capacity_again_after_eviction() {
         assert_eq!(seen.len(), FLOWS as usize);
         assert!(seen.iter().all(|flow| (flow.up.packets, flow.facts.syn) == (2, 1)));
         let (first, rest) = seen.split_at(5_000);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel).len(), rest.len());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }
@@ -102,10 +102,10 @@ fn flows_with_equal_hash_have_separate_records() {
         assert_eq!(other, None);
         // Also if the flow in the bucket is evicted first, and begins again.
         let (first, rest) = seen.split_at(COLLIDING as usize / 2);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         let left: Vec<_> = flows(&mut kernel).into_iter().map(|flow| flow.key).collect();
         assert_eq!(left, rest.iter().map(|flow| flow.key).collect::<Vec<_>>());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }

@@ -11,7 +11,7 @@ mod under_test;
 
 use mailflow_common::{Reason, Totals, first_payload, upgrade};
 use mailflow_engine::{
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
     time::Time,
 };
 use mailflow_kernel::{Kernel, LoadOptions, Programs};
@@ -527,7 +527,7 @@ fn ended_flow_decides_nothing_evicted_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         let late = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", ACK);
         kernel.run("tc_mirror", &late.build(), None).unwrap();
@@ -543,7 +543,7 @@ fn ended_flow_decides_nothing_evicted_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = self::flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
         assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
@@ -598,14 +598,17 @@ fn flows_of_a_tuple_have_separate_facts() {
             (first_payload::OTHER, 0),
             "{program}"
         );
-        assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
+        assert_eq!(
+            (before.flow.first, before.flow.last(), before.superseded_at),
+            (at(1000), at(1050), at(2000))
+        );
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // A superseded flow is read once.
         assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
         // After its eviction, the 5-tuple begins a new flow.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
-        assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
+        assert_eq!(kernel.remove(&flows).unwrap(), [EvictOutcome::Evicted]);
         kernel.run(program, &up(ACK).build(), None).unwrap();
         assert_eq!(kernel.snapshot(at(5000)).unwrap().flows[0].up.packets, 1);
     }

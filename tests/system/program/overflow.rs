@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mailflow_common::{Reason, Totals};
 use mailflow_engine::{
-    event::Gain,
-    flow::{Direction, Fate},
+    event::CounterDelta,
+    flow::{DirectionStats, EvictOutcome},
     time::Time,
 };
 use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
@@ -31,7 +31,7 @@ fn send(kernel: &Kernel, frame: &FrameBuilder) {
 
 /// Packets and bytes sent to and from each source.
 #[derive(Default)]
-struct Sent(BTreeMap<String, [Gain; 2]>);
+struct Sent(BTreeMap<String, [CounterDelta; 2]>);
 
 impl Sent {
     fn send(&mut self, kernel: &Kernel, source: &str, down: bool, frame: &FrameBuilder) {
@@ -45,14 +45,14 @@ impl Sent {
 /// Packets and bytes of each source in the maps, by map.
 #[derive(Default)]
 struct Seen {
-    sources: BTreeMap<String, [Gain; 2]>,
+    sources: BTreeMap<String, [CounterDelta; 2]>,
     flows: BTreeMap<String, u64>,
     spilled: BTreeMap<String, u64>,
 }
 
 fn seen(kernel: &mut Kernel, now: Time) -> Seen {
     let mut seen = Seen::default();
-    let mut add = |source: &str, up: &Direction, down: &Direction| {
+    let mut add = |source: &str, up: &DirectionStats, down: &DirectionStats| {
         let sums = seen.sources.entry(source.to_owned()).or_default();
         for (sum, direction) in sums.iter_mut().zip([up, down]) {
             sum.packets += direction.packets;
@@ -212,7 +212,7 @@ fn spoofed_sources_leave_slots_for_answered_flows() {
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
         // Evicted flows make space for others.
         let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
-        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         kernel.snapshot(at(1)).unwrap();
         flood(&kernel, numbers.next().unwrap());
         assert_eq!(kernel.snapshot(at(1)).unwrap().flows.len() as u32, flows * 3 / 4);
@@ -309,7 +309,11 @@ fn evicted_flow_was_read_completely_and_frees_source_limit() {
     let fates = kernel.remove(&flows).unwrap();
     let lives = |index: usize| (20..23).contains(&index);
     for (index, fate) in fates.iter().enumerate() {
-        assert_eq!(*fate, if lives(index) { Fate::Lives } else { Fate::Removed }, "{index}");
+        assert_eq!(
+            *fate,
+            if lives(index) { EvictOutcome::Changed } else { EvictOutcome::Evicted },
+            "{index}"
+        );
     }
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.iter().map(|flow| flow.up.packets).collect::<Vec<_>>(), [2, 2, 2]);
@@ -321,8 +325,8 @@ fn evicted_flow_was_read_completely_and_frees_source_limit() {
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.len(), 200);
     conserved(&kernel);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [Fate::Removed; 70]);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [Fate::Absent; 70]);
+    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Evicted; 70]);
+    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Missing; 70]);
 }
 
 #[test]
@@ -335,7 +339,7 @@ fn idle_overflow_entry_is_evicted_and_restarts() {
     let spilled = |kernel: &mut Kernel, now: u64| {
         let spilled = kernel.snapshot(at(now)).unwrap().spilled;
         conserved(kernel);
-        spilled.iter().map(|spill| (spill.up.packets, spill.over)).collect::<Vec<_>>()
+        spilled.iter().map(|spill| (spill.up.packets, spill.is_final)).collect::<Vec<_>>()
     };
     assert_eq!(spilled(&mut kernel, 300_999), [(4, false)]);
     assert_eq!(spilled(&mut kernel, 301_000), [(4, true)]);

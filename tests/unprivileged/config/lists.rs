@@ -3,7 +3,7 @@
 use std::fs;
 
 use mailflow_agent::config::{self, Config};
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 use proptest::prelude::*;
 
 use super::networks::Scratch;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use mailflow_engine::{
-    assets::{Member, Set},
+    network::{AddressSet, Member},
     settings::{
-        Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Match, Measure, Quantity, Rule, Term,
-        Window, WindowKind,
+        Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Hours, Match, Measure, Quantity, Rule, Term,
+        Thresholds, Window, WindowKind,
     },
 };
 
@@ -75,25 +75,25 @@ fn rule_fields_are_parsed() {
 
     let window = |length, kind| Window { length, kind };
     let sliding = |length| window(length, WindowKind::Sliding);
-    let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.level)).collect();
-    let level = |at_least, resolve_below| Level { at_least, resolve_below };
+    let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.thresholds)).collect();
+    let level = |at_least, resolve_below| Thresholds { at_least, resolve_below };
     assert_eq!(
         terms,
         [
             (Measure::Sum(Quantity::PayloadUp), sliding(24 * HOUR), level(20_000_000, 10_000_000)),
-            (Measure::Count(Kind::Delivering), sliding(HOUR), level(20, 10)),
+            (Measure::Count(FlowClass::Delivering), sliding(HOUR), level(20, 10)),
             (
-                Measure::Ratio { of: Kind::Sessions, to: Kind::Attempts },
+                Measure::Ratio { of: FlowClass::Sessions, to: FlowClass::Attempts },
                 sliding(HOUR),
                 level(500_000, 250_000)
             ),
             (
-                Measure::Distinct { of: End::Port, among: Kind::Sessions },
+                Measure::Distinct { of: Endpoint::Port, among: FlowClass::Sessions },
                 window(2 * HOUR, WindowKind::Tumbling),
                 level(2, 1)
             ),
             (
-                Measure::FirstSeen { of: End::Port, horizon: 168 * HOUR, learning: 12 * HOUR },
+                Measure::FirstSeen { of: Endpoint::Port, horizon: 168 * HOUR, learning: 12 * HOUR },
                 sliding(HOUR),
                 level(1, 1)
             ),
@@ -102,10 +102,10 @@ fn rule_fields_are_parsed() {
     let all = Condition::All(vec![Condition::Term(1), Condition::Term(2), Condition::Term(3)]);
     assert_eq!(rule.condition, Condition::Any(vec![Condition::Term(0), all, Condition::Term(4)]));
     assert_eq!(rule.resolve_after, Duration::from_secs(60));
-    let [office] = rule.thresholds.as_slice() else { panic!("one") };
-    assert_eq!(office.of, Set::from(Member::Group("office".into())));
+    let [office] = rule.threshold_overrides.as_slice() else { panic!("one") };
+    assert_eq!(office.of, AddressSet::from(Member::Group("office".into())));
     assert_eq!(
-        office.levels,
+        office.thresholds,
         [level(50_000_000, 25_000_000), level(50, 25), level(500_000, 250_000), level(5, 3), level(3, 2)],
         "a ratio stays what it is"
     );
@@ -123,7 +123,7 @@ fn shipped_rules_equal_documentation() {
             config.engine.rules.iter().chain(&config.disabled_rules).find(|rule| rule.name.as_ref() == name);
         let terms = &rule.unwrap().terms;
         let hours = |term: &Term| term.window.length.as_secs() / 3_600;
-        terms.iter().map(|term| (term.measure.name(), term.level.at_least, hours(term))).collect()
+        terms.iter().map(|term| (term.measure.name(), term.thresholds.at_least, hours(term))).collect()
     };
     let term = |name: &str, at_least, hours| (name.to_owned(), at_least, hours);
     assert_eq!(
@@ -170,8 +170,8 @@ fn one(term: &str, more: &str) -> String {
 fn single_term_has_thresholds_in_its_unit() {
     let levels = |term: &str, more: &str| {
         let rule = rule(&one(term, more));
-        let levels = rule.terms.iter().map(|term| term.level);
-        let levels = levels.chain(rule.thresholds.iter().flat_map(|other| other.levels.clone()));
+        let levels = rule.terms.iter().map(|term| term.thresholds);
+        let levels = levels.chain(rule.threshold_overrides.iter().flat_map(|other| other.thresholds.clone()));
         levels.map(|level| (level.at_least, level.resolve_below)).collect::<Vec<_>>()
     };
     let sum = "sum: { of: bytes_up, at_least: 1MiB }";
@@ -378,7 +378,7 @@ fn reserved_flood_alert_name_is_refused() {
 #[test]
 fn limits_are_bounded_and_default_to_shipped() {
     let limits = good("limits: { subjects: 5000 }\n").engine.limits;
-    assert_eq!((limits.subjects, limits.memory), (5_000, 512_000_000));
+    assert_eq!((limits.groups, limits.memory), (5_000, 512_000_000));
     assert_eq!((limits.alerts_per_minute, limits.flood_sources), (60, 1_000));
     let found = faults("limits: { subjects: 999, memory: 1kB, alerts_per_minute: 0, flood_sources: x }\n");
     assert_eq!(found.len(), 4, "{found:?}");

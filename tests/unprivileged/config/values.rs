@@ -17,11 +17,11 @@ use mailflow_agent::{
 };
 use mailflow_common::App;
 use mailflow_engine::{
-    assets::{Member, Set},
     event::Severity,
+    network::{AddressSet, Member},
     settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
-        Timeouts, Transport, Window, WindowKind,
+        Condition, FlowClass, GroupBy, Layer, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
+        Thresholds, Timeouts, Transport, Window, WindowKind,
     },
 };
 
@@ -41,7 +41,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const WINDOW: Window = Window { length: HOUR, kind: WindowKind::Sliding };
 
 fn count(at_least: u64, resolve_below: u64, window: Window) -> Term {
-    Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
+    Term {
+        measure: Measure::Count(FlowClass::Flows),
+        window,
+        thresholds: Thresholds { at_least, resolve_below },
+    }
 }
 
 fn smtp_burst() -> Rule {
@@ -50,8 +54,8 @@ fn smtp_burst() -> Rule {
         version: 1,
         severity: Severity::High,
         matching: Match {
-            source: Set::from(Member::Internal),
-            destination: Set::from(Member::External),
+            source: AddressSet::from(Member::Internal),
+            destination: AddressSet::from(Member::External),
             ports: vec![25, 465, 587, 994],
             services: vec![Service::Smtp, Service::Submission, Service::Smtps],
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
@@ -65,7 +69,7 @@ fn smtp_burst() -> Rule {
         window: WINDOW,
         terms: vec![count(10, 8, WINDOW)],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: HOUR,
@@ -171,7 +175,7 @@ fn resolve_threshold_defaults_to_threshold() {
             "rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, \
              condition: {{ count: {{ at_least: {at_least} }} }} }}]"
         );
-        assert_eq!(good(&text).engine.rules[0].terms[0].level.resolve_below, below, "{at_least}");
+        assert_eq!(good(&text).engine.rules[0].terms[0].thresholds.resolve_below, below, "{at_least}");
     }
 }
 
@@ -189,7 +193,7 @@ rules:
     match: { <<: *mail, protocols: [udp] }
 ";
     let rules = good(text).engine.rules;
-    assert_eq!((rules[1].name.as_ref(), rules[1].terms[0].level.at_least), ("b", 5));
+    assert_eq!((rules[1].name.as_ref(), rules[1].terms[0].thresholds.at_least), ("b", 5));
     assert_eq!(
         (rules[1].matching.ports.as_slice(), rules[1].matching.protocols.as_slice()),
         (&[25][..], &[Transport::Udp][..])

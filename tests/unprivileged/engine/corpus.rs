@@ -4,8 +4,9 @@ use std::{collections::HashMap, fs, path::Path};
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
-    flow::{Direction, Flow},
-    rule::{Clause, Ends},
+    flow::{DirectionStats, Flow},
+    network::Endpoints,
+    rule::Clause,
     settings::{Layer, Match, SizeKind, SizeTest},
     time::Time,
 };
@@ -50,7 +51,7 @@ fn size_test_equals_arithmetic_on_real_sessions() {
 }
 
 fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
-    let way = |way: &str| Direction {
+    let way = |way: &str| DirectionStats {
         packets: number(&format!("pk_{way}")),
         bytes: number(&format!("ip_{way}")),
         payload: number(&format!("pay_{way}")),
@@ -77,7 +78,8 @@ fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
     };
     let matching = Match { size: Some(size), ..r1().matching };
     let settings = defaults();
-    match matching.check(&flow, App::Unseen, &Ends::of(&flow, &settings.internal), settings.epoch) {
+    match matching.check(&flow, App::Unseen, &Endpoints::of(&flow, &settings.internal), settings.clock_offset)
+    {
         Ok(()) => true,
         Err(Clause::Size(_)) => false,
         Err(other) => panic!("only the size may speak against a session: {other:?}"),

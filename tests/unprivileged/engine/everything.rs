@@ -7,7 +7,7 @@ use std::{
 
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
-    settings::{Hours, Level, Match, Rule, Settings, Term},
+    settings::{Hours, Match, Rule, Settings, Term, Thresholds},
     time::Time,
 };
 use proptest::{
@@ -147,7 +147,7 @@ fn agree(
     }
     process.stop(stop);
     let stopped = process.doings.len();
-    let values = process.engine.windows(Time::from_nanos(stop));
+    let values = process.engine.window_values(Time::from_nanos(stop));
     for step in 1..=10 {
         process.tick(stop + DRAIN / 10 * step);
     }
@@ -162,7 +162,7 @@ fn agree(
     }
     let mut ours: Vec<_> = values
         .iter()
-        .map(|ours| ((ours.rule.to_string(), ours.subject.to_string(), ours.term.to_string()), ours.value))
+        .map(|ours| ((ours.rule.to_string(), ours.group_key.to_string(), ours.term.to_string()), ours.value))
         .collect();
     ours.sort_by(|one, other| one.0.cmp(&other.0));
     let mut theirs: Vec<_> = theirs
@@ -193,7 +193,7 @@ fn agree(
 
 fn compare(alerts: &[Alert], said: &[Said]) -> Result<(), TestCaseError> {
     let mut ours: Vec<(Said, Value)> =
-        alerts.iter().map(|alert| (said_of(alert), alert.decided.value)).collect();
+        alerts.iter().map(|alert| (said_of(alert), alert.deciding_term.value)).collect();
     let mut theirs: Vec<Said> = said.to_vec();
     let order = |said: &Said| {
         (said.of.clone(), said.suppressed.is_some(), said.times, said.state == AlertState::Resolved)
@@ -248,10 +248,10 @@ fn same(ours: Value, truth: u64, least: u64) -> bool {
 }
 
 fn said_of(alert: &Alert) -> Said {
-    let decided = &alert.decided;
+    let decided = &alert.deciding_term;
     let which = |flow: &mailflow_engine::flow::Flow| (flow.key, flow.first.as_nanos());
     Said {
-        of: (alert.rule.clone(), alert.subject.to_string()),
+        of: (alert.rule.clone(), alert.group_key.to_string()),
         suppressed: alert.suppressed.clone(),
         state: alert.state,
         times: (alert.time.as_nanos(), alert.starts_at.as_nanos(), alert.ends_at.map(Time::as_nanos)),
@@ -321,9 +321,9 @@ fn note(alerts: &[Alert], world: &World, seen: Vec<(String, u64)>, tally: &mut T
         add(alert.state.name(), u64::from(first || alert.state == AlertState::Resolved));
         add("repeated", u64::from(!first && alert.state == AlertState::Firing));
         add("suppressed", u64::from(alert.suppressed.is_some()));
-        let word = alert.decided.name.split(' ').next().unwrap_or_default();
+        let word = alert.deciding_term.name.split(' ').next().unwrap_or_default();
         add(&format!("decided by {word}"), u64::from(first));
-        add("decided by one of two alike", u64::from(alert.decided.name.contains('#')));
+        add("decided by one of two alike", u64::from(alert.deciding_term.name.contains('#')));
     }
     let several: BTreeSet<_> = alerts.iter().map(|alert| &alert.rule).collect();
     add("histories with alerts of several rules", u64::from(several.len() > 1));
@@ -333,8 +333,8 @@ fn note(alerts: &[Alert], world: &World, seen: Vec<(String, u64)>, tally: &mut T
 fn early() -> Settings {
     let hours = Hours { days: 127, from: 0, to: 10, utc_offset: 0 };
     let rule = rules::r1();
-    let level = Level { at_least: 2, resolve_below: 2 };
-    let terms = vec![Term { level, ..rule.terms[0].clone() }];
+    let level = Thresholds { at_least: 2, resolve_below: 2 };
+    let terms = vec![Term { thresholds: level, ..rule.terms[0].clone() }];
     let matching = Match { hours: Some(hours), size: None, ..rule.matching };
     Settings { rules: vec![Rule { matching, terms, ..rule }], ..histories::defaults() }
 }

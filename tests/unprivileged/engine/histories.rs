@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use crate::model::{Connection, Mark, Nanos, Packet, Talk};
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
-    assets::{Network, Networks},
+    network::{Network, Networks},
     settings::{RuleLimits, Service, Services, Settings, Timeouts},
-    time::Epoch,
+    time::WallClockOffset,
 };
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ pub(crate) fn defaults() -> Settings {
         services: Services::from(services),
         internal: Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec()),
         v6_source_prefix: 64,
-        epoch: Epoch::default(),
+        clock_offset: WallClockOffset::default(),
         rules: Vec::new(),
         limits: RuleLimits::default(),
     }

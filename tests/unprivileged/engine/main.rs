@@ -13,8 +13,8 @@ use std::{ops::Range, time::Duration};
 
 use mailflow_engine::{
     event::{AlertState, Value},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
     settings::Settings,
 };
 use proptest::prelude::*;
@@ -81,7 +81,7 @@ proptest! {
         let theirs = model::values(&settings, &expected, stop);
         prop_assert_eq!(values.len(), theirs.len());
         for (ours, (of, number)) in values.iter().zip(theirs) {
-            prop_assert_eq!((&ours.rule, ours.subject.source()), (&of.0, Some(of.1)));
+            prop_assert_eq!((&ours.rule, ours.group_key.source()), (&of.0, Some(of.1)));
             check(&settings, &ours.rule, ours.value, number)?;
         }
 
@@ -89,9 +89,9 @@ proptest! {
         prop_assert_eq!(alerts.len(), theirs.len(), "{:#?}\n{:#?}", alerts.iter().map(told).collect::<Vec<_>>(), theirs);
         let mut ours: Vec<_> = alerts.iter().collect();
         let place = |name: &str| settings.rules.iter().position(|rule| &*rule.name == name);
-        ours.sort_by_key(|alert| (place(&alert.rule), alert.subject.clone()));
+        ours.sort_by_key(|alert| (place(&alert.rule), alert.group_key.clone()));
         for (ours, theirs) in ours.into_iter().zip(theirs) {
-            check(&settings, &ours.rule, ours.decided.value, theirs.value)?;
+            check(&settings, &ours.rule, ours.deciding_term.value, theirs.value)?;
             prop_assert_eq!(model::Told { value: theirs.value, ..told(ours) }, theirs);
         }
     }
@@ -147,7 +147,7 @@ proptest! {
         let firing: Vec<_> = told.iter().filter(|alert| alert.state == AlertState::Firing).collect();
         prop_assert_eq!(firing.len(), 1);
         prop_assert_eq!(Some(firing[0].starts_at.as_nanos()), last);
-        prop_assert_eq!(firing[0].decided.value, Value::Exactly(10));
+        prop_assert_eq!(firing[0].deciding_term.value, Value::Exactly(10));
         prop_assert!(firing[0].flows.iter().all(|record| record.reason == RecordReason::Closed));
     }
 }
@@ -162,7 +162,7 @@ fn lines(records: &[FlowRecord]) -> Vec<String> {
 fn expected_lines(expected: &[Expected]) -> Vec<String> {
     let record = |expected: &Expected| {
         let Expected { flow, app, reason, complete, .. } = expected.clone();
-        FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
+        FlowRecord { flow, app, reason, complete, fields: RecordFields::all() }
     };
     lines(&expected.iter().map(record).collect::<Vec<_>>())
 }
@@ -174,7 +174,10 @@ fn check(settings: &Settings, rule: &str, ours: Value, truth: u64) -> Result<(),
         Value::Exactly(number) => prop_assert_eq!(number, truth),
         Value::AtLeast(number) => {
             let rule = settings.rules.iter().find(|each| &*each.name == rule).unwrap();
-            prop_assert!(rule.terms[0].level.at_least <= number && number <= truth, "{number} of {truth}");
+            prop_assert!(
+                rule.terms[0].thresholds.at_least <= number && number <= truth,
+                "{number} of {truth}"
+            );
         }
         Value::Unknown => prop_assert!(false, "every record tells everything"),
     }

@@ -13,13 +13,14 @@ use mailflow_agent::recovery::{
 };
 use mailflow_common::SourceOverflowKey;
 use mailflow_engine::{
-    Engine, Known,
-    event::{Alert, AlertState, Effects, Qualified},
-    flow::{Fate, Finished, Flow},
+    Engine,
+    checkpoint::FlowTableCheckpoint,
+    checkpoint::RulesCheckpoint,
+    event::{Alert, AlertState, Effects, MatchedFlow},
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
     settings::Settings,
-    spill::Spill,
-    state::State,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 use super::run::Chance;
@@ -49,14 +50,20 @@ struct Left {
     /// Time and contents of the checkpoint.
     now: Nanos,
     state: Vec<u8>,
-    known: Known,
+    known: FlowTableCheckpoint,
     journal: Vec<JournalRecord>,
     history: Vec<InputLogRecord>,
 }
 
 impl Left {
     fn nothing() -> Self {
-        Self { now: 0, state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() }
+        Self {
+            now: 0,
+            state: Vec::new(),
+            known: FlowTableCheckpoint::default(),
+            journal: Vec::new(),
+            history: Vec::new(),
+        }
     }
 }
 
@@ -78,9 +85,9 @@ impl MapAccess for Table<'_> {
 
     fn account_evicted(&mut self, _: &Flow) {}
 
-    fn account_superseded(&mut self, _: &Finished, _: &[u8]) {}
+    fn account_superseded(&mut self, _: &SupersededFlow, _: &[u8]) {}
 
-    fn account_overflow(&mut self, _: &Spill) {}
+    fn account_overflow(&mut self, _: &SourceOverflow) {}
 }
 
 /// Alert file.
@@ -106,7 +113,7 @@ impl RecoverySink for Lines {
 
     fn add_to_metrics(&mut self, _: Time, _: &Effects) {}
 
-    fn emit_missing(&mut self, effects: Effects, _: Epoch) {
+    fn emit_missing(&mut self, effects: Effects, _: WallClockOffset) {
         for alert in effects.alerts {
             // Alerts without a logged delivery are searched in the file.
             if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
@@ -128,7 +135,7 @@ pub(crate) struct Process<'a> {
     /// Operations, for the reference.
     pub(crate) doings: Vec<Doing>,
     /// Flows that rules counted.
-    pub(crate) counted: Vec<Qualified>,
+    pub(crate) counted: Vec<MatchedFlow>,
     chance: Chance,
     /// Polls miss some flows.
     gaps: bool,
@@ -184,7 +191,7 @@ impl<'a> Process<'a> {
                 !misses
             });
         }
-        self.engine.begin(Time::from_nanos(now));
+        self.engine.begin_poll(Time::from_nanos(now));
         self.begins = Some(JournalRecord::PollBegin { now: Time::from_nanos(now), epoch: self.epoch });
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
         // Batch at which the process is killed, if it is killed among the batches.
@@ -207,9 +214,9 @@ impl<'a> Process<'a> {
             return false;
         }
         self.doings.push(Doing::Tick(now));
-        let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
+        let moment = (Time::from_nanos(now), WallClockOffset::from_unix_nanos(self.epoch));
         self.left.history.extend(poll_records::rule_inputs(moment, &self.engine));
-        self.counted.extend(effects.qualified.iter().cloned());
+        self.counted.extend(effects.matched_flows.iter().cloned());
         let alerts = match until {
             Some(Point::Judged) => 0,
             Some(_) => self.chance.below(effects.alerts.len() as u64 + 1) as usize,
@@ -231,8 +238,8 @@ impl<'a> Process<'a> {
 
     /// Processes a batch of a poll: its records are in the journal before they take effect.
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
-        let effects = self.engine.look(part);
-        let ending = self.engine.ending().to_vec();
+        let effects = self.engine.observe_batch(part);
+        let ending = self.engine.pending_eviction().to_vec();
         self.note(poll_records::flow_records(&effects, &ending).collect());
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
@@ -240,23 +247,23 @@ impl<'a> Process<'a> {
         }
         let gaps = self.gaps;
         let chance = &mut self.chance;
-        let fates: Vec<Fate> = ending
+        let fates: Vec<EvictOutcome> = ending
             .iter()
-            .map(|_| if gaps && chance.one_in(6) { Fate::Lives } else { Fate::Removed })
+            .map(|_| if gaps && chance.one_in(6) { EvictOutcome::Changed } else { EvictOutcome::Evicted })
             .collect();
         for (flow, fate) in ending.iter().zip(&fates) {
-            if *fate == Fate::Lives {
+            if *fate == EvictOutcome::Changed {
                 missed.insert(which(flow));
             } else {
                 self.table.0.retain(|connection| connection.which() != which(flow));
             }
         }
-        let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Lives);
+        let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == EvictOutcome::Changed);
         self.note(lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone())).collect());
         if until == Some(Point::Removed) {
             return false;
         }
-        self.engine.end(&fates);
+        self.engine.apply_evictions(&fates);
         true
     }
 
@@ -280,7 +287,7 @@ impl<'a> Process<'a> {
     /// Writes a checkpoint at `now`, as bytes.
     pub(crate) fn keep(&mut self, now: Nanos) {
         let state = postcard::to_stdvec(&self.engine.save()).unwrap();
-        self.left = Left { now, state, known: self.engine.known(), ..Left::nothing() };
+        self.left = Left { now, state, known: self.engine.checkpoint_flows(), ..Left::nothing() };
         self.lines.unnoted.clear();
         self.doings.push(Doing::Keep);
     }
@@ -298,7 +305,7 @@ impl<'a> Process<'a> {
     /// Sets the wall clock.
     pub(crate) fn set(&mut self, epoch: i128) {
         self.epoch = epoch;
-        self.engine.set_epoch(Epoch::from_unix_nanos(epoch));
+        self.engine.set_clock_offset(WallClockOffset::from_unix_nanos(epoch));
         self.doings.push(Doing::Set(epoch));
     }
 
@@ -306,7 +313,7 @@ impl<'a> Process<'a> {
     pub(crate) fn stop(&mut self, now: Nanos) {
         let table: Vec<Flow> = self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
         for part in self.chance.parts(&table) {
-            self.engine.look_last(Time::from_nanos(now), part);
+            self.engine.observe_final_batch(Time::from_nanos(now), part);
         }
         self.table.0.retain(|connection| connection.seen(now).is_none());
         self.doings.extend([Doing::LastLook(now), Doing::Tick(now)]);
@@ -320,19 +327,19 @@ impl<'a> Process<'a> {
         let Left { now: kept, state, known, journal, history } =
             std::mem::replace(&mut self.left, Left::nothing());
         self.begins = None;
-        let epoch = Epoch::from_unix_nanos(self.epoch);
+        let epoch = WallClockOffset::from_unix_nanos(self.epoch);
         self.engine = Engine::new(self.settings.clone());
         if tables {
-            self.engine.know(&known);
+            self.engine.restore_flows(&known);
         }
-        let state: State = postcard::from_bytes(&state).unwrap();
+        let state: RulesCheckpoint = postcard::from_bytes(&state).unwrap();
         assert!(state.is_readable());
-        self.engine.set_epoch(epoch);
+        self.engine.set_clock_offset(epoch);
         let restored = self.engine.restore(state);
-        assert_eq!(restored.forgotten, Vec::<String>::new());
+        assert_eq!(restored.dropped_rules, Vec::<String>::new());
         self.doings.push(Doing::Restart);
         let judged = redo::replay_inputs(&mut self.engine, &history, &mut self.lines);
-        self.engine.set_epoch(epoch);
+        self.engine.set_clock_offset(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));
         redo::redo_polls(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
@@ -348,7 +355,7 @@ impl<'a> Process<'a> {
     }
 
     fn enter(&mut self, effects: Effects) {
-        self.counted.extend(effects.qualified);
+        self.counted.extend(effects.matched_flows);
         effects.alerts.into_iter().for_each(|alert| self.lines.tell(alert));
     }
 }

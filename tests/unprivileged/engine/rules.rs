@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mailflow_common::App;
 use mailflow_engine::{
-    assets::Member,
     event::Severity,
+    network::Member,
     settings::{
-        Condition, End, GroupBy, Kind, Layer, Level, Match, Measure, Quantity, Rule, SizeKind, SizeTest,
-        Term, Transport, Window, WindowKind,
+        Condition, Endpoint, FlowClass, GroupBy, Layer, Match, Measure, Quantity, Rule, SizeKind, SizeTest,
+        Term, Thresholds, Transport, Window, WindowKind,
     },
 };
 use proptest::prelude::*;
@@ -20,7 +20,11 @@ pub(crate) const SIZES: [SizeKind; 5] =
 const HOUR: Window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
 
 fn count(window: Window, at_least: u64, resolve_below: u64) -> Term {
-    Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
+    Term {
+        measure: Measure::Count(FlowClass::Flows),
+        window,
+        thresholds: Thresholds { at_least, resolve_below },
+    }
 }
 
 /// Returns `smtp-burst` as shipped.
@@ -45,7 +49,7 @@ pub(crate) fn r1() -> Rule {
         window: HOUR,
         terms: vec![count(HOUR, 10, 8)],
         condition: Condition::Term(0),
-        thresholds: Vec::new(),
+        threshold_overrides: Vec::new(),
         allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
@@ -89,8 +93,8 @@ pub(crate) fn any_whole() -> impl Strategy<Value = Rule> {
 }
 
 fn any_term() -> impl Strategy<Value = Term> {
-    let kind = || prop::sample::select(&Kind::ALL[..]);
-    let end = prop::sample::select(&[End::Source, End::Destination, End::Port][..]);
+    let kind = || prop::sample::select(&FlowClass::ALL[..]);
+    let end = prop::sample::select(&[Endpoint::Source, Endpoint::Destination, Endpoint::Port][..]);
     let few = || (1u64..8).prop_flat_map(|least| (Just(least), 1..=least));
     let much = prop_oneof![Just(3_000u64), Just(20_000), Just(100_000)];
     let some = prop_oneof![Just(2u64), Just(6), Just(20)];
@@ -119,18 +123,21 @@ fn any_term() -> impl Strategy<Value = Term> {
     (measure, seconds, moves).prop_map(|((measure, at_least, resolve_below), seconds, kind)| Term {
         measure,
         window: Window { length: Duration::from_secs(seconds), kind },
-        level: Level { at_least, resolve_below: resolve_below.max(1) },
+        thresholds: Thresholds { at_least, resolve_below: resolve_below.max(1) },
     })
 }
 
 /// Makes the first two terms equal except for their thresholds, if `alike` is set and there are two.
 fn alike((mut terms, alike): (Vec<Term>, bool)) -> Vec<Term> {
     if let ([one, two, ..], true) = (terms.as_mut_slice(), alike) {
-        let Level { at_least, resolve_below } = one.level;
-        *two = Term { level: Level { at_least, resolve_below: resolve_below.div_ceil(2) }, ..one.clone() };
+        let Thresholds { at_least, resolve_below } = one.thresholds;
+        *two = Term {
+            thresholds: Thresholds { at_least, resolve_below: resolve_below.div_ceil(2) },
+            ..one.clone()
+        };
         if !matches!(one.measure, Measure::Ratio { .. }) {
             // The first term rarely holds alone.
-            one.level = Level { at_least: at_least * 2, resolve_below };
+            one.thresholds = Thresholds { at_least: at_least * 2, resolve_below };
         }
     }
     terms

@@ -9,8 +9,8 @@ use crate::model::{Connection, Nanos, Told};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     Engine,
-    event::{Alert, Effects, Gain, Qualified, WindowValue},
-    flow::{Fate, Flow, FlowRecord},
+    event::{Alert, CounterDelta, Effects, MatchedFlow, WindowValue},
+    flow::{EvictOutcome, Flow, FlowRecord},
     settings::Settings,
     time::Time,
 };
@@ -30,7 +30,7 @@ pub(crate) struct Run {
     /// Missed flows, with the time of the poll.
     pub(crate) missed: HashSet<(FlowKey, Nanos)>,
     pub(crate) records: Vec<FlowRecord>,
-    pub(crate) qualified: Vec<Qualified>,
+    pub(crate) qualified: Vec<MatchedFlow>,
     pub(crate) alerts: Vec<Alert>,
     pub(crate) values: Vec<WindowValue>,
 }
@@ -60,9 +60,9 @@ pub(crate) fn run(
         let mut table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(now)).collect();
         let gappy = matches!(readings, Readings::Gaps);
         table.retain(|flow| !(gappy && gaps.misses(flow.key, now, &mut chance)));
-        engine.begin(Time::from_nanos(now));
+        engine.begin_poll(Time::from_nanos(now));
         for part in chance.parts(&table) {
-            book.enter(engine.look(part));
+            book.enter(engine.observe_batch(part));
             if chance.one_in(2) {
                 end(&mut engine, &mut book, &mut live, &mut chance, gappy);
             }
@@ -73,11 +73,11 @@ pub(crate) fn run(
     }
     let table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(stop)).collect();
     for part in chance.parts(&table) {
-        book.enter(engine.look_last(Time::from_nanos(stop), part));
+        book.enter(engine.observe_final_batch(Time::from_nanos(stop), part));
     }
     book.enter(engine.shutdown(Time::from_nanos(stop)));
     book.balance(&table);
-    let values = engine.windows(Time::from_nanos(stop));
+    let values = engine.window_values(Time::from_nanos(stop));
     assert_eq!((engine.stats().open_flows, engine.stats().vanished_flows), (0, 0));
     if matches!(readings, Readings::Whole) {
         assert_eq!(engine.stats().rules.late, 0);
@@ -86,24 +86,24 @@ pub(crate) fn run(
     for step in 1..=10 {
         book.enter(engine.tick(Time::from_nanos(stop + drain / 10 * step)));
     }
-    let Effects { records, qualified, alerts, .. } = book.effects;
+    let Effects { records, matched_flows: qualified, alerts, .. } = book.effects;
     Run { polls, missed: gaps.missed, records, qualified, alerts, values }
 }
 
 /// Evicts the ended flows. With gaps, some evictions fail, and the last ones are not tried.
 fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance: &mut Chance, gappy: bool) {
-    let ending = engine.ending();
+    let ending = engine.pending_eviction();
     let tried = ending.len() - if gappy { chance.below(ending.len() as u64 / 4 + 1) as usize } else { 0 };
     let fate = |_: &Flow| match chance.below(6) {
-        0 | 1 if gappy => Fate::Lives,
-        2 => Fate::Absent,
-        _ => Fate::Removed,
+        0 | 1 if gappy => EvictOutcome::Changed,
+        2 => EvictOutcome::Missing,
+        _ => EvictOutcome::Evicted,
     };
-    let fates: Vec<Fate> = ending[..tried].iter().map(fate).collect();
-    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != Fate::Lives);
+    let fates: Vec<EvictOutcome> = ending[..tried].iter().map(fate).collect();
+    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != EvictOutcome::Changed);
     let gone: HashSet<FlowKey> = gone.map(|(flow, _)| flow.key).collect();
     live.retain(|connection| !gone.contains(&connection.key));
-    book.enter(engine.end(&fates));
+    book.enter(engine.apply_evictions(&fates));
 }
 
 /// Flows that polls miss: at most eight times in a row, as the engine remembers a flow that long.
@@ -159,7 +159,7 @@ impl Chance {
 #[derive(Default)]
 struct Book {
     effects: Effects,
-    sums: HashMap<FlowKey, (Gain, Gain, u64)>,
+    sums: HashMap<FlowKey, (CounterDelta, CounterDelta, u64)>,
 }
 
 impl Book {
@@ -174,7 +174,7 @@ impl Book {
             *messages += delta.messages;
         }
         self.effects.records.extend(effects.records);
-        self.effects.qualified.extend(effects.qualified);
+        self.effects.matched_flows.extend(effects.matched_flows);
         self.effects.alerts.extend(effects.alerts);
     }
 
@@ -182,7 +182,7 @@ impl Book {
     fn balance(&self, table: &[Flow]) {
         for flow in table {
             let [up, down] =
-                [&flow.up, &flow.down].map(|way| Gain { packets: way.packets, bytes: way.bytes });
+                [&flow.up, &flow.down].map(|way| CounterDelta { packets: way.packets, bytes: way.bytes });
             assert_eq!(self.sums.get(&flow.key), Some(&(up, down, u64::from(flow.messages))), "{flow:?}");
         }
     }
@@ -191,12 +191,12 @@ impl Book {
 /// Converts an alert to the reference's type.
 pub(crate) fn told(alert: &Alert) -> Told {
     Told {
-        of: (Arc::clone(&alert.rule), alert.subject.source().unwrap()),
+        of: (Arc::clone(&alert.rule), alert.group_key.source().unwrap()),
         state: alert.state,
         time: alert.time.as_nanos(),
         starts_at: alert.starts_at.as_nanos(),
         ends_at: alert.ends_at.map(Time::as_nanos),
-        value: alert.decided.value.number(),
+        value: alert.deciding_term.value.number(),
         flows: alert.flows.iter().map(|record| (record.flow.key, record.time().as_nanos())).collect(),
     }
 }

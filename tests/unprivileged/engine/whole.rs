@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use mailflow_engine::{
-    assets::{Member, Network, Networks, Set},
+    network::{AddressSet, Member, Network, Networks},
     settings::{
-        Allow, Bound, Counter, Hours, Level, Match, Measure, Quantity, Rule, Settings, Thresholds, Timeouts,
+        AllowEntry, Bound, Counter, Hours, Match, Measure, Quantity, Rule, Settings, ThresholdOverride,
+        Thresholds, Timeouts,
     },
 };
 use proptest::prelude::*;
@@ -140,11 +141,11 @@ fn listed(old: &Rule, other: Rule) -> Rule {
     let mut rule = old.clone();
     for (term, others) in rule.terms.iter_mut().zip(&other.terms) {
         if std::mem::discriminant(&term.measure) == std::mem::discriminant(&others.measure) {
-            term.level = others.level;
+            term.thresholds = others.thresholds;
         }
     }
-    rule.thresholds =
-        with_thresholds(&rule, other.thresholds.iter().map(|some| (some.of.clone(), 2)).collect());
+    rule.threshold_overrides =
+        with_thresholds(&rule, other.threshold_overrides.iter().map(|some| (some.of.clone(), 2)).collect());
     (rule.allow, rule.resolve_after, rule.repeat_interval) =
         (other.allow, other.resolve_after, other.repeat_interval);
     rule
@@ -171,9 +172,9 @@ fn networks() -> impl Strategy<Value = Networks> {
     prop::sample::select(vec![plain, grouped.clone(), grouped, holes]).prop_map(Networks::new)
 }
 
-fn set() -> impl Strategy<Value = Set> {
+fn set() -> impl Strategy<Value = AddressSet> {
     let net = |net: &str| Member::Net(net.parse().unwrap());
-    let one = |member: Member| Set::from(member);
+    let one = |member: Member| AddressSet::from(member);
     prop::sample::select(vec![
         one(net("10.0.0.1/32")),
         one(net("10.0.0.2/32")),
@@ -182,15 +183,15 @@ fn set() -> impl Strategy<Value = Set> {
         one(net("2620:fe::/32")),
         one(Member::Group("branch".into())),
         one(Member::Any),
-        Set::new(vec![Member::Internal], vec![net("10.0.0.1/32")]),
-        Set::new(Vec::new(), vec![Member::Group("lan".into())]),
+        AddressSet::new(vec![Member::Internal], vec![net("10.0.0.1/32")]),
+        AddressSet::new(Vec::new(), vec![Member::Group("lan".into())]),
     ])
 }
 
-fn allow() -> impl Strategy<Value = Allow> {
+fn allow() -> impl Strategy<Value = AllowEntry> {
     let until = prop::option::of((0..6_000i128).prop_map(|seconds| seconds * 1_000_000_000));
-    (set(), prop_oneof![Just(Set::default()), set()], until, 0..3u8).prop_map(
-        |(source, destination, until, reason)| Allow {
+    (set(), prop_oneof![Just(AddressSet::default()), set()], until, 0..3u8).prop_map(
+        |(source, destination, until, reason)| AllowEntry {
             source,
             destination,
             reason: format!("known {reason}").into(),
@@ -226,9 +227,8 @@ fn hours() -> impl Strategy<Value = Hours> {
 }
 
 fn matching(base: Match) -> impl Strategy<Value = Match> {
-    let source = prop_oneof![6 => Just(Set::from(Member::Internal)), 1 => Just(Set::default()), 1 => set()];
-    let destination =
-        prop_oneof![6 => Just(Set::from(Member::External)), 1 => Just(Set::default()), 1 => set()];
+    let source = prop_oneof![6 => Just(AddressSet::from(Member::Internal)), 1 => Just(AddressSet::default()), 1 => set()];
+    let destination = prop_oneof![6 => Just(AddressSet::from(Member::External)), 1 => Just(AddressSet::default()), 1 => set()];
     let ports = prop_oneof![
         3 => Just(base.ports.clone()),
         1 => Just(vec![25]),
@@ -245,15 +245,18 @@ fn matching(base: Match) -> impl Strategy<Value = Match> {
     })
 }
 
-/// Returns per-source thresholds: the default thresholds times a factor.
-fn with_thresholds(rule: &Rule, of: Vec<(Set, u64)>) -> Vec<Thresholds> {
-    let times = |level: Level, measure: Measure, factor: u64| match measure {
-        Measure::Ratio { .. } => level,
-        _ => Level { at_least: level.at_least * factor, resolve_below: level.resolve_below * factor },
+/// Returns per-source threshold_overrides: the default thresholds times a factor.
+fn with_thresholds(rule: &Rule, of: Vec<(AddressSet, u64)>) -> Vec<ThresholdOverride> {
+    let times = |thresholds: Thresholds, measure: Measure, factor: u64| match measure {
+        Measure::Ratio { .. } => thresholds,
+        _ => Thresholds {
+            at_least: thresholds.at_least * factor,
+            resolve_below: thresholds.resolve_below * factor,
+        },
     };
-    let some = |(of, factor): (Set, u64)| Thresholds {
+    let some = |(of, factor): (AddressSet, u64)| ThresholdOverride {
         of,
-        levels: rule.terms.iter().map(|term| times(term.level, term.measure, factor)).collect(),
+        thresholds: rule.terms.iter().map(|term| times(term.thresholds, term.measure, factor)).collect(),
     };
     of.into_iter().map(some).collect()
 }
@@ -264,7 +267,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     (rules::any_whole(), thresholds, allow).prop_flat_map(|(rule, thresholds, allow)| {
         matching(rule.matching.clone()).prop_map(move |matching| {
             let thresholds = with_thresholds(&rule, thresholds.clone());
-            Rule { matching, thresholds, allow: allow.clone(), ..rule.clone() }
+            Rule { matching, threshold_overrides: thresholds, allow: allow.clone(), ..rule.clone() }
         })
     })
 }

@@ -15,9 +15,9 @@ use mailflow_agent::metrics::{
 use mailflow_common::{DirectionTotals, HandshakeCounters, Reason, Totals};
 use mailflow_engine::{
     RuleCounts, RuleStats, Stats,
-    event::{Effects, Gain, Qualified, Source, Value, WindowValue},
-    overview::{Overview, Threshold},
-    subject::Subject,
+    eval::GroupKey,
+    event::{CounterDelta, Effects, MatchedFlow, Source, Value, WindowValue},
+    query::window_scan::{TermThreshold, WindowReport},
 };
 
 use crate::fixture::{alert, at, doc, documented, key, record, services};
@@ -62,7 +62,7 @@ fn page() -> String {
     let effects = Effects {
         deltas: vec![delta(flow, 10, 20)],
         records: vec![record(flow)],
-        qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow, suppressed: false }],
+        matched_flows: vec![MatchedFlow { rule: "smtp-burst".into(), key: flow, suppressed: false }],
         alerts: vec![alert()],
         ..Effects::default()
     };
@@ -70,11 +70,11 @@ fn page() -> String {
     let value = WindowValue {
         rule: "smtp-burst".into(),
         term: "count".into(),
-        subject: Subject::Source(Source::of(flow.client.ip(), 64)),
+        group_key: GroupKey::Source(Source::of(flow.client.ip(), 64)),
         value: Value::AtLeast(10),
     };
-    let windows = Overview { values: vec![value], ..Overview::default() };
-    let threshold = |term: &str, at_least, scale| Threshold {
+    let windows = WindowReport { values: vec![value], ..WindowReport::default() };
+    let threshold = |term: &str, at_least, scale| TermThreshold {
         rule: "smtp-burst".into(),
         term: term.into(),
         at_least,
@@ -85,12 +85,12 @@ fn page() -> String {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
         rules: vec![RuleCounts {
             rule: "smtp-burst".into(),
-            subjects: 4,
+            groups: 4,
             late: 6,
             refused: 8,
             evicted: 10,
             memory: 12,
-            grouped: 14,
+            aggregated_alerts: 14,
         }],
         thresholds: vec![threshold("count", 10, 1), threshold("ratio failed/attempts", 500_000, 1_000_000)],
     };
@@ -98,8 +98,8 @@ fn page() -> String {
         totals: totals(),
         packet_locations: vec![PacketsAt {
             name: "live",
-            up: Gain { packets: 10, bytes: 1_000 },
-            down: Gain { packets: 20, bytes: 2_000 },
+            up: CounterDelta { packets: 10, bytes: 1_000 },
+            down: CounterDelta { packets: 20, bytes: 2_000 },
         }],
         difference: [[2, 0], [300, 0]],
         delivered_twice: true,
@@ -274,10 +274,10 @@ fn kernel_families_appear_after_first_poll() {
     let agent = AgentMetrics::new("1", 0.0).unwrap();
     let ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let mut out = String::new();
-    let windows = &Overview::default();
+    let windows = &WindowReport::default();
     MetricsPage { agent: &agent, traffic: &ledger, windows, engine: None, kernel: None }
         .render(&mut out)
         .unwrap();
     assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));
-    assert_eq!(ledger.totals(), (Gain::default(), Gain::default()));
+    assert_eq!(ledger.totals(), (CounterDelta::default(), CounterDelta::default()));
 }

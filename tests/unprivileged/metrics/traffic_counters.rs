@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use mailflow_agent::metrics::{LabelContext, SeriesLimits, TrafficCounters};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
-    event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
+    eval::GroupKey,
+    event::{AlertState, CounterDelta, Delta, Effects, MatchedFlow, Source, Value, WindowValue},
     flow::RecordReason,
-    overview::Overview,
-    subject::Subject,
+    query::window_scan::WindowReport,
 };
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// Returns the delta of a new flow with packets of 100 bytes and one message.
 pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
-    let gain = |packets| Gain { packets, bytes: packets * 100 };
+    let gain = |packets| CounterDelta { packets, bytes: packets * 100 };
     Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
 }
 
@@ -29,7 +29,7 @@ fn observe(ledger: &mut TrafficCounters, effects: &Effects, millis: u64) {
 
 fn render(ledger: &TrafficCounters, values: &[WindowValue]) -> String {
     let mut out = String::new();
-    let windows = Overview { values: values.to_vec(), ..Overview::default() };
+    let windows = WindowReport { values: values.to_vec(), ..WindowReport::default() };
     ledger.render(&windows, &mut out);
     out
 }
@@ -71,7 +71,8 @@ fn keys() -> impl Strategy<Value = FlowKey> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let gain = || (0_u64..1_000, 0_u64..1_000_000).prop_map(|(packets, bytes)| Gain { packets, bytes });
+    let gain =
+        || (0_u64..1_000, 0_u64..1_000_000).prop_map(|(packets, bytes)| CounterDelta { packets, bytes });
     let delta = (keys(), gain(), gain(), 0_u64..3, any::<bool>())
         .prop_map(|(key, up, down, messages, new_flow)| Delta { key, up, down, messages, new_flow });
     let step =
@@ -109,9 +110,9 @@ proptest! {
             let qualified = step
                 .qualified
                 .iter()
-                .map(|(rule, key)| Qualified { rule: Arc::clone(&rules[*rule]), key: *key, suppressed: false })
+                .map(|(rule, key)| MatchedFlow { rule: Arc::clone(&rules[*rule]), key: *key, suppressed: false })
                 .collect();
-            observe(&mut ledger, &Effects { deltas: step.deltas, qualified, ..Effects::default() }, now);
+            observe(&mut ledger, &Effects { deltas: step.deltas, matched_flows: qualified, ..Effects::default() }, now);
             let page = render(&ledger, &[]);
 
             for of in ["", "source_"] {
@@ -193,13 +194,13 @@ fn label_values_with_equal_concatenation_stay_distinct() {
     for (number, (rule, client)) in (1_u64..).zip(pairs) {
         let flow = key(client, 1, "192.0.2.1", 25);
         let qualified = vec![
-            Qualified { rule: rule.into(), key: flow, suppressed: false };
+            MatchedFlow { rule: rule.into(), key: flow, suppressed: false };
             usize::try_from(number).unwrap()
         ];
-        observe(&mut ledger, &Effects { qualified, ..Effects::default() }, 0);
+        observe(&mut ledger, &Effects { matched_flows: qualified, ..Effects::default() }, 0);
         let source = Source::of(flow.client.ip(), 64);
-        let (rule, term, subject) = (rule.into(), "count".into(), Subject::Source(source));
-        windows.push(WindowValue { rule, term, subject, value: Value::Exactly(number) });
+        let (rule, term, subject) = (rule.into(), "count".into(), GroupKey::Source(source));
+        windows.push(WindowValue { rule, term, group_key: subject, value: Value::Exactly(number) });
     }
     let page = render(&ledger, &windows);
     let found = samples(&page);
@@ -265,5 +266,5 @@ fn unwatched_port_is_counted_as_other_service() {
     observe(&mut ledger, &effects, 0);
     let page = render(&ledger, &[]);
     assert_eq!(samples(&page)["mailflow_packets_total{service=\"other\",direction=\"up\"}"], 3.0);
-    assert_eq!(ledger.totals().1, Gain { packets: 4, bytes: 400 });
+    assert_eq!(ledger.totals().1, CounterDelta { packets: 4, bytes: 400 });
 }

@@ -21,7 +21,7 @@ use mailflow_agent::{
 };
 use mailflow_engine::{
     event::{Alert, AlertState},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use serde_json::Value;
 
@@ -92,7 +92,7 @@ fn began(number: u64, ago: i64) -> Alert {
 
 /// Returns the end of an alert, `after` seconds after its start by the local clock.
 fn ended(alert: &Alert, after: i64) -> AlertEvent {
-    let epoch = Epoch::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
+    let epoch = WallClockOffset::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
     let alert = Alert { state: AlertState::Resolved, ends_at: Some(Time::ZERO), ..alert.clone() };
     (Arc::new(alert), epoch)
 }
@@ -138,7 +138,7 @@ fn clock_set_back_ends_no_alert_early() {
     sink.push(event(&alert));
     until("it fires", || firing.lock().unwrap().get(&alert.fingerprint) == Some(&true));
     // A repeat, and the end, an hour before the start by the new clock.
-    let back = Epoch::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
+    let back = WallClockOffset::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
     sink.push((Arc::new(alert.clone()), back));
     until("the repeat", || numbers(&sink) == (2, 0, 0));
     assert_eq!(firing.lock().unwrap().get(&alert.fingerprint), Some(&true));

@@ -12,11 +12,11 @@ use mailflow_agent::{
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use mailflow_engine::{
+    eval::GroupKey,
     event::{Alert, AlertState, Severity, Source, Value as Held},
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    subject::Subject,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 use serde_json::{Value, json};
 
@@ -220,8 +220,8 @@ fn resolved_prefix_alert_has_end_and_address() {
     let resolved = Alert {
         state: AlertState::Resolved,
         ends_at: Some(at(9_000)),
-        decided: term("count", Held::Exactly(3), 10, 1),
-        subject: Subject::Source(Source::of(newest.client.ip(), 64)),
+        deciding_term: term("count", Held::Exactly(3), 10, 1),
+        group_key: GroupKey::Source(Source::of(newest.client.ip(), 64)),
         source: Some(Source::of(newest.client.ip(), 64)),
         group: None,
         matched_network: None,
@@ -250,7 +250,7 @@ fn alert_by_destination_has_server_and_newest_client() {
     let server = "9.9.9.9".parse().unwrap();
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
-    let alert = Alert { subject: Subject::Destination(server), source: newest, suppressed, ..alert() };
+    let alert = Alert { group_key: GroupKey::Destination(server), source: newest, suppressed, ..alert() };
     let line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
     assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
@@ -298,20 +298,20 @@ fn flow_has_interface_and_alert_those_of_its_flows() {
 fn rejected_messages_are_written_only_for_plaintext() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut refused = |app, inputs| {
-        (record.app, record.inputs) = (app, inputs);
+        (record.app, record.fields) = (app, inputs);
         parse(flow::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
     };
-    assert_eq!(refused(App::Smtp, Inputs::all()), json!(1));
+    assert_eq!(refused(App::Smtp, RecordFields::all()), json!(1));
     for app in [App::SmtpStartTls, App::Smtps, App::Unseen, App::Imap] {
-        assert_eq!(refused(app, Inputs::all()), Value::Null, "{app:?}");
+        assert_eq!(refused(app, RecordFields::all()), Value::Null, "{app:?}");
     }
-    assert_eq!(refused(App::Smtp, Inputs::all() - Inputs::MESSAGES), Value::Null);
+    assert_eq!(refused(App::Smtp, RecordFields::all() - RecordFields::MESSAGES), Value::Null);
 }
 
 /// Returns an alert with every possible field.
 fn everything() -> Alert {
     let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
-    Alert { subject: Subject::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
+    Alert { group_key: GroupKey::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn alert_keeps_start_across_clock_steps() {
     let hour = 3_600_000_000_000;
     let firing = alert();
     for step in [-hour, hour] {
-        let later = Epoch::from_unix_nanos(EPOCH.unix_nanos(Time::ZERO) + step);
+        let later = WallClockOffset::from_unix_nanos(EPOCH.unix_nanos(Time::ZERO) + step);
         let repeat = Alert { time: at(6_000), ..firing.clone() };
         let end = Alert { state: AlertState::Resolved, ends_at: Some(at(9_000)), ..repeat.clone() };
         for alert in [&repeat, &end] {

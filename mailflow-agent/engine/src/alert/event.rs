@@ -7,26 +7,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     eval::{
-        group_key::{Source, Subject},
+        group_key::{GroupKey, Source},
         window::value::TermValue,
     },
-    flow::{FlowRecord, delta::Gain, fields::Inputs},
+    flow::{FlowRecord, delta::CounterDelta, fields::RecordFields},
     network::AssetRole,
     rule::Severity,
     time::Time,
 };
 
-/// State of an alert at the moment of its event.
+/// State of an alert at the time of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AlertState {
-    /// The condition holds; sent once when it begins and then every repeat interval.
+    /// The condition holds. Sent at the start of the incident, and then every repeat interval.
     Firing,
-    /// The value stayed below the resolve threshold long enough.
+    /// The value stayed below the resolve threshold for long enough.
     Resolved,
 }
 
 impl AlertState {
-    /// The name in alerts.
+    /// Returns the name in alerts.
     pub const fn name(self) -> &'static str {
         match self {
             AlertState::Firing => "firing",
@@ -35,54 +35,55 @@ impl AlertState {
     }
 }
 
-/// Bytes and packets of both directions over the contributing flows.
+/// Totals of the contributing flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sums {
+pub struct FlowTotals {
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
     /// Estimated messages.
     pub messages: u64,
 }
 
-/// An alert event: everything a person needs to believe it.
+/// Alert event, with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Name of the rule.
     pub rule: Arc<str>,
-    /// Its version.
+    /// Version of the rule.
     pub rule_version: u32,
-    /// Stable identity of rule and subject, 16 hexadecimal digits.
+    /// Stable identity of rule and group, 16 hexadecimal digits.
     pub fingerprint: String,
     /// Firing or resolved.
     pub state: AlertState,
-    /// From the rule.
+    /// Severity of the rule.
     pub severity: Severity,
-    /// Moment of this event: for firing the deciding record's event time, for repeats and resolved
-    /// the engine's now.
+    /// Time of this event: the deciding record's event time at the start, the engine's time for repeats and for the
+    /// resolve.
     pub time: Time,
-    /// When the condition began to hold: event time of the deciding flow.
+    /// Start of the incident: event time of the deciding flow.
     pub starts_at: Time,
-    /// `starts_at` on the wall clock, in nanoseconds since 1970. Fixed when the alert begins: repeats, the
-    /// resolve and a restart keep this value, also where the wall clock was set meanwhile.
+    /// `starts_at` in wall-clock time, in nanoseconds since 1970. Fixed at the start of the incident: repeats, the
+    /// resolve and a restart keep the value, also if the wall clock is adjusted.
     pub starts_at_unix: i128,
-    /// When it ended; only when resolved.
+    /// End of the incident, if it is resolved.
     pub ends_at: Option<Time>,
-    /// Whom it is about.
-    pub subject: Subject,
-    /// A client of it: the subject's, or that of the newest contributing flow.
+    /// Key of the group.
+    pub group_key: GroupKey,
+    /// Client of the group key, or else of the newest contributing flow.
     pub source: Option<Source>,
-    /// The line of the internal list that makes the client internal, as written.
+    /// Line of the internal list that makes the client internal, as written.
     pub matched_network: Option<String>,
-    /// The group of that line, where it has one.
+    /// Group of that line.
     pub group: Option<String>,
-    /// The role of that line, where it has one.
+    /// Role of that line.
     pub role: Option<AssetRole>,
-    /// Why it is only shown and not told to anybody: all of its flows are on an allow-list.
+    /// Reason of the suppression, if an allow-list lists all flows of the alert. Outputs do not notify suppressed
+    /// alerts.
     pub suppressed: Option<Arc<str>>,
-    /// The term that decided, as `terms` has it.
-    pub decided: TermValue,
+    /// Deciding term, as in `terms`.
+    pub deciding_term: TermValue,
     /// Every term of the rule's condition.
     pub terms: Vec<TermValue>,
     /// Labels of the rule.
@@ -98,42 +99,42 @@ pub struct Alert {
     /// Applications of the contributing flows.
     #[serde(with = "crate::checkpoint::codec::apps")]
     pub apps: Vec<App>,
-    /// Destinations with the number of contributing flows to each, most first, at most ten.
+    /// Destinations with the number of contributing flows to each, highest number first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
-    /// Totals over the contributing flows.
-    pub sums: Sums,
-    /// The newest contributing flows, at most twenty, oldest first.
+    /// Totals of the contributing flows.
+    pub sums: FlowTotals,
+    /// Newest contributing flows, at most twenty, oldest first.
     #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
-    /// True if counting was complete for all contributing flows: none began before it was watched, and no
-    /// packet of the subject found the flow table full.
+    /// True if the counters of all contributing flows are complete: none began before it was watched, and no packet
+    /// of the group was counted as overflow.
     pub complete: bool,
-    /// True if contributing flows, within the most that are shown, had to make room for others.
-    pub cut: bool,
-    /// What speaks for it, where its source behaves like one that is meant to send mail.
-    pub relay: Option<Relay>,
+    /// True if evidence was overwritten, so that `flows` has fewer flows than contributed and could be shown.
+    pub is_truncated: bool,
+    /// Hint that the source behaves like a mail relay.
+    pub relay: Option<RelayHint>,
 }
 
 impl Alert {
-    /// Returns true if all of its flows have this input, so that their sums mean something.
-    pub fn tells(&self, input: Inputs) -> bool {
-        self.flows.iter().all(|record| record.inputs.contains(input))
+    /// Returns true if all flows carry this field, so that their totals are meaningful.
+    pub fn tells(&self, input: RecordFields) -> bool {
+        self.flows.iter().all(|record| record.fields.contains(input))
     }
 }
 
-/// A source that behaves like a relay: it delivers much mail to many servers, and most of it is taken. In words:
-/// `30 of 31 sessions delivered mail, to 12 servers`.
+/// Source that behaves like a mail relay: it delivers much mail to many servers, and most of its sessions deliver.
+/// Displayed as `30 of 31 sessions delivered mail, to 12 servers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Relay {
-    /// Connections that it began, of the newest flows that are remembered.
+pub struct RelayHint {
+    /// Connection attempts of the source, among the recent records.
     pub attempts: u64,
-    /// Those of them in which mail was accepted.
+    /// Attempts that delivered mail.
     pub delivered: u64,
-    /// The servers that accepted it.
+    /// Servers that accepted mail.
     pub servers: u64,
 }
 
-impl std::fmt::Display for Relay {
+impl std::fmt::Display for RelayHint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { attempts, delivered, servers } = self;
         write!(f, "{delivered} of {attempts} sessions delivered mail, to {servers} servers")

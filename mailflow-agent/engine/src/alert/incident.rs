@@ -1,4 +1,4 @@
-//! An incident of one subject under one rule, and the alerts that tell of it.
+//! Incident of one group under one rule, and its alerts.
 //!
 //! ```text
 //!          condition holds            below resolve_below for resolve_after
@@ -7,22 +7,22 @@
 //!                            +--+ every repeat interval: firing again, same starts_at
 //! ```
 //!
-//! An incident is driven by deadlines, not by ticks: until when the value holds follows from the
-//! events known, so the moment of the next repeat and of the end are known too. Whoever advances the
-//! clock in larger steps gets the same alerts with the same times.
+//! Deadlines drive an incident, not ticks. The known events decide until when the value holds, so the times of the
+//! next repeat and of the end are known as well. The size of the caller's clock steps does not change the alerts or
+//! their times.
 //!
-//! The next incident needs a deciding flow later than the end of the last one. A record that comes
-//! after the end and belongs before it changes nothing any more.
+//! The next incident needs a deciding flow later than the end of the last one. A record that arrives after the end
+//! and is older than the end does not change the incident.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
-use super::event::{Alert, AlertState, Sums};
+use super::event::{Alert, AlertState, FlowTotals};
 use crate::{
     eval::{
-        group_key::{Source, Subject},
+        group_key::{GroupKey, Source},
         window::value::TermValue,
     },
     flow::FlowRecord,
@@ -31,175 +31,191 @@ use crate::{
     time::Time,
 };
 
-/// Most destinations named in an alert.
-const DESTINATIONS: usize = 10;
+/// Most destinations of an alert.
+const MAX_DESTINATIONS: usize = 10;
 
-/// Exfiltration over an encrypted channel other than the command channel.
-const ATTACK_ENCRYPTED: &str = "T1048.002";
-/// The same, unencrypted.
-const ATTACK_PLAIN: &str = "T1048.003";
+/// MITRE ATT&CK: exfiltration over an asymmetric encrypted non-C2 protocol.
+const TECHNIQUE_ENCRYPTED: &str = "T1048.002";
+/// MITRE ATT&CK: exfiltration over an unencrypted non-C2 protocol.
+const TECHNIQUE_PLAIN: &str = "T1048.003";
 
-/// An alert that fires.
+/// Active incident.
 #[derive(Clone, Debug)]
 pub(crate) struct Incident {
-    /// Until when the value holds, as far as is known.
+    /// Time until which the value holds, by the known events.
     holds_until: Time,
     next_repeat: Time,
-    /// What was last told.
-    told: Alert,
-    /// True if it is told together with others, and not by itself.
-    joined: bool,
+    /// Last alert.
+    last_alert: Alert,
+    /// True if an aggregate alert reports the incident.
+    is_aggregated: bool,
 }
 
-/// What an incident's deadline asks for.
+/// Action at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// Nothing yet.
+pub(crate) enum DueAction {
+    /// No action until this time.
     Later(Time),
-    /// To be told again.
+    /// Repeat the alert.
     Repeat,
-    /// To be ended.
+    /// Resolve the alert.
     Resolve,
 }
 
 impl Incident {
-    /// Begins with `told`, at `clock`.
-    pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
-        let mut incident = Self { holds_until, next_repeat: told.starts_at, told, joined: false };
+    /// Starts an incident with its first alert, at `clock`.
+    pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, last_alert: Alert) -> Self {
+        let mut incident =
+            Self { holds_until, next_repeat: last_alert.starts_at, last_alert, is_aggregated: false };
         incident.schedule(rule, clock);
         incident
     }
 
-    /// A further event keeps the value up until then.
-    pub(crate) fn holds_until(&mut self, until: Time) {
+    /// Extends the time until which the value holds.
+    pub(crate) fn extend_until(&mut self, until: Time) {
         self.holds_until = self.holds_until.max(until);
     }
 
-    /// When it next has something to do.
+    /// Returns the time of the next action.
     pub(crate) fn deadline(&self, rule: &Rule) -> Time {
         (self.holds_until + rule.resolve_after).min(self.next_repeat)
     }
 
-    /// What it has to do at `clock`.
-    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> Due {
+    /// Returns the action that is due at `clock`.
+    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> DueAction {
         if self.holds_until + rule.resolve_after <= clock {
-            Due::Resolve
+            DueAction::Resolve
         } else if self.next_repeat <= clock {
-            Due::Repeat
+            DueAction::Repeat
         } else {
-            Due::Later(self.deadline(rule))
+            DueAction::Later(self.deadline(rule))
         }
     }
 
-    /// Tells again, with what the windows hold at `clock`.
-    pub(crate) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
+    /// Repeats the alert with the values at `clock`.
+    pub(crate) fn repeat(
+        &mut self,
+        rule: &Rule,
+        clock: Time,
+        deciding_term: usize,
+        payload: AlertPayload,
+    ) -> Alert {
         self.schedule(rule, clock);
-        self.told.time = clock;
-        self.tell(shown.terms, decided);
-        // An empty window, on its way to be resolved, has no better evidence than the last.
-        if !shown.flows.is_empty() && !self.joined {
-            show(&mut self.told, rule, shown.flows, shown.overflow);
-            self.told.cut = shown.cut;
+        self.last_alert.time = clock;
+        self.set_terms(payload.terms, deciding_term);
+        // The windows may be empty before the resolve. Then the flows of the last alert stay.
+        if !payload.flows.is_empty() && !self.is_aggregated {
+            set_flows(&mut self.last_alert, rule, payload.flows, payload.overflow);
+            self.last_alert.is_truncated = payload.is_truncated;
         }
-        self.told.clone()
+        self.last_alert.clone()
     }
 
-    /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
-    pub(crate) fn resolve(mut self, clock: Time, decided: usize, terms: Vec<TermValue>) -> (Alert, Time) {
-        self.tell(terms, decided);
+    /// Resolves the alert, and returns it with the end of the incident. The flows of the last firing alert stay.
+    pub(crate) fn resolve(
+        mut self,
+        clock: Time,
+        deciding_term: usize,
+        terms: Vec<TermValue>,
+    ) -> (Alert, Time) {
+        self.set_terms(terms, deciding_term);
         let ends_at = Some(self.holds_until);
-        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.told }, self.holds_until)
+        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.last_alert }, self.holds_until)
     }
 
-    /// Goes on as it was.
-    pub(crate) fn restored(told: Alert, holds_until: Time, next_repeat: Time, joined: bool) -> Self {
-        Self { holds_until, next_repeat, told, joined }
+    /// Returns an incident of a checkpoint.
+    pub(crate) fn restored(
+        last_alert: Alert,
+        holds_until: Time,
+        next_repeat: Time,
+        is_aggregated: bool,
+    ) -> Self {
+        Self { holds_until, next_repeat, last_alert, is_aggregated }
     }
 
-    /// From now on it is told together with others. Its flows are not shown, and not held.
-    pub(crate) fn join(&mut self) {
-        self.joined = true;
-        self.told.flows = Vec::new();
+    /// Marks the incident as reported by an aggregate alert, and drops its flows.
+    pub(crate) fn mark_aggregated(&mut self) {
+        self.is_aggregated = true;
+        self.last_alert.flows = Vec::new();
     }
 
-    /// Returns true if it is told together with others.
-    pub(crate) fn joined(&self) -> bool {
-        self.joined
+    /// Returns true if an aggregate alert reports the incident.
+    pub(crate) fn is_aggregated(&self) -> bool {
+        self.is_aggregated
     }
 
-    /// Its beginning, until when the value holds as far as is known, and when it is told again.
+    /// Returns the start, the time until which the value holds, and the time of the next repeat.
     pub(crate) fn times(&self) -> (Time, Time, Time) {
-        (self.told.starts_at, self.holds_until, self.next_repeat)
+        (self.last_alert.starts_at, self.holds_until, self.next_repeat)
     }
 
-    /// What was last told.
-    pub(crate) fn told(&self) -> &Alert {
-        &self.told
+    /// Returns the last alert.
+    pub(crate) fn last_alert(&self) -> &Alert {
+        &self.last_alert
     }
 
-    /// The values of now, of which that of `decided` is told first.
-    pub(crate) fn tell(&mut self, terms: Vec<TermValue>, decided: usize) {
-        if let Some(decided) = terms.get(decided) {
-            self.told.decided = decided.clone();
+    /// Sets the term values and the deciding term of the alert.
+    pub(crate) fn set_terms(&mut self, terms: Vec<TermValue>, deciding_term: usize) {
+        if let Some(deciding_term) = terms.get(deciding_term) {
+            self.last_alert.deciding_term = deciding_term.clone();
         }
-        self.told.terms = terms;
+        self.last_alert.terms = terms;
     }
 
-    /// Repeats lie on a grid from the incident's beginning.
+    /// Computes the next repeat: a multiple of the interval after the start.
     fn schedule(&mut self, rule: &Rule, clock: Time) {
         let interval = u64::try_from(rule.repeat_interval.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let start = self.told.starts_at.as_nanos();
+        let start = self.last_alert.starts_at.as_nanos();
         let passed = clock.as_nanos().saturating_sub(start) / interval;
         self.next_repeat = Time::from_nanos(start.saturating_add((passed + 1).saturating_mul(interval)));
     }
 }
 
-/// What an alert shows of a subject.
+/// Values and flows of a group, for an alert.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct AlertPayload {
     /// Every term of the condition.
     pub(crate) terms: Vec<TermValue>,
-    /// The newest contributing flows, oldest first.
+    /// Newest contributing flows, oldest first.
     pub(crate) flows: Vec<Arc<FlowRecord>>,
-    /// True if some of them are not there any more.
-    pub(crate) cut: bool,
-    /// True if packets of the subject found the flow table full.
+    /// True if evidence of the group was overwritten.
+    pub(crate) is_truncated: bool,
+    /// True if packets of the group were counted as overflow.
     pub(crate) overflow: bool,
 }
 
-/// The first alert of an incident that began at `starts_at`, with that moment on the wall clock, and with the term
-/// `decided`.
-pub(crate) fn firing(
+/// Returns the first alert of an incident that starts at `starts_at`, which is also given in wall-clock time.
+pub(crate) fn firing_alert(
     rule: &Rule,
-    subject: &Subject,
+    group_key: &GroupKey,
     internal: &Networks,
     (starts_at, starts_at_unix): (Time, i128),
-    decided: usize,
-    shown: Shown,
+    deciding_term: usize,
+    payload: AlertPayload,
 ) -> Alert {
-    let newest = shown.flows.last().map(|record| record.flow.client());
-    let source = subject.source().or_else(|| newest.map(|client| Source::of(client, 128)));
+    let newest = payload.flows.last().map(|record| record.flow.client());
+    let source = group_key.source().or_else(|| newest.map(|client| Source::of(client, 128)));
     let address = newest.or_else(|| source.map(|source| source.network().addr()));
     let network = address.and_then(|address| internal.find(address));
-    let decided = shown.terms.get(decided).cloned().unwrap_or_else(TermValue::none);
+    let deciding_term = payload.terms.get(deciding_term).cloned().unwrap_or_else(TermValue::none);
     let mut alert = Alert {
         rule: Arc::clone(&rule.name),
         rule_version: rule.version,
-        fingerprint: fingerprint(&rule.name, subject),
+        fingerprint: fingerprint(&rule.name, group_key),
         state: AlertState::Firing,
         severity: rule.severity,
         time: starts_at,
         starts_at,
         starts_at_unix,
         ends_at: None,
-        subject: subject.clone(),
+        group_key: group_key.clone(),
         source,
         matched_network: network.map(|network| network.line.clone()),
         group: network.and_then(|network| network.group.clone()),
         role: network.and_then(|network| network.role),
         suppressed: None,
-        decided,
-        terms: shown.terms,
+        deciding_term,
+        terms: payload.terms,
         labels: rule.labels.clone(),
         attack: Vec::new(),
         first: starts_at,
@@ -207,42 +223,42 @@ pub(crate) fn firing(
         ports: Vec::new(),
         apps: Vec::new(),
         destinations: Vec::new(),
-        sums: Sums::default(),
+        sums: FlowTotals::default(),
         flows: Vec::new(),
         complete: true,
-        cut: shown.cut,
+        is_truncated: payload.is_truncated,
         relay: None,
     };
-    show(&mut alert, rule, shown.flows, shown.overflow);
+    set_flows(&mut alert, rule, payload.flows, payload.overflow);
     alert
 }
 
-/// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
-/// both, each behind its length, so that no other pair gives the same bytes.
-pub(crate) fn fingerprint(rule: &str, subject: &Subject) -> String {
+/// Returns the fingerprint of a rule's alerts about a group: the first 16 hexadecimal digits of SHA-256 over both.
+/// The length precedes each part, so that no other pair has equal bytes.
+pub(crate) fn fingerprint(rule: &str, group_key: &GroupKey) -> String {
     let mut hash = Sha256::new();
-    for part in [rule, &subject.to_string()] {
+    for part in [rule, &group_key.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Works out what an alert says of its flows.
-pub(crate) fn show_flows(alert: &mut Alert) {
+/// Recomputes the fields of an alert that depend on its flows.
+pub(crate) fn summarise_flows(alert: &mut Alert) {
     let (flows, attack, complete) = (std::mem::take(&mut alert.flows), alert.attack.clone(), alert.complete);
-    sum_up(alert, flows, false);
+    set_flow_fields(alert, flows, false);
     (alert.attack, alert.complete) = (attack, complete && alert.complete);
 }
 
-fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
-    sum_up(alert, flows, overflow);
+fn set_flows(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
+    set_flow_fields(alert, flows, overflow);
     alert.attack = techniques(&rule.attack, &alert.apps);
 }
 
-fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
+fn set_flow_fields(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
     let mut destinations = BTreeMap::new();
-    let mut sums = Sums::default();
+    let mut sums = FlowTotals::default();
     for record in &flows {
         let flow = &record.flow;
         *destinations.entry(flow.server()).or_insert(0) += 1;
@@ -253,9 +269,9 @@ fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
         sums.messages += u64::from(flow.messages);
     }
     alert.destinations = destinations.into_iter().collect();
-    // Stable: equal numbers stay in the order of addresses.
+    // The sort is stable: destinations of equal counts stay in the order of addresses.
     alert.destinations.sort_by_key(|(_, count)| Reverse(*count));
-    alert.destinations.truncate(DESTINATIONS);
+    alert.destinations.truncate(MAX_DESTINATIONS);
     alert.sums = sums;
     alert.first = flows.iter().map(|record| record.flow.first).min().unwrap_or(alert.starts_at);
     alert.last = flows.iter().map(|record| record.time()).max().unwrap_or(alert.starts_at);
@@ -265,17 +281,17 @@ fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
     alert.flows = flows;
 }
 
-/// The techniques that fit: a rule that names both forms of exfiltration, plain and encrypted, means
-/// whichever the flows show. Everything else it names stays.
+/// Returns the techniques that apply. If a rule names both encrypted and unencrypted exfiltration, the applications
+/// of the flows select among these two. All other techniques stay.
 fn techniques(named: &[String], apps: &[App]) -> Vec<String> {
-    let names = |id: &str| named.iter().any(|name| name == id);
-    let both = names(ATTACK_ENCRYPTED) && names(ATTACK_PLAIN);
-    let fits = |id: &str| match id {
-        ATTACK_ENCRYPTED if both => apps.iter().any(|app| app.encrypted()),
-        ATTACK_PLAIN if both => apps.iter().any(|app| !app.encrypted()),
+    let is_named = |id: &str| named.iter().any(|name| name == id);
+    let names_both = is_named(TECHNIQUE_ENCRYPTED) && is_named(TECHNIQUE_PLAIN);
+    let applies = |id: &str| match id {
+        TECHNIQUE_ENCRYPTED if names_both => apps.iter().any(|app| app.encrypted()),
+        TECHNIQUE_PLAIN if names_both => apps.iter().any(|app| !app.encrypted()),
         _ => true,
     };
-    named.iter().filter(|id| fits(id)).cloned().collect()
+    named.iter().filter(|id| applies(id)).cloned().collect()
 }
 
 fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
@@ -293,11 +309,11 @@ mod tests {
     use crate::{
         eval::window::value::Value,
         fixture::{self, at},
-        flow::delta::Gain,
+        flow::delta::CounterDelta,
     };
 
-    fn subject(ip: &str) -> Subject {
-        Subject::Source(Source::of(ip.parse().unwrap(), 64))
+    fn group_key(ip: &str) -> GroupKey {
+        GroupKey::Source(Source::of(ip.parse().unwrap(), 64))
     }
 
     fn value(number: u64) -> TermValue {
@@ -312,13 +328,20 @@ mod tests {
         }
     }
 
-    fn shown(number: u64, flows: Vec<Arc<FlowRecord>>) -> Shown {
-        Shown { terms: vec![value(number)], flows, ..Shown::default() }
+    fn payload(number: u64, flows: Vec<Arc<FlowRecord>>) -> AlertPayload {
+        AlertPayload { terms: vec![value(number)], flows, ..AlertPayload::default() }
     }
 
-    fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
+    fn last_alert(flows: Vec<Arc<FlowRecord>>) -> Alert {
         let internal = fixture::internal();
-        firing(&fixture::rule(), &subject("10.0.0.1"), &internal, (at(1_000), 7), 0, shown(10, flows))
+        firing_alert(
+            &fixture::rule(),
+            &group_key("10.0.0.1"),
+            &internal,
+            (at(1_000), 7),
+            0,
+            payload(10, flows),
+        )
     }
 
     fn record(server: &str, app: App, last: u64, complete: bool) -> Arc<FlowRecord> {
@@ -328,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_evidence_adds_up() {
-        let alert = told(vec![
+        let alert = last_alert(vec![
             record("9.9.9.9:587", App::SmtpStartTls, 990, true),
             record("8.8.8.8:25", App::Smtp, 995, true),
             record("9.9.9.9:25", App::Smtp, 1_000, false),
@@ -338,8 +361,8 @@ mod tests {
         assert_eq!(alert.apps, [App::Smtp, App::SmtpStartTls]);
         let [nine, eight] = ["9.9.9.9", "8.8.8.8"].map(|ip| ip.parse().unwrap());
         assert_eq!(alert.destinations, [(nine, 2), (eight, 1)]);
-        let sum = Gain { packets: 30, bytes: 6_000 };
-        assert_eq!(alert.sums, Sums { up: sum, down: sum, messages: 3 });
+        let sum = CounterDelta { packets: 30, bytes: 6_000 };
+        assert_eq!(alert.sums, FlowTotals { up: sum, down: sum, messages: 3 });
         assert_eq!(alert.matched_network.as_deref(), Some("10.0.0.0/8"));
         assert_eq!(alert.group.as_deref(), Some("lan"));
         assert!(!alert.complete, "one flow was not");
@@ -349,7 +372,7 @@ mod tests {
     #[test]
     fn techniques_follow_the_flows_where_the_rule_names_both() {
         let with = |apps: &[App]| {
-            told(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack
+            last_alert(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack
         };
         assert_eq!(with(&[App::Smtp, App::Unseen]), ["T1048.003", "T1071.003"]);
         assert_eq!(with(&[App::Smtps, App::SmtpStartTls]), ["T1048.002", "T1071.003"]);
@@ -363,27 +386,28 @@ mod tests {
 
     #[test]
     fn fingerprints_are_stable_and_tell_pairs_apart() {
-        let print = fingerprint("smtp-burst", &subject("10.0.0.1"));
+        let print = fingerprint("smtp-burst", &group_key("10.0.0.1"));
         assert_eq!(print, "ed4f86953a2d1072");
-        assert_ne!(print, fingerprint("smtp-burs", &subject("10.0.0.1")));
-        assert_ne!(print, fingerprint("smtp-burst", &subject("10.0.0.11")));
-        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", &subject(ip)));
+        assert_ne!(print, fingerprint("smtp-burs", &group_key("10.0.0.1")));
+        assert_ne!(print, fingerprint("smtp-burst", &group_key("10.0.0.11")));
+        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", &group_key(ip)));
         assert_eq!(one, other, "one /64, one source");
     }
 
     #[test]
-    fn repeats_lie_on_a_grid_and_the_end_follows_the_value() {
+    fn repeats_are_multiples_of_the_interval_and_the_end_follows_the_value() {
         let rule = fixture::rule();
-        let mut incident = Incident::new(&rule, at(1_000), at(4_000), told(vec![fixture::record(at(1_000))]));
-        assert_eq!(incident.due(&rule, at(4_599)), Due::Later(at(4_600)));
-        incident.holds_until(at(9_000));
-        incident.holds_until(at(8_000));
-        assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
-        let repeated = incident.repeat(&rule, at(4_601), 0, shown(9, Vec::new()));
+        let mut incident =
+            Incident::new(&rule, at(1_000), at(4_000), last_alert(vec![fixture::record(at(1_000))]));
+        assert_eq!(incident.due(&rule, at(4_599)), DueAction::Later(at(4_600)));
+        incident.extend_until(at(9_000));
+        incident.extend_until(at(8_000));
+        assert_eq!(incident.due(&rule, at(4_600)), DueAction::Repeat);
+        let repeated = incident.repeat(&rule, at(4_601), 0, payload(9, Vec::new()));
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
-        assert_eq!((repeated.decided.value, repeated.flows.len()), (Value::Exactly(9), 1));
-        assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
-        assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
+        assert_eq!((repeated.deciding_term.value, repeated.flows.len()), (Value::Exactly(9), 1));
+        assert_eq!(incident.due(&rule, at(8_199)), DueAction::Later(at(8_200)), "1000 + 2 x 3600");
+        assert_eq!(incident.due(&rule, at(9_600)), DueAction::Resolve, "before a repeat");
         let (resolved, end) = incident.resolve(at(9_600), 0, vec![value(0)]);
         assert_eq!(
             (resolved.state, resolved.ends_at, end),
@@ -396,7 +420,7 @@ mod tests {
     #[test]
     fn a_zero_repeat_interval_does_not_divide() {
         let rule = Rule { repeat_interval: Duration::ZERO, ..fixture::rule() };
-        let incident = Incident::new(&rule, at(1_000), at(4_000), told(Vec::new()));
+        let incident = Incident::new(&rule, at(1_000), at(4_000), last_alert(Vec::new()));
         assert!(incident.deadline(&rule) > at(1_000));
     }
 }

@@ -1,4 +1,4 @@
-//! Alerts of one rule that come faster than anybody reads them: one alert tells of all beyond a number a minute.
+//! Rate limit of a rule's alerts: one aggregate alert reports all alerts beyond the limit.
 //!
 //! ```text
 //!          more than `alerts_per_minute` in a minute      ten minutes without a further one
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Alert, AlertState},
-    evidence::SHOWN,
-    incident::{self, Shown},
+    evidence::MAX_ALERT_FLOWS,
+    incident::{self, AlertPayload},
 };
 use crate::{
     eval::{
-        group_key::Subject,
+        group_key::GroupKey,
         window::value::{TermValue, Value},
     },
     flow::FlowRecord,
@@ -27,104 +27,109 @@ use crate::{
     time::Time,
 };
 
-/// Over which time alerts are counted, and how often the one about many is told at most.
-pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+/// Interval in which alerts are counted, and shortest interval between repeats of the aggregate alert.
+pub(crate) const RATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The alert about many ends when there was no further one for this long.
-pub(crate) const QUIET: Duration = Duration::from_secs(600);
+/// Duration without a further alert after which the aggregate alert resolves.
+pub(crate) const QUIET_PERIOD: Duration = Duration::from_secs(600);
 
-/// New alerts of one rule.
+/// Rate limit of the new alerts of one rule.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Burst {
-    /// When the minute began, and the alerts that were told in it.
-    since: Time,
-    /// Those about subjects that completed no handshake, and those about others.
-    told: [u32; 2],
-    /// Alerts that were not told by themselves, since the start.
-    joined: u64,
-    group: Option<Group>,
+pub(crate) struct AlertRateLimit {
+    /// Start of the current interval.
+    interval_start: Time,
+    /// Alerts of the interval: of half-open groups, and of other groups.
+    notified: [u32; 2],
+    /// Alerts that the aggregate alert reported, since the start.
+    aggregated: u64,
+    aggregate: Option<AggregateAlert>,
 }
 
-/// Alerts that are told together.
+/// Aggregate alert.
 #[derive(Clone, Debug)]
-struct Group {
+struct AggregateAlert {
     alert: Alert,
-    subjects: u64,
+    groups: u64,
     last: Time,
-    /// When it was told, and of how many.
-    told: (Time, u64),
+    /// Time of the last report, and the number of groups in it.
+    notified: (Time, u64),
 }
 
-/// New alerts of one rule, as they are saved: all but the examples.
+/// Saved rate limit, without the example flows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct BurstState {
-    since: Time,
-    told: [u32; 2],
-    group: Option<GroupState>,
+pub(crate) struct SavedRateLimit {
+    interval_start: Time,
+    notified: [u32; 2],
+    aggregate: Option<SavedAggregate>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct GroupState {
+struct SavedAggregate {
     starts_at: Time,
     starts_at_unix: i128,
     attack: Vec<String>,
     complete: bool,
     threshold: u64,
-    subjects: u64,
+    groups: u64,
     last: Time,
-    told: (Time, u64),
+    notified: (Time, u64),
 }
 
-impl Burst {
-    /// Returns what is to be saved.
-    pub(crate) fn save(&self) -> BurstState {
-        let group = self.group.as_ref().map(|group| GroupState {
-            starts_at: group.alert.starts_at,
-            starts_at_unix: group.alert.starts_at_unix,
-            attack: group.alert.attack.clone(),
-            complete: group.alert.complete,
-            threshold: group.alert.decided.threshold,
-            subjects: group.subjects,
-            last: group.last,
-            told: group.told,
+impl AlertRateLimit {
+    /// Returns the state to save in a checkpoint.
+    pub(crate) fn save(&self) -> SavedRateLimit {
+        let aggregate = self.aggregate.as_ref().map(|aggregate| SavedAggregate {
+            starts_at: aggregate.alert.starts_at,
+            starts_at_unix: aggregate.alert.starts_at_unix,
+            attack: aggregate.alert.attack.clone(),
+            complete: aggregate.alert.complete,
+            threshold: aggregate.alert.deciding_term.threshold,
+            groups: aggregate.groups,
+            last: aggregate.last,
+            notified: aggregate.notified,
         });
-        BurstState { since: self.since, told: self.told, group }
+        SavedRateLimit { interval_start: self.interval_start, notified: self.notified, aggregate }
     }
 
-    /// Returns the examples of the alert about many subjects.
+    /// Returns the example flows of the aggregate alert.
     pub(crate) fn examples(&self) -> &[Arc<FlowRecord>] {
-        self.group.as_ref().map_or(&[], |group| &group.alert.flows)
+        self.aggregate.as_ref().map_or(&[], |aggregate| &aggregate.alert.flows)
     }
 
-    /// Goes on as it was saved.
+    /// Returns the rate limit of a checkpoint.
     pub(crate) fn restored(
         (rule, internal): (&Rule, &Networks),
-        state: BurstState,
+        state: SavedRateLimit,
         examples: Vec<Arc<FlowRecord>>,
     ) -> Self {
-        let BurstState { since, told, group } = state;
-        let group = group.map(|group| {
-            let (at, of) = group.told;
-            let start = (group.starts_at, group.starts_at_unix);
-            let terms = vec![subjects(of, u32::try_from(group.threshold).unwrap_or(u32::MAX))];
-            let shown = Shown { terms, flows: examples, cut: true, overflow: false };
+        let SavedRateLimit { interval_start, notified, aggregate } = state;
+        let aggregate = aggregate.map(|aggregate| {
+            let (at, of) = aggregate.notified;
+            let start = (aggregate.starts_at, aggregate.starts_at_unix);
+            let terms = vec![group_count(of, u32::try_from(aggregate.threshold).unwrap_or(u32::MAX))];
+            let payload = AlertPayload { terms, flows: examples, is_truncated: true, overflow: false };
             let alert = Alert {
                 time: at,
                 source: None,
                 matched_network: None,
                 group: None,
                 role: None,
-                attack: group.attack,
-                complete: group.complete,
-                ..incident::firing(rule, &Subject::Many, internal, start, 0, shown)
+                attack: aggregate.attack,
+                complete: aggregate.complete,
+                ..incident::firing_alert(rule, &GroupKey::Many, internal, start, 0, payload)
             };
-            Group { alert, subjects: group.subjects, last: group.last, told: group.told }
+            AggregateAlert {
+                alert,
+                groups: aggregate.groups,
+                last: aggregate.last,
+                notified: aggregate.notified,
+            }
         });
-        Self { since, told, joined: 0, group }
+        Self { interval_start, notified, aggregated: 0, aggregate }
     }
 
-    /// Returns true if a new alert is told by itself. Those that an allow-list suppresses are told to nobody. Spoofed
-    /// sources complete no handshake, and do not use up what is for those that do.
+    /// Returns true if a new alert is below the limit. Suppressed alerts do not count. Half-open groups have a
+    /// budget of their own, so that spoofed sources do not use that of real ones.
     pub(crate) fn admits(
         &mut self,
         clock: Time,
@@ -135,103 +140,108 @@ impl Burst {
         if suppressed {
             return true;
         }
-        if self.since + MINUTE <= clock {
-            (self.since, self.told) = (clock, [0; 2]);
+        if self.interval_start + RATE_INTERVAL <= clock {
+            (self.interval_start, self.notified) = (clock, [0; 2]);
         }
-        let [half_open, others] = &mut self.told;
-        let told = if completed { others } else { half_open };
-        *told = told.saturating_add(1);
-        *told <= limits.alerts_per_minute
+        let [half_open, others] = &mut self.notified;
+        let notified = if completed { others } else { half_open };
+        *notified = notified.saturating_add(1);
+        *notified <= limits.alerts_per_minute
     }
 
-    /// Takes an alert that is not told by itself. Returns the alert about all of them, if this is the first.
-    pub(crate) fn join(&mut self, clock: Time, alert: Alert, limits: &RuleLimits) -> Option<Alert> {
-        self.joined += 1;
+    /// Adds an alert to the aggregate alert. Returns the aggregate alert if this is its first one.
+    pub(crate) fn aggregate(&mut self, clock: Time, alert: Alert, limits: &RuleLimits) -> Option<Alert> {
+        self.aggregated += 1;
         let newest = alert.flows.last().cloned();
-        match &mut self.group {
-            Some(group) => {
-                (group.subjects, group.last) = (group.subjects + 1, clock);
-                // One flow of each of the newest is an example.
-                if group.alert.flows.len() >= SHOWN {
-                    group.alert.flows.remove(0);
+        match &mut self.aggregate {
+            Some(aggregate) => {
+                (aggregate.groups, aggregate.last) = (aggregate.groups + 1, clock);
+                // One flow of each of the newest groups is an example.
+                if aggregate.alert.flows.len() >= MAX_ALERT_FLOWS {
+                    aggregate.alert.flows.remove(0);
                 }
-                group.alert.flows.extend(newest);
+                aggregate.alert.flows.extend(newest);
                 None
             }
             None => {
-                let alert = about_many(alert, newest, limits.alerts_per_minute);
-                self.group = Some(Group { alert: alert.clone(), subjects: 1, last: clock, told: (clock, 1) });
+                let alert = aggregate_alert(alert, newest, limits.alerts_per_minute);
+                self.aggregate = Some(AggregateAlert {
+                    alert: alert.clone(),
+                    groups: 1,
+                    last: clock,
+                    notified: (clock, 1),
+                });
                 Some(alert)
             }
         }
     }
 
-    /// Lets time pass. Returns what there is to tell of many subjects.
-    pub(crate) fn pass(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
-        let group = self.group.as_mut()?;
-        let ended = group.last + QUIET <= clock;
-        let (at, of) = group.told;
-        if !ended && (at + MINUTE > clock || of == group.subjects) {
+    /// Advances the time. Returns the aggregate alert if it repeats or resolves.
+    pub(crate) fn advance(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
+        let aggregate = self.aggregate.as_mut()?;
+        let ended = aggregate.last + QUIET_PERIOD <= clock;
+        let (at, of) = aggregate.notified;
+        if !ended && (at + RATE_INTERVAL > clock || of == aggregate.groups) {
             return None;
         }
-        group.told = (clock, group.subjects);
-        let decided = subjects(group.subjects, limits.alerts_per_minute);
-        group.alert.terms = vec![decided.clone()];
-        (group.alert.decided, group.alert.time) = (decided, clock);
-        incident::show_flows(&mut group.alert);
-        let mut alert = group.alert.clone();
+        aggregate.notified = (clock, aggregate.groups);
+        let deciding_term = group_count(aggregate.groups, limits.alerts_per_minute);
+        aggregate.alert.terms = vec![deciding_term.clone()];
+        (aggregate.alert.deciding_term, aggregate.alert.time) = (deciding_term, clock);
+        incident::summarise_flows(&mut aggregate.alert);
+        let mut alert = aggregate.alert.clone();
         if ended {
-            (alert.state, alert.ends_at) = (AlertState::Resolved, Some(group.last));
-            self.group = None;
+            (alert.state, alert.ends_at) = (AlertState::Resolved, Some(aggregate.last));
+            self.aggregate = None;
         }
         Some(alert)
     }
 
-    /// The rule is gone. Returns the end of the alert about many subjects, if it fires.
-    pub(crate) fn end(&mut self, clock: Time) -> Option<Alert> {
-        let alert = self.group.take()?.alert;
+    /// Ends a removed rule. Returns the resolved aggregate alert if it was firing.
+    pub(crate) fn end_rule(&mut self, clock: Time) -> Option<Alert> {
+        let alert = self.aggregate.take()?.alert;
         Some(Alert { state: AlertState::Resolved, time: clock, ends_at: Some(clock), ..alert })
     }
 
-    /// Returns the alert about many subjects, if it fires.
-    pub(crate) fn fires(&self) -> Option<&Alert> {
-        self.group.as_ref().map(|group| &group.alert)
+    /// Returns the aggregate alert if it is firing.
+    pub(crate) fn active_alert(&self) -> Option<&Alert> {
+        self.aggregate.as_ref().map(|aggregate| &aggregate.alert)
     }
 
-    /// Returns how many alerts were not told by themselves, since the start.
-    pub(crate) fn joined(&self) -> u64 {
-        self.joined
+    /// Returns the number of alerts that the aggregate alert reported, since the start.
+    pub(crate) fn aggregated(&self) -> u64 {
+        self.aggregated
     }
 }
 
-/// The alert about many subjects of a rule, of which `first` is one.
-fn about_many(first: Alert, example: Option<Arc<FlowRecord>>, most: u32) -> Alert {
-    let decided = subjects(1, most);
+/// Returns the aggregate alert of a rule; `first` is its first alert.
+fn aggregate_alert(first: Alert, example: Option<Arc<FlowRecord>>, alerts_per_minute: u32) -> Alert {
+    let deciding_term = group_count(1, alerts_per_minute);
     let mut alert = Alert {
-        fingerprint: incident::fingerprint(&first.rule, &Subject::Many),
-        subject: Subject::Many,
+        fingerprint: incident::fingerprint(&first.rule, &GroupKey::Many),
+        group_key: GroupKey::Many,
         source: None,
         matched_network: None,
         group: None,
         role: None,
-        terms: vec![decided.clone()],
-        decided,
+        terms: vec![deciding_term.clone()],
+        deciding_term,
         flows: example.into_iter().collect(),
-        cut: true,
+        is_truncated: true,
         relay: None,
         ..first
     };
-    incident::show_flows(&mut alert);
+    incident::summarise_flows(&mut alert);
     alert
 }
 
-/// How many subjects there are, and from which number on they are told together.
-pub(crate) fn subjects(number: u64, most: u32) -> TermValue {
+/// Returns the number of groups, and the limit, as a term value.
+pub(crate) fn group_count(number: u64, alerts_per_minute: u32) -> TermValue {
     TermValue {
         name: "subjects".into(),
-        window: MINUTE,
+        window: RATE_INTERVAL,
         value: Value::Exactly(number),
-        threshold: u64::from(most),
+        threshold: u64::from(alerts_per_minute),
         scale: 1,
         holds: true,
     }
@@ -245,41 +255,41 @@ mod tests {
         effects::Effects,
         fixture::{self, at},
         flow::{RecordReason, timeout},
-        rule::Level,
+        rule::Thresholds,
         settings::Settings,
     };
 
-    /// An engine for which one flow of a source is too much.
+    /// Returns an engine with a rule that fires at one flow of a source.
     fn engine(limits: RuleLimits) -> Engine {
         let mut settings = Settings { limits, ..fixture::settings() };
-        settings.rules[0].terms[0].level = Level { at_least: 1, resolve_below: 1 };
+        settings.rules[0].terms[0].thresholds = Thresholds { at_least: 1, resolve_below: 1 };
         Engine::new(settings)
     }
 
-    /// The flow of source `n`, a tenth of a second after the one before.
+    /// Evaluates the flow of source `n`; flows are a tenth of a second apart.
     fn see(engine: &mut Engine, n: u32) -> Effects {
         let now = at(1_000 + u64::from(n) / 10);
         let client = format!("10.0.{}.{}:4000", n / 200, n % 200 + 1);
         let flow = fixture::ending(fixture::flow(&client, "9.9.9.9:25"), now);
         let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
-        engine.record(now, &record)
+        engine.ingest_record(now, &record)
     }
 
-    /// Sources of which each has one flow, which is too much, ten a second.
+    /// Evaluates one flow of each of so many sources, ten a second.
     fn alerts(sources: u32, limits: RuleLimits) -> (Engine, Vec<Alert>, usize) {
-        let (mut engine, mut alerts, mut grouped) = (engine(limits), Vec::new(), 0);
+        let (mut engine, mut alerts, mut aggregated_alerts) = (engine(limits), Vec::new(), 0);
         for n in 0..sources {
             let effects = see(&mut engine, n);
             alerts.extend(effects.alerts);
-            grouped += effects.grouped.len();
+            aggregated_alerts += effects.aggregated_alerts.len();
         }
-        (engine, alerts, grouped)
+        (engine, alerts, aggregated_alerts)
     }
 
     #[test]
-    fn a_restart_neither_repeats_nor_forgets_what_is_told_of_many() {
+    fn a_restart_keeps_the_aggregate_alert() {
         let limits =
-            RuleLimits { alerts_per_minute: 10, flood_sources: 500, subjects: 2_000, ..RuleLimits::WIDEST };
+            RuleLimits { alerts_per_minute: 10, flood_sources: 500, groups: 2_000, ..RuleLimits::WIDEST };
         // 3,000 flows, and an hour and a half after them.
         let steps = |engine: &mut Engine, steps: std::ops::Range<u32>| -> Vec<Vec<Alert>> {
             let step = |n| match n {
@@ -290,69 +300,70 @@ mod tests {
         };
         let all = 3_000..3_400;
         let mut whole = engine(limits);
-        let told = steps(&mut whole, 0..all.end);
-        let of_many: Vec<_> = told.iter().flatten().filter(|alert| alert.subject == Subject::Many).collect();
+        let notified = steps(&mut whole, 0..all.end);
+        let of_many: Vec<_> =
+            notified.iter().flatten().filter(|alert| alert.group_key == GroupKey::Many).collect();
         assert!(of_many.len() > 5 && of_many.last().unwrap().state == AlertState::Resolved);
         for kept in [5, 10, 11, 12, 105, 600, 1_777, 2_999, 3_010, 3_040] {
             let mut before = engine(limits);
-            assert_eq!(steps(&mut before, 0..kept), told[..kept as usize]);
+            assert_eq!(steps(&mut before, 0..kept), notified[..kept as usize]);
             let bytes = postcard::to_allocvec(&before.save()).unwrap();
             let mut after = engine(limits);
             after.restore(postcard::from_bytes(&bytes).unwrap());
             let fires = |engine: &Engine| -> Vec<_> {
-                let alerts = engine.firing().into_iter().filter(|alert| alert.subject == Subject::Many);
+                let alerts = engine.firing().into_iter().filter(|alert| alert.group_key == GroupKey::Many);
                 let which =
-                    |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.decided);
+                    |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.deciding_term);
                 alerts.map(which).collect()
             };
             assert_eq!(fires(&after), fires(&before));
             assert_eq!(fires(&after).len(), usize::from(kept > 10 && kept < 3_040), "{kept}");
-            // What was judged since the state was kept is judged again after a crash: the same alerts, not told again.
-            assert_eq!(steps(&mut after, kept..all.end), told[kept as usize..], "kept after {kept}");
+            // After a crash the inputs since the checkpoint are replayed: they give equal alerts.
+            assert_eq!(steps(&mut after, kept..all.end), notified[kept as usize..], "kept after {kept}");
         }
     }
 
     #[test]
-    fn beyond_the_rate_one_alert_tells_of_all() {
+    fn beyond_the_limit_one_alert_reports_all() {
         let limits = RuleLimits { alerts_per_minute: 10, ..RuleLimits::WIDEST };
         // 3,000 sources in 300 seconds.
-        let (mut engine, told, grouped) = alerts(3_000, limits);
-        let many: Vec<_> = told.iter().filter(|alert| alert.subject == Subject::Many).collect();
-        let single = told.len() - many.len();
-        assert_eq!((single, grouped), (50, 2_950), "ten in each of five minutes");
+        let (mut engine, notified, aggregated_alerts) = alerts(3_000, limits);
+        let many: Vec<_> = notified.iter().filter(|alert| alert.group_key == GroupKey::Many).collect();
+        let single = notified.len() - many.len();
+        assert_eq!((single, aggregated_alerts), (50, 2_950), "ten in each of five minutes");
         assert!((4..=6).contains(&many.len()), "{} about many", many.len());
         assert!(many.iter().all(|alert| alert.fingerprint == many[0].fingerprint));
         let last = many.last().unwrap();
-        assert!(last.decided.value.number() > 2_000, "{:?}", last.decided);
-        assert_eq!((last.flows.len(), &*last.decided.name), (20, "subjects"));
-        assert_eq!(engine.rule_counts()[0].grouped, 2_950);
-        // Those that were told by themselves, and the one about many.
+        assert!(last.deciding_term.value.number() > 2_000, "{:?}", last.deciding_term);
+        assert_eq!((last.flows.len(), &*last.deciding_term.name), (20, "subjects"));
+        assert_eq!(engine.rule_counts()[0].aggregated_alerts, 2_950);
+        // The alerts below the limit, and the aggregate alert.
         assert_eq!(engine.firing().len(), 51);
         let later: Vec<_> = (1..200).flat_map(|n| engine.tick(at(1_300 + n * 60)).alerts).collect();
         let resolved = |alert: &&Alert| alert.state == AlertState::Resolved;
         let ended: Vec<_> = later.iter().filter(resolved).collect();
-        assert_eq!(ended.iter().filter(|alert| alert.subject == Subject::Many).count(), 1);
-        assert_eq!(ended.len(), 51, "the end of each that was told, and of no other");
+        assert_eq!(ended.iter().filter(|alert| alert.group_key == GroupKey::Many).count(), 1);
+        assert_eq!(ended.len(), 51, "one resolve for each notified alert");
         assert_eq!((engine.firing().len(), engine.stats().rules.firing), (0, 0));
     }
 
     #[test]
-    fn those_that_are_told_together_make_room_for_others() {
-        let limits = RuleLimits { alerts_per_minute: 10, subjects: 500, ..RuleLimits::WIDEST };
-        let (engine, told, grouped) = alerts(3_000, limits);
+    fn aggregated_groups_are_removed_first() {
+        let limits = RuleLimits { alerts_per_minute: 10, groups: 500, ..RuleLimits::WIDEST };
+        let (engine, notified, aggregated_alerts) = alerts(3_000, limits);
         let counts = &engine.rule_counts()[0];
-        assert_eq!((counts.refused, counts.subjects), (0, 500), "each found room");
+        assert_eq!((counts.refused, counts.groups), (0, 500), "each found room");
         assert_eq!(
-            told.len() + grouped - 3_000,
-            told.iter().filter(|alert| alert.subject == Subject::Many).count()
+            notified.len() + aggregated_alerts - 3_000,
+            notified.iter().filter(|alert| alert.group_key == GroupKey::Many).count()
         );
-        assert_eq!(engine.firing().len(), 51, "what was told by itself stays");
+        assert_eq!(engine.firing().len(), 51, "groups with an alert of their own stay");
     }
 
     #[test]
-    fn below_the_rate_each_is_told() {
+    fn below_the_limit_each_alert_is_emitted() {
         let limits = RuleLimits { alerts_per_minute: 600, ..RuleLimits::WIDEST };
-        let (_, told, grouped) = alerts(3_000, limits);
-        assert_eq!((told.len(), grouped), (3_000, 0));
+        let (_, notified, aggregated_alerts) = alerts(3_000, limits);
+        assert_eq!((notified.len(), aggregated_alerts), (3_000, 0));
     }
 }

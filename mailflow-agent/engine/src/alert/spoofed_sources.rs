@@ -1,153 +1,161 @@
-//! Sources that begin connections and complete none, in numbers that no network has: spoofed addresses.
+//! Detector of spoofed sources: floods of sources that complete no handshake.
 //!
-//! A client that is not at its address gets no answer, so it completes no handshake. A flood is named where the sources
-//! of one minute that are new and had no flow that was answered with payload reach `flood_sources`, and are ten times
-//! as many as those that had one. Its alert has the name of no rule: `spoofed-sources`.
+//! A client with a spoofed address gets no answer, so it completes no handshake. The detector counts the new
+//! sources of a minute without payload from a server (half-open). A flood is reported if there are at least
+//! `flood_sources` of them, and ten times as many as other new sources. Its alert is not of a rule, and has the
+//! name `spoofed-sources`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Alert, AlertState, Sums},
+    event::{Alert, AlertState, FlowTotals},
     incident,
-    rate_limit::{MINUTE, QUIET, subjects},
+    rate_limit::{QUIET_PERIOD, RATE_INTERVAL, group_count},
 };
 use crate::{
-    eval::group_key::Subject,
+    eval::group_key::GroupKey,
     rule::{RuleLimits, Severity},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
-/// How many half-open sources there must be for each other one.
-const SHARE: u64 = 10;
+/// Ratio of half-open sources to other sources from which on they are a flood.
+const HALF_OPEN_RATIO: u64 = 10;
 
-/// Sources that are new.
+/// Counts of new sources, and the alert.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Flood {
-    since: Time,
+pub(crate) struct FloodDetector {
+    interval_start: Time,
     half_open: u64,
     completed: u64,
-    /// Half-open ones since the start.
-    seen: u64,
-    /// The alert that fires, with the last minute that was one of the flood.
-    fires: Option<(Alert, Time)>,
+    /// Half-open sources since the start.
+    half_open_total: u64,
+    /// Firing alert, with the last time at which the flood was detected.
+    active: Option<(Alert, Time)>,
 }
 
-/// Sources that are new, as they are saved.
+/// Saved detector.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct FloodState {
-    since: Time,
+pub(crate) struct SavedFlood {
+    interval_start: Time,
     half_open: u64,
     completed: u64,
-    fires: Option<FiringState>,
+    active: Option<SavedFloodAlert>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct FiringState {
+struct SavedFloodAlert {
     starts_at: Time,
     starts_at_unix: i128,
     time: Time,
-    number: u64,
+    sources: u64,
     threshold: u32,
     last: Time,
 }
 
-impl Flood {
-    /// Returns what is to be saved.
-    pub(crate) fn save(&self) -> FloodState {
-        let Self { since, half_open, completed, .. } = *self;
-        let fires = self.fires.as_ref().map(|(alert, last)| FiringState {
+impl FloodDetector {
+    /// Returns the state to save in a checkpoint.
+    pub(crate) fn save(&self) -> SavedFlood {
+        let Self { interval_start, half_open, completed, .. } = *self;
+        let active = self.active.as_ref().map(|(alert, last)| SavedFloodAlert {
             starts_at: alert.starts_at,
             starts_at_unix: alert.starts_at_unix,
             time: alert.time,
-            number: alert.decided.value.number(),
-            threshold: u32::try_from(alert.decided.threshold).unwrap_or(u32::MAX),
+            sources: alert.deciding_term.value.number(),
+            threshold: u32::try_from(alert.deciding_term.threshold).unwrap_or(u32::MAX),
             last: *last,
         });
-        FloodState { since, half_open, completed, fires }
+        SavedFlood { interval_start, half_open, completed, active }
     }
 
-    /// Goes on as it was saved.
-    pub(crate) fn restored(state: FloodState) -> Self {
-        let FloodState { since, half_open, completed, fires } = state;
-        let fires = fires.map(|fires| {
-            let alert = about((fires.starts_at, fires.starts_at_unix), fires.number, fires.threshold);
-            (Alert { time: fires.time, ..alert }, fires.last)
+    /// Returns the detector of a checkpoint.
+    pub(crate) fn restored(state: SavedFlood) -> Self {
+        let SavedFlood { interval_start, half_open, completed, active } = state;
+        let active = active.map(|active| {
+            let alert =
+                flood_alert((active.starts_at, active.starts_at_unix), active.sources, active.threshold);
+            (Alert { time: active.time, ..alert }, active.last)
         });
-        Self { since, half_open, completed, seen: 0, fires }
+        Self { interval_start, half_open, completed, half_open_total: 0, active }
     }
 
-    /// A source is new, for some rule.
-    pub(crate) fn see(&mut self, clock: Time, completed: bool) {
-        if self.since == Time::ZERO {
-            self.since = clock;
+    /// Counts a source that is new for some rule.
+    pub(crate) fn count_source(&mut self, clock: Time, completed: bool) {
+        if self.interval_start == Time::ZERO {
+            self.interval_start = clock;
         }
         if completed {
             self.completed += 1;
         } else {
             self.half_open += 1;
-            self.seen += 1;
+            self.half_open_total += 1;
         }
     }
 
-    /// Lets time pass. Returns what there is to tell.
-    pub(crate) fn pass(&mut self, clock: Time, epoch: Epoch, limits: &RuleLimits) -> Option<Alert> {
+    /// Advances the time. Returns the alert if it fires, repeats or resolves.
+    pub(crate) fn advance(
+        &mut self,
+        clock: Time,
+        clock_offset: WallClockOffset,
+        limits: &RuleLimits,
+    ) -> Option<Alert> {
         let (half_open, completed) = (self.half_open, self.completed);
-        let is_flood = half_open >= u64::from(limits.flood_sources) && half_open >= completed * SHARE;
-        // The first alert need not wait for the end of the minute.
-        if self.since + MINUTE > clock && (!is_flood || self.fires.is_some()) {
+        let is_flood =
+            half_open >= u64::from(limits.flood_sources) && half_open >= completed * HALF_OPEN_RATIO;
+        // The first alert does not wait for the end of the minute.
+        if self.interval_start + RATE_INTERVAL > clock && (!is_flood || self.active.is_some()) {
             return None;
         }
-        if self.since + MINUTE <= clock {
-            (self.since, self.half_open, self.completed) = (clock, 0, 0);
+        if self.interval_start + RATE_INTERVAL <= clock {
+            (self.interval_start, self.half_open, self.completed) = (clock, 0, 0);
         }
-        match &mut self.fires {
+        match &mut self.active {
             None if is_flood => {
-                let start = (clock, epoch.unix_nanos(clock));
-                let alert = about(start, half_open, limits.flood_sources);
-                self.fires = Some((alert.clone(), clock));
+                let start = (clock, clock_offset.unix_nanos(clock));
+                let alert = flood_alert(start, half_open, limits.flood_sources);
+                self.active = Some((alert.clone(), clock));
                 Some(alert)
             }
             None => None,
             Some((alert, last)) if is_flood => {
                 *last = clock;
-                let decided = subjects(half_open, limits.flood_sources);
-                alert.terms = vec![decided.clone()];
-                (alert.decided, alert.time) = (decided, clock);
+                let deciding_term = group_count(half_open, limits.flood_sources);
+                alert.terms = vec![deciding_term.clone()];
+                (alert.deciding_term, alert.time) = (deciding_term, clock);
                 Some(alert.clone())
             }
-            Some((_, last)) if *last + QUIET > clock => None,
+            Some((_, last)) if *last + QUIET_PERIOD > clock => None,
             Some((_, last)) => {
                 let ends_at = Some(*last);
-                let (alert, _) = self.fires.take()?;
+                let (alert, _) = self.active.take()?;
                 Some(Alert { state: AlertState::Resolved, time: clock, ends_at, ..alert })
             }
         }
     }
 
-    /// Returns its alert, if it fires.
-    pub(crate) fn fires(&self) -> Option<&Alert> {
-        self.fires.as_ref().map(|(alert, _)| alert)
+    /// Returns the alert if it is firing.
+    pub(crate) fn active_alert(&self) -> Option<&Alert> {
+        self.active.as_ref().map(|(alert, _)| alert)
     }
 
-    /// Returns true if a flood lasts.
-    pub(crate) fn lasts(&self) -> bool {
-        self.fires.is_some()
+    /// Returns true while a flood is reported.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.is_some()
     }
 
-    /// Returns how many new sources were half-open, since the start.
-    pub(crate) fn seen(&self) -> u64 {
-        self.seen
+    /// Returns the number of new half-open sources, since the start.
+    pub(crate) fn half_open_sources(&self) -> u64 {
+        self.half_open_total
     }
 }
 
-/// The alert about a flood that began at this moment, which is also one of the wall clock.
-fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32) -> Alert {
-    let decided = subjects(number, threshold);
+/// Returns the alert of a flood that starts at this time, which is also given in wall-clock time.
+fn flood_alert((starts_at, starts_at_unix): (Time, i128), sources: u64, threshold: u32) -> Alert {
+    let deciding_term = group_count(sources, threshold);
     let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
     Alert {
-        fingerprint: incident::fingerprint(&rule, &Subject::Many),
+        fingerprint: incident::fingerprint(&rule, &GroupKey::Many),
         rule,
         rule_version: 1,
         state: AlertState::Firing,
@@ -156,26 +164,26 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
         starts_at,
         starts_at_unix,
         ends_at: None,
-        subject: Subject::Many,
+        group_key: GroupKey::Many,
         source: None,
         matched_network: None,
         group: None,
         role: None,
         suppressed: None,
-        terms: vec![decided.clone()],
-        decided,
+        terms: vec![deciding_term.clone()],
+        deciding_term,
         labels: BTreeMap::new(),
-        // Network denial of service: direct network flood.
+        // MITRE ATT&CK: network denial of service, direct network flood.
         attack: vec!["T1498.001".to_owned()],
         first: starts_at,
         last: starts_at,
         ports: Vec::new(),
         apps: Vec::new(),
         destinations: Vec::new(),
-        sums: Sums::default(),
+        sums: FlowTotals::default(),
         flows: Vec::new(),
         complete: true,
-        cut: false,
+        is_truncated: false,
         relay: None,
     }
 }
@@ -190,53 +198,53 @@ mod tests {
     }
 
     #[test]
-    fn many_that_complete_no_handshake_are_a_flood_until_ten_minutes_without() {
-        let (mut flood, mut told) = (Flood::default(), Vec::new());
+    fn many_half_open_sources_are_a_flood_until_ten_quiet_minutes() {
+        let (mut detector, mut alerts) = (FloodDetector::default(), Vec::new());
         for second in 1_000..3_000 {
             // 100 a second for five minutes.
-            let number = if second < 1_300 { 100 } else { 1 };
-            (0..number).for_each(|_| flood.see(at(second), false));
-            told.extend(flood.pass(at(second), Epoch::default(), &limits()));
+            let sources = if second < 1_300 { 100 } else { 1 };
+            (0..sources).for_each(|_| detector.count_source(at(second), false));
+            alerts.extend(detector.advance(at(second), WallClockOffset::default(), &limits()));
         }
-        let first = &told[0];
+        let first = &alerts[0];
         assert_eq!((first.state, first.time), (AlertState::Firing, at(1_009)), "at once");
         assert_eq!(
-            (&*first.rule, first.subject.to_string()),
+            (&*first.rule, first.group_key.to_string()),
             ("spoofed-sources", "many subjects".to_owned())
         );
-        assert!((4..=8).contains(&told.len()), "{}", told.len());
-        let last = told.last().unwrap();
+        assert!((4..=8).contains(&alerts.len()), "{}", alerts.len());
+        let last = alerts.last().unwrap();
         assert_eq!(last.state, AlertState::Resolved);
-        assert!(last.time >= at(1_300) + QUIET && !flood.lasts());
-        assert_eq!(flood.seen(), 30_000 + 1_700);
+        assert!(last.time >= at(1_300) + QUIET_PERIOD && !detector.is_active());
+        assert_eq!(detector.half_open_sources(), 30_000 + 1_700);
     }
 
     #[test]
-    fn a_restart_neither_repeats_nor_forgets_it() {
-        let step = |flood: &mut Flood, second: u64| {
-            let number = if second < 1_300 { 100 } else { 1 };
-            (0..number).for_each(|_| flood.see(at(second), false));
-            flood.pass(at(second), Epoch::default(), &limits())
+    fn a_restart_keeps_the_alert_of_a_flood() {
+        let step = |detector: &mut FloodDetector, second: u64| {
+            let sources = if second < 1_300 { 100 } else { 1 };
+            (0..sources).for_each(|_| detector.count_source(at(second), false));
+            detector.advance(at(second), WallClockOffset::default(), &limits())
         };
-        let mut whole = Flood::default();
-        let told: Vec<_> = (1_000..3_000).map(|second| step(&mut whole, second)).collect();
+        let mut whole = FloodDetector::default();
+        let alerts: Vec<_> = (1_000..3_000).map(|second| step(&mut whole, second)).collect();
         for kept in [1_005, 1_009, 1_010, 1_100, 1_500, 1_900, 2_500] {
-            let mut flood = Flood::default();
-            (1_000..kept).for_each(|second| drop(step(&mut flood, second)));
-            let bytes = postcard::to_allocvec(&flood.save()).unwrap();
-            let mut after = Flood::restored(postcard::from_bytes(&bytes).unwrap());
-            assert_eq!(after.fires(), flood.fires(), "{kept}");
+            let mut detector = FloodDetector::default();
+            (1_000..kept).for_each(|second| drop(step(&mut detector, second)));
+            let bytes = postcard::to_allocvec(&detector.save()).unwrap();
+            let mut after = FloodDetector::restored(postcard::from_bytes(&bytes).unwrap());
+            assert_eq!(after.active_alert(), detector.active_alert(), "{kept}");
             let rest: Vec<_> = (kept..3_000).map(|second| step(&mut after, second)).collect();
-            assert_eq!(rest, told[kept as usize - 1_000..], "{kept}");
+            assert_eq!(rest, alerts[kept as usize - 1_000..], "{kept}");
         }
     }
 
     #[test]
-    fn a_busy_morning_is_none() {
-        let mut flood = Flood::default();
+    fn many_completed_sources_are_no_flood() {
+        let mut detector = FloodDetector::default();
         for second in 1_000..2_000 {
-            (0..100).for_each(|n| flood.see(at(second), n % 5 == 0));
-            assert_eq!(flood.pass(at(second), Epoch::default(), &limits()), None);
+            (0..100).for_each(|n| detector.count_source(at(second), n % 5 == 0));
+            assert_eq!(detector.advance(at(second), WallClockOffset::default(), &limits()), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Flows and records in a form that can be kept on disk.
+//! Serialised form of flows and records.
 
 use std::{net::IpAddr, num::NonZeroU32};
 
@@ -6,13 +6,13 @@ use mailflow_common::{App, Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    flow::{Direction, Flow, FlowRecord, RecordReason, fields::Inputs},
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason, fields::RecordFields},
     time::Time,
 };
 
-/// A flow's key.
+/// Saved flow key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Key {
+pub(crate) struct SavedFlowKey {
     client: (IpAddr, u16),
     server: (IpAddr, u16),
     protocol: u8,
@@ -20,7 +20,7 @@ pub(crate) struct Key {
     tags: Vec<u16>,
 }
 
-impl From<&FlowKey> for Key {
+impl From<&FlowKey> for SavedFlowKey {
     fn from(key: &FlowKey) -> Self {
         Self {
             client: (key.client.ip(), key.client_port),
@@ -31,8 +31,8 @@ impl From<&FlowKey> for Key {
     }
 }
 
-impl From<&Key> for FlowKey {
-    fn from(key: &Key) -> Self {
+impl From<&SavedFlowKey> for FlowKey {
+    fn from(key: &SavedFlowKey) -> Self {
         let vlans = key.tags.iter().fold(Vlans::default(), |vlans, tag| vlans.push(*tag));
         FlowKey {
             client: key.client.0.into(),
@@ -44,64 +44,75 @@ impl From<&Key> for FlowKey {
     }
 }
 
-/// Where packets without a place in the flow table are counted.
+/// Saved key of a source's overflow counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpillPlace {
+pub(crate) struct SavedOverflowKey {
     source: IpAddr,
     port: u16,
     protocol: u16,
 }
 
-impl From<&SourceOverflowKey> for SpillPlace {
+impl From<&SourceOverflowKey> for SavedOverflowKey {
     fn from(key: &SourceOverflowKey) -> Self {
         Self { source: key.source.ip(), port: key.server_port, protocol: key.protocol }
     }
 }
 
-impl From<&SpillPlace> for SourceOverflowKey {
-    fn from(place: &SpillPlace) -> Self {
-        let (server_port, protocol) = (place.port, place.protocol);
-        SourceOverflowKey { source: place.source.into(), server_port, protocol }
+impl From<&SavedOverflowKey> for SourceOverflowKey {
+    fn from(key: &SavedOverflowKey) -> Self {
+        let (server_port, protocol) = (key.port, key.protocol);
+        SourceOverflowKey { source: key.source.into(), server_port, protocol }
     }
 }
 
-/// A record.
+/// Saved flow record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    key: Key,
+pub(crate) struct SavedRecord {
+    key: SavedFlowKey,
     first: Time,
-    up: Way,
-    down: Way,
+    up: SavedDirection,
+    down: SavedDirection,
     messages: u32,
     rejected: u32,
     mac: Option<[u8; 6]>,
     interface: Option<NonZeroU32>,
-    /// SYN, SYN-ACK, FIN up, FIN down, RST, answered; the openings; the upgrade.
+    /// SYN, SYN-ACK, FIN up, FIN down, RST, seen directions, first payloads up and down, upgrade.
     facts: [u8; 9],
     app: String,
     reason: String,
     complete: bool,
-    inputs: u8,
+    fields: u8,
 }
 
-/// Packets, bytes, payload, data packets, data bytes; the last packet.
+/// Packets, bytes, payload, data packets and data bytes of a direction; time of the last packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Way([u64; 5], Option<Time>);
+struct SavedDirection([u64; 5], Option<Time>);
 
-impl From<&Direction> for Way {
-    fn from(way: &Direction) -> Self {
-        Self([way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes], way.last)
+impl From<&DirectionStats> for SavedDirection {
+    fn from(direction: &DirectionStats) -> Self {
+        Self(
+            [
+                direction.packets,
+                direction.bytes,
+                direction.payload,
+                direction.data_packets,
+                direction.data_bytes,
+            ],
+            direction.last,
+        )
     }
 }
 
-impl From<&Way> for Direction {
-    fn from(Way([packets, bytes, payload, data_packets, data_bytes], last): &Way) -> Self {
+impl From<&SavedDirection> for DirectionStats {
+    fn from(
+        SavedDirection([packets, bytes, payload, data_packets, data_bytes], last): &SavedDirection,
+    ) -> Self {
         let (packets, bytes, payload) = (*packets, *bytes, *payload);
         Self { packets, bytes, payload, data_packets: *data_packets, data_bytes: *data_bytes, last: *last }
     }
 }
 
-impl From<&FlowRecord> for Record {
+impl From<&FlowRecord> for SavedRecord {
     fn from(record: &FlowRecord) -> Self {
         let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = &record.flow;
         Self {
@@ -127,13 +138,13 @@ impl From<&FlowRecord> for Record {
             app: record.app.name().to_owned(),
             reason: record.reason.name().to_owned(),
             complete: record.complete,
-            inputs: record.inputs.bits(),
+            fields: record.fields.bits(),
         }
     }
 }
 
-impl Record {
-    /// The record, if its words are still known.
+impl SavedRecord {
+    /// Returns the record, or `None` if its application or reason is unknown to this version.
     pub(crate) fn record(&self) -> Option<FlowRecord> {
         let [syn, syn_ack, fin_up, fin_down, reset, seen, first_payload_up, first_payload_down, upgrade] =
             self.facts;
@@ -162,12 +173,12 @@ impl Record {
         };
         let app = App::ALL.into_iter().find(|app| app.name() == self.app)?;
         let reason = RecordReason::ALL.into_iter().find(|reason| reason.name() == self.reason)?;
-        let inputs = Inputs::from_bits_truncate(self.inputs);
-        Some(FlowRecord { flow, app, reason, complete: self.complete, inputs })
+        let fields = RecordFields::from_bits_truncate(self.fields);
+        Some(FlowRecord { flow, app, reason, complete: self.complete, fields })
     }
 }
 
-/// Applications by their names; one whose name is not known any more is left out.
+/// Serialisation of applications by name. Names that are unknown to this version are omitted.
 pub(crate) mod apps {
     use mailflow_common::App;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -183,20 +194,20 @@ pub(crate) mod apps {
     }
 }
 
-/// Records; one with a word that is not known any more is left out.
+/// Serialisation of records. Records with names that are unknown to this version are omitted.
 pub(crate) mod records {
     use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::checkpoint::codec::{FlowRecord, Record};
+    use crate::checkpoint::codec::{FlowRecord, SavedRecord};
 
     pub(crate) fn serialize<S: Serializer>(records: &[Arc<FlowRecord>], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(records.iter().map(|record| Record::from(&**record)))
+        to.collect_seq(records.iter().map(|record| SavedRecord::from(&**record)))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
-        let records = Vec::<Record>::deserialize(from)?;
+        let records = Vec::<SavedRecord>::deserialize(from)?;
         Ok(records.iter().filter_map(|record| record.record().map(Arc::new)).collect())
     }
 }
@@ -207,16 +218,16 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn a_record_comes_back_as_it_was() {
+    fn records_survive_serialisation() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         record.flow.key.scope = Scope::new(Vlans::default().push(20).push(7), 6, false);
         (record.flow.mac, record.flow.down.last) = (Some([2, 0, 0, 0, 0, 9]), None);
         (record.flow.facts.upgrade, record.flow.facts.first_payload_down) = (1, 2);
-        let text = serde_json::to_string(&Record::from(&record)).unwrap();
-        assert_eq!(serde_json::from_str::<Record>(&text).unwrap().record(), Some(record));
+        let text = serde_json::to_string(&SavedRecord::from(&record)).unwrap();
+        assert_eq!(serde_json::from_str::<SavedRecord>(&text).unwrap().record(), Some(record));
         let v6 = fixture::flow("[fd00::1]:4000", "[2620:fe::fe]:25").key;
-        assert_eq!(FlowKey::from(&Key::from(&v6)), v6);
+        assert_eq!(FlowKey::from(&SavedFlowKey::from(&v6)), v6);
         let spill = SourceOverflowKey { source: v6.client, server_port: 25, protocol: 6 };
-        assert_eq!(SourceOverflowKey::from(&SpillPlace::from(&spill)), spill);
+        assert_eq!(SourceOverflowKey::from(&SavedOverflowKey::from(&spill)), spill);
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::time::Time;
 
-/// The flows as they were last seen.
+/// State of the live flows at the last poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// The last reading.
+pub struct FlowTableCheckpoint {
+    /// Time of the last poll.
     pub now: Time,
-    /// Seeds of the flows' names.
+    /// Seeds of the fingerprints.
     pub seeds: [u64; 2],
-    /// The living flows, by name.
+    /// Fingerprint and packed counters of each live flow.
     pub flows: Vec<[u64; 5]>,
 }

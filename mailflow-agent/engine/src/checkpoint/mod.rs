@@ -1,8 +1,8 @@
-//! State that a later process needs to continue: the flow table, the state of the rules, and the serialised form of flows.
+//! Checkpoints: the flow table, the state of the rules, and the serialised form of flows.
 
 pub(crate) mod codec;
 mod flows;
 mod redo;
 pub mod rules;
 
-pub use self::flows::Known;
+pub use self::{flows::FlowTableCheckpoint, rules::RulesCheckpoint};

@@ -1,89 +1,89 @@
-//! Restore of the flow table, and redo of what a previous process did after its last checkpoint.
+//! Restore of the flow table, and redo of the polls that a previous process made after its last checkpoint.
 
-use super::flows::Known;
+use super::flows::FlowTableCheckpoint;
 use crate::{
     Engine,
     effects::Effects,
-    eval::pending::Judged,
+    eval::pending::RuleInput,
     flow::{
-        Finished, Flow, FlowRecord, RecordReason,
+        Flow, FlowRecord, RecordReason, SupersededFlow,
         delta::Delta,
-        phase::Stage,
-        timeout::{self, End},
+        phase::RecordPhase,
+        timeout::{self, FlowEnd},
     },
     time::Time,
 };
 
 impl Engine {
-    /// The flows as they were last seen.
-    pub fn known(&self) -> Known {
-        let (seeds, flows) = self.table.save();
-        Known { now: self.now, seeds, flows }
+    /// Returns the checkpoint of the flow table.
+    pub fn checkpoint_flows(&self) -> FlowTableCheckpoint {
+        let (seeds, flows) = self.flow_table.save();
+        FlowTableCheckpoint { now: self.now, seeds, flows }
     }
 
-    /// Goes on with those. Comes before anything else.
-    pub fn know(&mut self, known: &Known) {
-        self.now = known.now;
-        self.table.restore(known.now, known.seeds, &known.flows);
+    /// Restores the flow table from a checkpoint. Call before any other method that takes flows.
+    pub fn restore_flows(&mut self, checkpoint: &FlowTableCheckpoint) {
+        self.now = checkpoint.now;
+        self.flow_table.restore(checkpoint.now, checkpoint.seeds, &checkpoint.flows);
     }
 
-    /// A reading that another engine made since then, of which [`Engine::recall`] and the like tell.
-    pub fn begin_again(&mut self, now: Time) {
-        self.remain();
+    /// Begins a poll that the previous process made after the checkpoint, for the redo methods below.
+    pub fn begin_recovered_poll(&mut self, now: Time) {
+        self.requeue_pending();
         self.now = now;
-        self.table.again(now);
+        self.flow_table.begin_recovered_poll(now);
     }
 
-    /// Shows the rules again what they were shown.
-    pub fn judge_again(&mut self, Judged { at, record, open }: Judged<'_>) -> Effects {
-        let stage = if open { Stage::Live } else { Stage::of(record.reason) };
-        // The state may be older than that, and have it among what they have not seen.
-        self.arrivals.forget(at, stage, &record.flow);
+    /// Replays a rule input.
+    pub fn replay_input(&mut self, RuleInput { at, record, live }: RuleInput<'_>) -> Effects {
+        let phase = if live { RecordPhase::Live } else { RecordPhase::of(record.reason) };
+        // The checkpoint may be older than this input, and contain it as pending.
+        self.pending_records.remove(at, phase, &record.flow);
         let mut effects = Effects::default();
-        self.present(at, record, stage, &mut effects);
+        self.ingest_external(at, record, phase, &mut effects);
         effects
     }
 
-    /// A flow that another engine has made its last record of: what it gained since it was known.
-    pub fn forget(&mut self, flow: &Flow) -> Option<Delta> {
-        self.table.take(self.table.name(flow), flow)
+    /// Drops a flow whose final record the previous process made. Returns its delta since the checkpoint.
+    pub fn drop_flow(&mut self, flow: &Flow) -> Option<Delta> {
+        self.flow_table.remove(self.flow_table.fingerprint(flow), flow)
     }
 
-    /// A flow that another engine has made an active record of in this reading: what it gained.
-    pub fn recall(&mut self, flow: &Flow) -> Option<Delta> {
-        self.table.see(self.table.name(flow), flow).delta
+    /// Redoes the delta of a flow whose interim record the previous process made in this poll.
+    pub fn redo_delta(&mut self, flow: &Flow) -> Option<Delta> {
+        self.flow_table.update(self.flow_table.fingerprint(flow), flow).delta
     }
 
-    /// An open flow one of whose active intervals had passed in this reading, without its record as yet. When it was
-    /// looked at before that, a state does not tell for certain: it takes every flow for seen.
-    pub fn conclude_interval(&mut self, flow: &Flow) -> Effects {
+    /// Redoes the missing interim record of an open flow whose active interval elapsed in this poll. The time of
+    /// the previous poll of the flow is unknown: a checkpoint counts every flow as seen.
+    pub fn redo_interim_record(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();
-        effects.deltas.extend(self.recall(flow));
-        let at = self.limits.interval(flow, None, self.now).unwrap_or(self.now);
-        self.make(flow.clone(), End { at, reason: RecordReason::Active }, &mut effects);
+        effects.deltas.extend(self.redo_delta(flow));
+        let at = self.limits.elapsed_interval(flow, None, self.now).unwrap_or(self.now);
+        self.emit_record(flow.clone(), FlowEnd { at, reason: RecordReason::Active }, &mut effects);
         effects
     }
 
-    /// A flow that ended and is out of the table, without a record as yet.
-    pub fn conclude_ended(&mut self, flow: &Flow) -> Effects {
+    /// Redoes the missing final record of a flow that was evicted.
+    pub fn redo_final_record(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();
-        self.conclude(flow, End::of(flow, &self.limits), &mut effects);
+        self.finish_flow(flow, FlowEnd::of(flow, &self.limits), &mut effects);
         effects
     }
 
-    /// The last record of a flow that ended.
-    pub fn last_record(&self, flow: &Flow) -> FlowRecord {
-        self.record_for(flow, End::of(flow, &self.limits).reason)
+    /// Returns the final record of an ended flow.
+    pub fn final_record(&self, flow: &Flow) -> FlowRecord {
+        self.build_record(flow, FlowEnd::of(flow, &self.limits).reason)
     }
 
-    /// The last record of a flow that another one on its tuple followed.
-    pub fn finished_record(&self, Finished { flow, replaced }: &Finished) -> FlowRecord {
-        let end = End::of(flow, &self.limits);
-        self.record_for(flow, if end.at <= *replaced { end.reason } else { RecordReason::Closed })
+    /// Returns the final record of a superseded flow.
+    pub fn superseded_record(&self, SupersededFlow { flow, superseded_at }: &SupersededFlow) -> FlowRecord {
+        let end = FlowEnd::of(flow, &self.limits);
+        self.build_record(flow, if end.at <= *superseded_at { end.reason } else { RecordReason::Closed })
     }
 
-    /// A record of a flow.
-    pub fn record_for(&self, flow: &Flow, reason: RecordReason) -> FlowRecord {
+    /// Returns a record of a flow.
+    pub fn build_record(&self, flow: &Flow, reason: RecordReason) -> FlowRecord {
         timeout::record(flow.clone(), &self.settings.services, reason)
     }
 }

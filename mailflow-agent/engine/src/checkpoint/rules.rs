@@ -1,213 +1,233 @@
-//! What the rules know, in a form that can be kept on disk: a restart in the middle of a window forgets
-//! no flow and repeats no alert.
+//! Checkpoint of the rules: after a restart in the middle of a window, no flow is lost and no alert is repeated.
 
 use std::{collections::HashMap, sync::Arc};
 
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Key, Record, SpillPlace};
+use super::codec::{SavedFlowKey, SavedOverflowKey, SavedRecord};
 use crate::{
     Engine,
     alert::{
         event::Alert,
-        evidence::{Class, Evidence, Handle, Trail},
-        incident::{self, Incident, Shown},
-        rate_limit::{Burst, BurstState},
-        spoofed_sources::{Flood, FloodState},
+        evidence::{Evidence, EvidenceChain, EvidenceHandle, HandshakeClass},
+        incident::{self, AlertPayload, Incident},
+        rate_limit::{AlertRateLimit, SavedRateLimit},
+        spoofed_sources::{FloodDetector, SavedFlood},
     },
     eval::{
-        contribution::{Taken, Tally},
+        contribution::{Counted, FlowContribution},
         evaluator::Evaluator,
-        group_key::{Source, Subject},
-        group_state::{First, Held, State as Life, Watched},
-        group_table::{Known, Lane, OverflowState},
-        pending::Judged,
-        window::{state::Store, value::TermValue},
+        group_key::{GroupKey, Source},
+        group_state::{FirstRecord, GroupState, IncidentState, SavedWindows},
+        group_table::{AllowStatus, GroupTable, SavedOverflowedGroups},
+        pending::RuleInput,
+        window::{state::WindowState, value::TermValue},
     },
-    flow::{Direction, Flow, FlowRecord, RecordReason, class::Kinds, phase::Stage, quantity::Quantities},
+    flow::{
+        DirectionStats, Flow, FlowRecord, RecordReason, class::FlowClasses, phase::RecordPhase,
+        quantity::Quantities,
+    },
     network::Networks,
-    rule::{Match, compiled::Plan},
+    rule::{Match, compiled::CompiledRule},
     time::Time,
 };
 
-/// Most subjects of a rule with a single flow that nobody answered that are saved, the newest. A flood of spoofed sources
-/// would make the state as large as the rules' memory, and each poll that saves it as long as the copying takes.
+/// Most groups with a single unanswered flow that are saved for a rule, newest first. Without a limit, a flood of
+/// spoofed sources would make the checkpoint as large as the rules' memory, and each checkpoint as slow as copying
+/// that.
 const MAX_SAVED_SINGLES: usize = 1 << 16;
 
-/// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
+/// Checkpoint of the rules. [`RulesCheckpoint::VERSION`] is the version of its format.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct RulesCheckpoint {
     version: u32,
     clock: Time,
-    /// When what is told of many subjects is looked at next.
+    /// Time of the next expiry and of the next report of aggregate alerts.
     next_expiry: Time,
-    flood: FloodState,
-    rules: Vec<RuleState>,
-    /// What the rules have taken of flows that are open.
-    flows: Vec<FlowState>,
-    /// What was seen last of sources beyond the flow table.
-    spills: Vec<(SpillPlace, Quantities)>,
-    records: Vec<Record>,
-    /// Records that the rules have not seen yet, when they should, and whether they are looks at open flows.
-    arrivals: Vec<(Time, Record, bool)>,
+    flood_detector: SavedFlood,
+    rules: Vec<SavedRule>,
+    /// Contributions of open flows.
+    flows: Vec<SavedContribution>,
+    /// Last counters of each source's overflow.
+    source_overflow: Vec<(SavedOverflowKey, Quantities)>,
+    records: Vec<SavedRecord>,
+    /// Pending records: time of evaluation, record, and true for a live update.
+    pending_records: Vec<(Time, SavedRecord, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct RuleState {
+struct SavedRule {
     name: String,
-    /// What it matches, by what it groups, what it measures: what is kept means nothing to another.
-    meaning: String,
-    learnt: Vec<Time>,
-    unknown: Vec<SubjectState>,
-    allowed: Vec<SubjectState>,
-    /// Of `unknown` and `allowed`.
-    overflowed: [OverflowState; 2],
-    burst: BurstState,
-    /// Examples of the alert about many subjects; places in `records`.
+    /// Match, grouping and measures as text. Saved windows are valid only for a rule with an equal definition.
+    definition: String,
+    learning_ends: Vec<Time>,
+    unlisted: Vec<SavedGroup>,
+    listed: Vec<SavedGroup>,
+    /// Overflowed groups of `unlisted` and of `listed`.
+    overflowed_groups: [SavedOverflowedGroups; 2],
+    rate_limit: SavedRateLimit,
+    /// Example flows of the aggregate alert, as indices into `records`.
     examples: Vec<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct SubjectState {
-    subject: Subject,
-    stores: Vec<Store>,
-    /// Instead of them, if there was but one flow.
-    first: Option<First>,
-    /// True if any of its flows was answered with payload.
-    completed: bool,
-    /// Places in `records`.
+struct SavedGroup {
+    group_key: GroupKey,
+    windows: Vec<WindowState>,
+    /// First record of a group that has no windows yet; `windows` is empty then.
+    first: Option<FirstRecord>,
+    /// True if the server answered any flow of the group with payload.
+    has_server_payload: bool,
+    /// Indices into `records`.
     evidence: Vec<usize>,
-    life: LifeState,
+    incident: SavedIncident,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum LifeState {
+enum SavedIncident {
     Quiet(Option<Time>),
     Firing {
         starts_at: Time,
         starts_at_unix: i128,
         holds_until: Time,
         next_repeat: Time,
-        decided: usize,
+        deciding_term: usize,
         thresholds: Vec<u64>,
-        /// The flows that were told last; places in `records`.
-        shown: Vec<usize>,
-        /// The client that it began with, which alerts about a server keep.
+        /// Flows of the last alert, as indices into `records`.
+        payload: Vec<usize>,
+        /// Client of the first alert, which later alerts about a server keep.
         source: Option<Source>,
-        /// True if it is told together with others.
-        joined: bool,
+        /// True if an aggregate alert reports the incident.
+        is_aggregated: bool,
     },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct FlowState {
-    key: Key,
+struct SavedContribution {
+    key: SavedFlowKey,
     first: Time,
-    taken: Vec<(usize, u8, Quantities)>,
+    counted: Vec<(usize, u8, Quantities)>,
 }
 
-/// What became of a state.
+/// Outcome of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Subjects whose windows go on.
-    pub subjects: usize,
-    /// Alerts that go on firing.
+pub struct RestoreOutcome {
+    /// Groups that were restored.
+    pub groups: usize,
+    /// Firing alerts that were restored.
     pub firing: usize,
-    /// Rules that were known but mean something else now, or are gone: their windows begin anew.
-    pub forgotten: Vec<String>,
+    /// Rules of the checkpoint that are gone or have another definition; their windows are not restored.
+    pub dropped_rules: Vec<String>,
 }
 
-impl State {
-    /// The form written by this version.
+impl RulesCheckpoint {
+    /// Version of the format that this program writes.
     pub const VERSION: u32 = 4;
 
-    /// Returns true if this version can read it.
+    /// Returns true if this program can read the checkpoint.
     pub fn is_readable(&self) -> bool {
         self.version == Self::VERSION
     }
 }
 
 impl Engine {
-    /// What the rules know, and what they have not seen yet.
-    pub fn save(&self) -> State {
+    /// Returns the checkpoint of the rules, with the pending records.
+    pub fn save(&self) -> RulesCheckpoint {
         let evaluator = &self.evaluator;
         let mut records =
-            Records { evidence: &evaluator.evidence, places: HashMap::new(), records: Vec::new() };
-        let rules = evaluator.watches.iter().map(|watch| RuleState {
-            name: watch.plan.rule.name.to_string(),
-            meaning: meaning(&watch.plan),
-            learnt: watch.plan.learnt(),
-            unknown: subjects(&watch.plan, &watch.unknown, &mut records),
-            allowed: subjects(&watch.plan, &watch.allowed, &mut records),
-            overflowed: [&watch.unknown, &watch.allowed].map(Lane::save_overflow),
-            burst: watch.burst.save(),
-            examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
+            RecordTable { evidence: &evaluator.evidence, indices: HashMap::new(), records: Vec::new() };
+        let rules = evaluator.rule_states.iter().map(|rule_state| SavedRule {
+            name: rule_state.compiled.rule.name.to_string(),
+            definition: definition(&rule_state.compiled),
+            learning_ends: rule_state.compiled.learning_ends(),
+            unlisted: groups(&rule_state.compiled, &rule_state.unlisted, &mut records),
+            listed: groups(&rule_state.compiled, &rule_state.listed, &mut records),
+            overflowed_groups: [&rule_state.unlisted, &rule_state.listed].map(GroupTable::save_overflow),
+            rate_limit: rule_state.rate_limit.save(),
+            examples: rule_state
+                .rate_limit
+                .examples()
+                .iter()
+                .map(|record| records.index_of(record))
+                .collect(),
         });
         let rules = rules.collect();
-        let flows = self.table.tallies().filter(|(_, _, tally)| !tally.is_empty());
-        let flows = flows.map(|(key, first, tally)| FlowState {
+        let flows =
+            self.flow_table.all_contributions().filter(|(_, _, contribution)| !contribution.is_empty());
+        let flows = flows.map(|(key, first, contribution)| SavedContribution {
             key: (&key).into(),
             first,
-            taken: tally.entries().map(|(rule, taken)| (rule, taken.kinds.bits(), taken.given)).collect(),
+            counted: contribution
+                .entries()
+                .map(|(rule, counted)| (rule, counted.classes.bits(), counted.quantities))
+                .collect(),
         });
-        State {
-            version: State::VERSION,
+        RulesCheckpoint {
+            version: RulesCheckpoint::VERSION,
             clock: evaluator.clock,
             next_expiry: evaluator.next_expiry,
-            flood: evaluator.flood.save(),
+            flood_detector: evaluator.flood_detector.save(),
             rules,
             flows: flows.collect(),
-            spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
+            source_overflow: self
+                .source_overflow
+                .last_seen()
+                .map(|(key, seen)| (key.into(), *seen))
+                .collect(),
             records: records.records,
-            arrivals: self.arrivals.waiting().map(waiting).collect(),
+            pending_records: self.pending_records.unevaluated().map(saved_record).collect(),
         }
     }
 
-    /// The alerts that fire, each as it was last told, with what is known of its source now; those that an allow-list suppresses are not among them.
+    /// Returns the firing alerts that are not suppressed, each as last notified, with the current relay hint.
     pub fn firing(&self) -> Vec<Alert> {
-        let lanes = self.evaluator.watches.iter().map(|watch| &watch.unknown);
-        let firing = lanes.flat_map(Lane::iter).filter_map(|(_, watched)| match watched.state() {
-            Life::Firing(firing) if !firing.0.joined() => Some(firing.0.told().clone()),
-            Life::Firing(_) | Life::Quiet(_) => None,
+        let tables = self.evaluator.rule_states.iter().map(|rule_state| &rule_state.unlisted);
+        let firing = tables.flat_map(GroupTable::iter).filter_map(|(_, group)| match group.state() {
+            IncidentState::Firing(firing) if !firing.0.is_aggregated() => Some(firing.0.last_alert().clone()),
+            IncidentState::Firing(_) | IncidentState::Quiet(_) => None,
         });
         let mut firing: Vec<_> = firing.collect();
-        firing.extend(self.evaluator.together().cloned());
+        firing.extend(self.evaluator.aggregate_alerts().cloned());
         firing.sort_by(|one, other| {
             (one.starts_at, &one.fingerprint).cmp(&(other.starts_at, &other.fingerprint))
         });
-        self.hint(&mut firing);
+        self.attach_relay_hints(&mut firing);
         firing
     }
 
-    /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
-    pub fn restore(&mut self, state: State) -> Restored {
-        let mut restored = Restored::default();
-        let mut records = Kept::new(state.records);
-        let mut numbers = Vec::new();
+    /// Restores a checkpoint. Call before any record is evaluated. The times of the checkpoint must be of the same
+    /// clock.
+    pub fn restore(&mut self, state: RulesCheckpoint) -> RestoreOutcome {
+        let mut restored = RestoreOutcome::default();
+        let mut records = RestoredRecords::new(state.records);
+        let mut rule_numbers = Vec::new();
         for rule in state.rules {
-            let number = self.evaluator.place(&rule);
-            numbers.push(number);
+            let number = self.evaluator.find_rule(&rule);
+            rule_numbers.push(number);
             let Some(number) = number else {
-                restored.forgotten.push(rule.name);
+                restored.dropped_rules.push(rule.name);
                 continue;
             };
             let internal = &self.settings.internal;
-            self.evaluator.put(number, rule, &mut records, internal, &mut restored);
+            self.evaluator.restore_rule(number, rule, &mut records, internal, &mut restored);
         }
         self.evaluator.clock = self.evaluator.clock.max(state.clock);
         self.evaluator.next_expiry = state.next_expiry;
-        self.evaluator.flood = Flood::restored(state.flood);
-        self.evaluator.begin_but(&numbers);
+        self.evaluator.flood_detector = FloodDetector::restored(state.flood_detector);
+        self.evaluator.begin_learning_except(&rule_numbers);
         self.evaluator.schedule();
-        for FlowState { key, first, taken } in state.flows {
-            let mut tally = Tally::default();
-            for (rule, kinds, given) in taken {
-                if let Some(number) = numbers.get(rule).copied().flatten() {
-                    tally.set(number, Taken { kinds: Kinds::from_bits_truncate(kinds), given });
+        for SavedContribution { key, first, counted } in state.flows {
+            let mut contribution = FlowContribution::default();
+            for (rule, classes, quantities) in counted {
+                if let Some(number) = rule_numbers.get(rule).copied().flatten() {
+                    contribution.set(
+                        number,
+                        Counted { classes: FlowClasses::from_bits_truncate(classes), quantities },
+                    );
                 }
             }
-            let (up, down) = (Direction::default(), Direction::default());
+            let (up, down) = (DirectionStats::default(), DirectionStats::default());
             let facts = mailflow_common::Facts::default();
             let flow = Flow {
                 key: (&key).into(),
@@ -220,216 +240,248 @@ impl Engine {
                 interface: None,
                 facts,
             };
-            self.table.mark(&flow, tally);
+            self.flow_table.set_contribution(&flow, contribution);
         }
-        for (place, seen) in state.spills {
-            self.spills.put((&place).into(), seen);
+        for (key, seen) in state.source_overflow {
+            self.source_overflow.restore((&key).into(), seen);
         }
-        for (at, record, live) in state.arrivals {
+        for (at, record, live) in state.pending_records {
             let Some(record) = record.record() else { continue };
-            let stage = if live { Stage::Live } else { Stage::of(record.reason) };
-            let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
-            self.arrivals.push(at, stage, fit, record);
+            let phase = if live { RecordPhase::Live } else { RecordPhase::of(record.reason) };
+            let mask = self.evaluator.matching_rules(&record, phase, &self.settings.internal);
+            self.pending_records.push(at, phase, mask, record);
         }
         restored
     }
 }
 
 impl Evaluator {
-    /// The rules that go on with nothing have watched for no time yet.
-    fn begin_but(&mut self, going_on: &[Option<usize>]) {
-        for (number, watch) in self.watches.iter_mut().enumerate() {
-            if !going_on.contains(&Some(number)) {
-                watch.plan.begin(self.clock);
+    /// Begins the learning period of the rules that the checkpoint does not contain.
+    fn begin_learning_except(&mut self, continued: &[Option<usize>]) {
+        for (number, rule_state) in self.rule_states.iter_mut().enumerate() {
+            if !continued.contains(&Some(number)) {
+                rule_state.compiled.begin_learning(self.clock);
             }
         }
     }
 
-    /// The rule that goes on with what was kept for one, if there is one.
-    fn place(&self, rule: &RuleState) -> Option<usize> {
-        let same = |plan: &Plan| *plan.rule.name == *rule.name && meaning(plan) == rule.meaning;
-        self.watches.iter().position(|watch| same(&watch.plan))
+    /// Returns the number of the rule with the name and the definition of a saved one.
+    fn find_rule(&self, rule: &SavedRule) -> Option<usize> {
+        let same = |compiled: &CompiledRule| {
+            *compiled.rule.name == *rule.name && definition(compiled) == rule.definition
+        };
+        self.rule_states.iter().position(|rule_state| same(&rule_state.compiled))
     }
 
-    fn put(
+    fn restore_rule(
         &mut self,
         number: usize,
-        rule: RuleState,
-        records: &mut Kept,
+        rule: SavedRule,
+        records: &mut RestoredRecords,
         internal: &Networks,
-        restored: &mut Restored,
+        restored: &mut RestoreOutcome,
     ) {
-        let Self { watches, evidence, epoch, .. } = self;
-        let Some(watch) = watches.get_mut(number) else { return };
-        watch.plan.set_learnt(&rule.learnt);
-        watch.burst = Burst::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
-        let lanes = [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)];
-        for ((known, subjects), overflowed) in lanes.into_iter().zip(rule.overflowed) {
-            let (plan, lane) = watch.lane(known);
-            lane.restore_overflow(overflowed);
-            for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
-                if first.is_none() && stores.len() != plan.frames().len() {
+        let Self { rule_states, evidence, clock_offset, .. } = self;
+        let Some(rule_state) = rule_states.get_mut(number) else { return };
+        rule_state.compiled.set_learning_ends(&rule.learning_ends);
+        rule_state.rate_limit = AlertRateLimit::restored(
+            (&rule_state.compiled.rule, internal),
+            rule.rate_limit,
+            records.all(&rule.examples),
+        );
+        let tables = [(AllowStatus::Unlisted, rule.unlisted), (AllowStatus::Listed, rule.listed)];
+        for ((allow_status, groups), overflowed_groups) in tables.into_iter().zip(rule.overflowed_groups) {
+            let (compiled, table) = rule_state.table_mut(allow_status);
+            table.restore_overflow(overflowed_groups);
+            for SavedGroup { group_key, windows, first, has_server_payload, evidence: indices, incident } in
+                groups
+            {
+                if first.is_none() && windows.len() != compiled.term_specs().len() {
                     continue;
                 }
-                let mut trail = Trail::default();
-                for place in places {
-                    if let Some(handle) = records.handle(place, evidence, Class::of(completed)) {
-                        evidence.note(&mut trail, handle);
+                let mut chain = EvidenceChain::default();
+                for index in indices {
+                    if let Some(handle) =
+                        records.handle(index, evidence, HandshakeClass::of(has_server_payload))
+                    {
+                        evidence.link(&mut chain, handle);
                     }
                 }
-                let state = match life {
-                    LifeState::Quiet(end) => Life::Quiet(end),
-                    LifeState::Firing {
+                let state = match incident {
+                    SavedIncident::Quiet(end) => IncidentState::Quiet(end),
+                    SavedIncident::Firing {
                         starts_at,
                         starts_at_unix,
                         holds_until,
                         next_repeat,
-                        decided,
+                        deciding_term,
                         thresholds,
-                        shown,
+                        payload,
                         source,
-                        joined,
+                        is_aggregated,
                     } => {
                         restored.firing += 1;
-                        let mut terms = plan.values(&stores, plan.usual_levels(), starts_at);
+                        let mut terms = compiled.values(&windows, compiled.default_thresholds(), starts_at);
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let shown = Shown { terms, flows: records.all(&shown), ..Shown::default() };
+                        let payload =
+                            AlertPayload { terms, flows: records.all(&payload), ..AlertPayload::default() };
                         let start = (starts_at, starts_at_unix);
-                        let mut told =
-                            incident::firing(&plan.rule, &subject, internal, start, decided, shown);
-                        told.source = source.or(told.source);
-                        crate::eval::rule_state::excuse(plan, known, &mut told, internal, *epoch);
-                        Life::Firing(Box::new((
-                            Incident::restored(told, holds_until, next_repeat, joined),
-                            decided,
+                        let mut last_alert = incident::firing_alert(
+                            &compiled.rule,
+                            &group_key,
+                            internal,
+                            start,
+                            deciding_term,
+                            payload,
+                        );
+                        last_alert.source = source.or(last_alert.source);
+                        crate::eval::rule_state::apply_suppression(
+                            compiled,
+                            allow_status,
+                            &mut last_alert,
+                            internal,
+                            *clock_offset,
+                        );
+                        IncidentState::Firing(Box::new((
+                            Incident::restored(last_alert, holds_until, next_repeat, is_aggregated),
+                            deciding_term,
                         )))
                     }
                 };
-                restored.subjects += 1;
-                let held = first.map_or(Held::Stores(stores), Held::First);
-                lane.put(subject, Watched::restored(held, trail, state, completed));
+                restored.groups += 1;
+                let windows_of = first.map_or(SavedWindows::Windows(windows), SavedWindows::First);
+                table.insert(group_key, GroupState::restored(windows_of, chain, state, has_server_payload));
             }
         }
     }
 }
 
-fn waiting(Judged { at, record, open }: Judged<'_>) -> (Time, Record, bool) {
-    (at, Record::from(record), open)
+fn saved_record(RuleInput { at, record, live }: RuleInput<'_>) -> (Time, SavedRecord, bool) {
+    (at, SavedRecord::from(record), live)
 }
 
-/// Records as they were kept, each with its handle in each ring of the evidence that it was put back into.
-struct Kept {
-    records: Vec<Record>,
-    handles: Vec<[Option<Handle>; 2]>,
+/// Records of a checkpoint, each with its handle in each evidence ring to which it was restored.
+struct RestoredRecords {
+    records: Vec<SavedRecord>,
+    handles: Vec<[Option<EvidenceHandle>; 2]>,
 }
 
-impl Kept {
-    fn new(records: Vec<Record>) -> Self {
+impl RestoredRecords {
+    fn new(records: Vec<SavedRecord>) -> Self {
         let handles = vec![[None; 2]; records.len()];
         Self { records, handles }
     }
 
-    /// Returns the handle of a record among the evidence of subjects of this class.
-    fn handle(&mut self, place: usize, evidence: &mut Evidence, class: Class) -> Option<Handle> {
-        let known = self.handles.get_mut(place)?.get_mut(class as usize)?;
-        if known.is_none() {
-            *known = Some(evidence.keep(&self.records.get(place)?.record()?, class));
+    /// Returns the handle of a record in the ring of this class; stores the record if necessary.
+    fn handle(
+        &mut self,
+        index: usize,
+        evidence: &mut Evidence,
+        class: HandshakeClass,
+    ) -> Option<EvidenceHandle> {
+        let slot = self.handles.get_mut(index)?.get_mut(class as usize)?;
+        if slot.is_none() {
+            *slot = Some(evidence.store_record(&self.records.get(index)?.record()?, class));
         }
-        *known
+        *slot
     }
 
-    /// Returns the records at these places.
-    fn all(&self, places: &[usize]) -> Vec<Arc<FlowRecord>> {
-        let records = places.iter().filter_map(|place| self.records.get(*place)?.record());
+    /// Returns the records of these indices.
+    fn all(&self, indices: &[usize]) -> Vec<Arc<FlowRecord>> {
+        let records = indices.iter().filter_map(|index| self.records.get(*index)?.record());
         records.map(Arc::new).collect()
     }
 }
 
-/// Records, each once.
-struct Records<'a> {
+/// Records to save, each once.
+struct RecordTable<'a> {
     evidence: &'a Evidence,
-    places: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
-    records: Vec<Record>,
+    indices: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
+    records: Vec<SavedRecord>,
 }
 
-impl Records<'_> {
-    /// The places of those that a trail leads to, in the order in which they were noted.
-    fn of(&mut self, trail: Trail) -> Vec<usize> {
-        let found = self.evidence.noted(trail).records.into_iter();
-        found.map(|(_, record)| self.place_of(record)).collect()
+impl RecordTable<'_> {
+    /// Returns the indices of the records of a chain, in the order of their links.
+    fn of(&mut self, chain: EvidenceChain) -> Vec<usize> {
+        let view = self.evidence.linked(chain).records.into_iter();
+        view.map(|(_, record)| self.index_of(record)).collect()
     }
 
-    fn place_of(&mut self, record: &FlowRecord) -> usize {
-        let which = (record.flow.key, record.flow.first, record.time(), record.reason);
-        *self.places.entry(which).or_insert_with(|| {
-            self.records.push(Record::from(record));
+    fn index_of(&mut self, record: &FlowRecord) -> usize {
+        let identity = (record.flow.key, record.flow.first, record.time(), record.reason);
+        *self.indices.entry(identity).or_insert_with(|| {
+            self.records.push(SavedRecord::from(record));
             self.records.len() - 1
         })
     }
 }
 
-fn subjects(plan: &Plan, lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
-    let oldest = oldest_single(plan, lane);
-    let is_saved = |watched: &Watched| watched.single(plan).is_none_or(|time| time >= oldest);
-    let held = |watched: &Watched| match watched.held() {
-        Held::First(first) => (Vec::new(), Some(first)),
-        Held::Stores(stores) => (stores, None),
+fn groups(compiled: &CompiledRule, table: &GroupTable, records: &mut RecordTable<'_>) -> Vec<SavedGroup> {
+    let oldest = oldest_single(compiled, table);
+    let is_saved = |group: &GroupState| group.single_record_time(compiled).is_none_or(|time| time >= oldest);
+    let windows_of = |group: &GroupState| match group.saved_windows() {
+        SavedWindows::First(first) => (Vec::new(), Some(first)),
+        SavedWindows::Windows(windows) => (windows, None),
     };
-    let subject = |(subject, watched): (&Subject, &Watched)| {
-        let (stores, first) = held(watched);
-        SubjectState {
-            subject: subject.clone(),
-            stores,
+    let group_key = |(group_key, group): (&GroupKey, &GroupState)| {
+        let (windows, first) = windows_of(group);
+        SavedGroup {
+            group_key: group_key.clone(),
+            windows,
             first,
-            completed: watched.completed(),
-            evidence: records.of(watched.trail()),
-            life: match watched.state() {
-                Life::Quiet(end) => LifeState::Quiet(*end),
-                Life::Firing(firing) => {
+            has_server_payload: group.has_server_payload(),
+            evidence: records.of(group.evidence()),
+            incident: match group.state() {
+                IncidentState::Quiet(end) => SavedIncident::Quiet(*end),
+                IncidentState::Firing(firing) => {
                     let (starts_at, holds_until, next_repeat) = firing.0.times();
                     let thresholds =
-                        firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
-                    let starts_at_unix = firing.0.told().starts_at_unix;
-                    let (decided, source, joined) = (firing.1, firing.0.told().source, firing.0.joined());
-                    let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
-                    LifeState::Firing {
+                        firing.0.last_alert().terms.iter().map(|term: &TermValue| term.threshold).collect();
+                    let starts_at_unix = firing.0.last_alert().starts_at_unix;
+                    let (deciding_term, source, is_aggregated) =
+                        (firing.1, firing.0.last_alert().source, firing.0.is_aggregated());
+                    let payload =
+                        firing.0.last_alert().flows.iter().map(|record| records.index_of(record)).collect();
+                    SavedIncident::Firing {
                         starts_at,
                         starts_at_unix,
                         holds_until,
                         next_repeat,
-                        decided,
+                        deciding_term,
                         thresholds,
-                        shown,
+                        payload,
                         source,
-                        joined,
+                        is_aggregated,
                     }
                 }
             },
         }
     };
-    lane.iter().filter(|(_, watched)| is_saved(watched)).map(subject).collect()
+    table.iter().filter(|(_, group)| is_saved(group)).map(group_key).collect()
 }
 
-/// Returns the time from which on subjects with a single unanswered flow are saved.
-fn oldest_single(plan: &Plan, lane: &Lane) -> Time {
-    if lane.len() <= MAX_SAVED_SINGLES {
+/// Returns the time from which on groups with a single unanswered flow are saved.
+fn oldest_single(compiled: &CompiledRule, table: &GroupTable) -> Time {
+    if table.len() <= MAX_SAVED_SINGLES {
         return Time::ZERO;
     }
-    let mut times: Vec<_> = lane.iter().filter_map(|(_, watched)| watched.single(plan)).collect();
+    let mut times: Vec<_> =
+        table.iter().filter_map(|(_, group)| group.single_record_time(compiled)).collect();
     match times.len().checked_sub(MAX_SAVED_SINGLES) {
         Some(older) if older > 0 => *times.select_nth_unstable(older).1,
         _ => Time::ZERO,
     }
 }
 
-fn meaning(plan: &Plan) -> String {
-    let terms: Vec<_> = plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
-    // A rule that names a service means its ports. Without the field the text is also that of older states.
-    let matching = Match { services: Vec::new(), ..plan.rule.matching.clone() };
+fn definition(compiled: &CompiledRule) -> String {
+    let terms: Vec<_> = compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
+    // The ports decide what a service matches. Without the field, the text equals that of checkpoints from before
+    // the field existed.
+    let matching = Match { services: Vec::new(), ..compiled.rule.matching.clone() };
     let matching = format!("{matching:?}").replace("services: [], ", "");
-    format!("{matching} {:?} {terms:?}", plan.rule.group_by)
+    format!("{matching} {:?} {terms:?}", compiled.rule.group_by)
 }
 
 #[cfg(test)]
@@ -441,7 +493,7 @@ mod tests {
     };
 
     #[test]
-    fn of_sources_with_one_unanswered_flow_the_newest_are_saved() {
+    fn the_newest_groups_with_one_unanswered_flow_are_saved() {
         let mut settings = fixture::settings();
         settings.rules[0].matching.size = None;
         let mut engine = Engine::new(settings.clone());
@@ -449,12 +501,12 @@ mod tests {
             let mut flow =
                 fixture::ending(fixture::flow(&format!("{client}:4000"), "9.9.9.9:25"), at(second));
             if !answered {
-                flow.down = Direction::default();
+                flow.down = DirectionStats::default();
             }
             let record = timeout::record(flow, &settings.services, RecordReason::Closed);
-            engine.record(at(second), &record);
+            engine.ingest_record(at(second), &record);
         };
-        // Among them some with an answer, and some with a second flow.
+        // Some clients get an answer, and some have a second flow.
         let client = |n: u32| std::net::Ipv4Addr::from(0x0a00_0000 + n);
         for n in 0..70_000 {
             see(client(n), n % 1_000 == 0, 1_000 + u64::from(n) / 100);
@@ -464,15 +516,34 @@ mod tests {
         }
         let state = engine.save();
         let saved: std::collections::HashSet<_> =
-            state.rules[0].unknown.iter().filter_map(|subject| subject.subject.source()).collect();
+            state.rules[0].unlisted.iter().filter_map(|group_key| group_key.group_key.source()).collect();
         let source = |n: u32| Source::of(client(n).into(), 64);
         assert!(
             (0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1)))
         );
         assert!((5_000..70_000).all(|n| saved.contains(&source(n))), "the newest");
-        // A hundred have the same time.
+        // A hundred of them have equal times.
         assert!((MAX_SAVED_SINGLES + 140..MAX_SAVED_SINGLES + 240).contains(&saved.len()), "{}", saved.len());
         let mut next = Engine::new(settings);
-        assert_eq!(next.restore(state).subjects, saved.len());
+        assert_eq!(next.restore(state).groups, saved.len());
+    }
+
+    /// Other versions compare this text, so it must not change for an equal rule.
+    #[test]
+    fn the_definition_of_a_rule_is_the_text_that_other_releases_write() {
+        let compiled = CompiledRule::new(fixture::rule(), std::time::Duration::from_secs(300));
+        let set = |members: &str| {
+            let none = "Members { all: [], nets: [], lengths: [] }";
+            format!("Set {{ any: Members {{ all: [{members}], nets: [], lengths: [] }}, but: {none} }}")
+        };
+        let expected = format!(
+            "Match {{ source: {}, destination: {}, ports: [25, 465, 587, 994], \
+             apps: [Smtp, SmtpStartTls, Smtps], protocols: [Tcp], \
+             size: Some(SizeTest {{ kind: Ratio, layer: L3, up: 80, down: 80 }}), sessions_only: false, \
+             bounds: [], hours: None }} Source [(Count(Flows), Window {{ length: 3600s, kind: Sliding }})]",
+            set("Internal"),
+            set("External"),
+        );
+        assert_eq!(definition(&compiled), expected);
     }
 }

@@ -1,65 +1,66 @@
-//! What the rules have taken of a flow so far: a flow that lives long has many records, and counts once.
+//! Contribution of a flow to each rule: a long-lived flow has many records, and each rule counts it once.
 
 use crate::flow::{
-    class::Kinds,
+    class::FlowClasses,
     quantity::{Quantities, Quantity},
 };
 
-/// What one rule has taken of a flow.
+/// Part of a flow that one rule has already counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub(crate) kinds: Kinds,
-    pub(crate) given: Quantities,
+pub(crate) struct Counted {
+    pub(crate) classes: FlowClasses,
+    pub(crate) quantities: Quantities,
 }
 
-/// What the rules have taken of a flow.
+/// Part of a flow that each rule has already counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// By rule; few rules take anything of a flow.
-    taken: Vec<(usize, Taken)>,
-    /// What the flow had when it was last looked at while open.
-    shown: Quantities,
+pub(crate) struct FlowContribution {
+    /// Counted part by rule number. Few rules count a given flow, so a list is enough.
+    by_rule: Vec<(usize, Counted)>,
+    /// Quantities of the flow at its last live update.
+    last_offered: Quantities,
 }
 
-/// An open flow is looked at again when it has gained this much payload or IP bytes ...
+/// Gain of an open flow that triggers a live update, in IP bytes of one direction.
 pub(crate) const LIVE_BYTES: u64 = 64 << 10;
-/// ... or this many messages.
+/// Gain of an open flow that triggers a live update, in estimated messages.
 pub(crate) const LIVE_MESSAGES: u64 = 4;
 
-impl Tally {
-    /// What `rule` has taken.
-    pub(crate) fn of(&self, rule: usize) -> Taken {
-        self.taken.iter().find(|(of, _)| *of == rule).map(|(_, taken)| *taken).unwrap_or_default()
+impl FlowContribution {
+    /// Returns the part that `rule` has counted.
+    pub(crate) fn of(&self, rule: usize) -> Counted {
+        self.by_rule.iter().find(|(of, _)| *of == rule).map(|(_, counted)| *counted).unwrap_or_default()
     }
 
-    /// From now on `rule` has taken this.
-    pub(crate) fn set(&mut self, rule: usize, taken: Taken) {
-        match self.taken.iter_mut().find(|(of, _)| *of == rule) {
-            Some((_, known)) => *known = taken,
-            None => self.taken.push((rule, taken)),
+    /// Sets the part that `rule` has counted.
+    pub(crate) fn set(&mut self, rule: usize, counted: Counted) {
+        match self.by_rule.iter_mut().find(|(of, _)| *of == rule) {
+            Some((_, entry)) => *entry = counted,
+            None => self.by_rule.push((rule, counted)),
         }
     }
 
-    /// Returns true if nothing has been taken.
+    /// Returns true if no rule has counted any part.
     pub(crate) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+        self.by_rule.is_empty()
     }
 
-    /// Returns true if the open flow has enough more than when it was last looked at; if so, it is looked at now.
-    pub(crate) fn show(&mut self, now: &Quantities) -> bool {
-        let gains = now.since(&self.shown);
-        let worth = gains.get(Quantity::BytesUp) >= LIVE_BYTES
-            || gains.get(Quantity::BytesDown) >= LIVE_BYTES
-            || gains.get(Quantity::Messages) >= LIVE_MESSAGES;
-        if worth {
-            self.shown = *now;
+    /// Returns true if the open flow has gained enough since its last live update. Then `now` becomes the state of
+    /// the last one.
+    pub(crate) fn take_live_update(&mut self, now: &Quantities) -> bool {
+        let increase = now.since(&self.last_offered);
+        let is_enough = increase.get(Quantity::BytesUp) >= LIVE_BYTES
+            || increase.get(Quantity::BytesDown) >= LIVE_BYTES
+            || increase.get(Quantity::Messages) >= LIVE_MESSAGES;
+        if is_enough {
+            self.last_offered = *now;
         }
-        worth
+        is_enough
     }
 
-    /// The rules have other numbers now; those without one are gone.
-    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
-        self.taken.retain_mut(|(rule, _)| match number(*rule) {
+    /// Changes the rule numbers, and removes the parts of rules without a new number.
+    pub(crate) fn renumber_rules(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        self.by_rule.retain_mut(|(rule, _)| match number(*rule) {
             Some(now) => {
                 *rule = now;
                 true
@@ -68,9 +69,9 @@ impl Tally {
         });
     }
 
-    /// What was taken, as rule, kinds and quantities.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Taken)> + '_ {
-        self.taken.iter().copied()
+    /// Returns the rule number and the counted part of each rule.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Counted)> + '_ {
+        self.by_rule.iter().copied()
     }
 }
 
@@ -80,27 +81,30 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn an_open_flow_is_shown_when_it_has_gained_enough() {
-        let mut tally = Tally::default();
+    fn a_large_gain_is_a_live_update() {
+        let mut contribution = FlowContribution::default();
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let mut shown = |bytes, messages| {
+        let mut last_offered = |bytes, messages| {
             (flow.up.bytes, flow.messages) = (bytes, messages);
-            tally.show(&Quantities::of(&flow))
+            contribution.take_live_update(&Quantities::of(&flow))
         };
-        assert!(!shown(LIVE_BYTES - 1, 1));
-        assert!(shown(LIVE_BYTES, 1));
-        assert!(!shown(LIVE_BYTES + 5, 4));
-        assert!(shown(LIVE_BYTES + 5, 5));
+        assert!(!last_offered(LIVE_BYTES - 1, 1));
+        assert!(last_offered(LIVE_BYTES, 1));
+        assert!(!last_offered(LIVE_BYTES + 5, 4));
+        assert!(last_offered(LIVE_BYTES + 5, 5));
     }
 
     #[test]
-    fn what_is_taken_stays_with_its_rule() {
-        let mut tally = Tally::default();
-        let taken = Taken { kinds: Kinds::FLOWS, given: Quantities::default() };
-        tally.set(3, taken);
-        assert_eq!((tally.of(3), tally.of(2)), (taken, Taken::default()));
-        tally.set(5, taken);
-        tally.renumber(|rule| (rule == 3).then_some(0));
-        assert_eq!((tally.of(0), tally.of(3), tally.of(5)), (taken, Taken::default(), Taken::default()));
+    fn counted_parts_stay_with_their_rule() {
+        let mut contribution = FlowContribution::default();
+        let counted = Counted { classes: FlowClasses::FLOWS, quantities: Quantities::default() };
+        contribution.set(3, counted);
+        assert_eq!((contribution.of(3), contribution.of(2)), (counted, Counted::default()));
+        contribution.set(5, counted);
+        contribution.renumber_rules(|rule| (rule == 3).then_some(0));
+        assert_eq!(
+            (contribution.of(0), contribution.of(3), contribution.of(5)),
+            (counted, Counted::default(), Counted::default())
+        );
     }
 }

@@ -1,164 +1,174 @@
-//! Rules over records: the engine's clock, the windows of every subject, the incidents.
+//! Rule evaluator: the clock, the groups and windows of every rule, and the deadlines of incidents.
 
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
 use super::{
-    group_key::{Source, Subject},
-    group_state::Around,
-    group_table::Known,
-    rule_state::{Watch, excuse},
+    group_key::{GroupKey, Source},
+    group_state::EvalContext,
+    group_table::AllowStatus,
+    rule_state::{RuleState, apply_suppression},
     window::value::WindowValue,
 };
 use crate::{
-    alert::{evidence::Evidence, spoofed_sources::Flood},
+    alert::{evidence::Evidence, spoofed_sources::FloodDetector},
     effects::Effects,
-    flow::{FlowRecord, phase::Stage},
-    network::{Networks, lookup_cache::Sites},
-    rule::{GroupBy, Rule, RuleLimits, compiled::Plan},
-    time::{Epoch, Time},
+    flow::{FlowRecord, phase::RecordPhase},
+    network::{Networks, lookup_cache::LookupCache},
+    rule::{GroupBy, Rule, RuleLimits, compiled::CompiledRule},
+    time::{Time, WallClockOffset},
 };
 
-/// How often subjects whose visit is due are visited.
+/// Interval at which due groups are visited.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Evaluates the rules.
+/// Evaluator of all rules.
 #[derive(Debug)]
 pub(crate) struct Evaluator {
-    pub(crate) watches: Vec<Watch>,
+    pub(crate) rule_states: Vec<RuleState>,
     pub(crate) v6_source_prefix: u8,
-    pub(crate) epoch: Epoch,
+    pub(crate) clock_offset: WallClockOffset,
     pub(crate) clock: Time,
-    /// When which incident has something to do; one entry for each, never too late.
-    pub(super) deadlines: BTreeSet<(Time, usize, Known, Subject)>,
+    /// Next deadline of each active incident, one entry an incident. The entry may be earlier than the deadline,
+    /// but never later.
+    pub(super) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
-    pub(crate) flood: Flood,
+    pub(crate) flood_detector: FloodDetector,
     pub(crate) evidence: Evidence,
-    pub(super) sites: Sites,
+    pub(super) lookup_cache: LookupCache,
 }
 
 impl Evaluator {
-    /// Without any flow yet; a record comes at most `lateness` after its event time.
+    /// Returns an evaluator without groups. Records arrive at most `lateness` after their event time.
     pub(crate) fn new(
         (rules, limits): (Vec<Rule>, RuleLimits),
         v6_source_prefix: u8,
         lateness: Duration,
-        epoch: Epoch,
+        clock_offset: WallClockOffset,
     ) -> Self {
-        let watch = |rule: Rule| Watch::new(Plan::new(rule, lateness));
+        let rule_state = |rule: Rule| RuleState::new(CompiledRule::new(rule, lateness));
         Self {
-            watches: rules.into_iter().map(watch).collect(),
+            rule_states: rules.into_iter().map(rule_state).collect(),
             v6_source_prefix,
-            epoch,
+            clock_offset,
             clock: Time::ZERO,
             deadlines: BTreeSet::new(),
             next_expiry: Time::ZERO,
             limits,
-            flood: Flood::default(),
+            flood_detector: FloodDetector::default(),
             evidence: Evidence::default(),
-            sites: Sites::default(),
+            lookup_cache: LookupCache::default(),
         }
     }
 
-    /// Returns true if some rule has something to say about flows that are open.
+    /// Returns true if some rule evaluates open flows between their records.
     pub(crate) fn is_live(&self) -> bool {
-        self.watches.iter().any(|watch| watch.plan.live)
+        self.rule_states.iter().any(|rule_state| rule_state.compiled.live)
     }
 
-    /// Lets time pass: repeats and ends what is due, in order, each at its own moment.
+    /// Advances the clock to `to`: repeats and resolves due alerts in order, each at its own deadline.
     pub(crate) fn advance(&mut self, to: Time, internal: &Networks, effects: &mut Effects) {
         if self.clock == Time::ZERO {
-            self.watches.iter_mut().for_each(|watch| watch.plan.begin(to));
+            self.rule_states.iter_mut().for_each(|rule_state| rule_state.compiled.begin_learning(to));
         }
         while self.deadlines.first().is_some_and(|(deadline, ..)| *deadline <= to) {
-            let Some((deadline, index, known, subject)) = self.deadlines.pop_first() else { break };
+            let Some((deadline, index, allow_status, group_key)) = self.deadlines.pop_first() else { break };
             self.clock = self.clock.max(deadline);
-            let Self { watches, evidence, clock, epoch, .. } = self;
-            let Some(watch) = watches.get_mut(index) else { continue };
-            let (plan, lane) = watch.lane(known);
-            let overflow = lane.overflowed(&subject, plan.retention, *clock);
-            let Some(watched) = lane.get_mut(&subject) else { continue };
-            let (before, told) = (watched.heap(), !watched.joined());
-            // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
-            if let Some(later) = watched.deadline(plan).filter(|later| *later > deadline) {
-                self.deadlines.insert((later, index, known, subject));
+            let Self { rule_states, evidence, clock, clock_offset, .. } = self;
+            let Some(rule_state) = rule_states.get_mut(index) else { continue };
+            let (compiled, table) = rule_state.table_mut(allow_status);
+            let overflow = table.has_overflow(&group_key, compiled.retention, *clock);
+            let Some(group) = table.get_mut(&group_key) else { continue };
+            let (before, is_single) = (group.heap(), !group.is_aggregated());
+            // Records since then may have postponed the deadline, also beyond `to` if the clock is ahead of `to`.
+            if let Some(later) = group.deadline(compiled).filter(|later| *later > deadline) {
+                self.deadlines.insert((later, index, allow_status, group_key));
                 continue;
             }
-            let (clock, epoch) = (*clock, *epoch);
-            let around = Around { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
-            if let Some(mut alert) = watched.act(around) {
-                excuse(plan, known, &mut alert, internal, epoch);
-                // Of those that are told together each is silent.
-                effects.alerts.extend(Some(alert).filter(|_| told));
+            let (clock, clock_offset) = (*clock, *clock_offset);
+            let context = EvalContext {
+                compiled,
+                group_key: &group_key,
+                internal,
+                evidence,
+                clock,
+                clock_offset,
+                overflow,
+            };
+            if let Some(mut alert) = group.run_deadline(context) {
+                apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
+                // An aggregate alert reports the incidents that are not single.
+                effects.alerts.extend(Some(alert).filter(|_| is_single));
             }
-            if let Some(next) = watched.deadline(plan) {
-                self.deadlines.insert((next, index, known, subject));
+            if let Some(next) = group.deadline(compiled) {
+                self.deadlines.insert((next, index, allow_status, group_key));
             }
-            let after = watched.heap();
-            lane.account(before, after);
+            let after = group.heap();
+            table.account(before, after);
         }
         self.clock = self.clock.max(to);
         if self.next_expiry <= self.clock {
             self.expire();
-            self.pass(effects);
+            self.report_aggregates(effects);
         }
     }
 
-    /// Reads what is remembered of the sources of records whose turn comes soon. One by one, each of several places
-    /// would be waited for when it is needed; here these waits overlap.
+    /// Prefetches the groups of the sources of `next`. Each group takes several dependent cache misses; the
+    /// prefetch overlaps them.
     pub(crate) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
-        /// Sources of rules that are looked at together.
-        const MOST: usize = 48;
-        let (mut found, mut number) = ([None; MOST], 0);
+        /// Most groups that one call prefetches.
+        const MAX_PREFETCHED_GROUPS: usize = 48;
+        let (mut groups, mut count) = ([None; MAX_PREFETCHED_GROUPS], 0);
         for record in next {
-            let subject = Subject::Source(Source::of(record.flow.client(), self.v6_source_prefix));
-            for watch in &self.watches {
-                if watch.plan.rule.group_by == GroupBy::Source
-                    && watch.fits(record, Stage::Ended, self.epoch)
-                    && let Some(place) = found.get_mut(number)
+            let group_key = GroupKey::Source(Source::of(record.flow.client(), self.v6_source_prefix));
+            for rule_state in &self.rule_states {
+                if rule_state.compiled.rule.group_by == GroupBy::Source
+                    && rule_state.matches_flow(record, RecordPhase::Final, self.clock_offset)
+                    && let Some(slot) = groups.get_mut(count)
                 {
-                    *place = watch.unknown.get(&subject);
-                    number += 1;
+                    *slot = rule_state.unlisted.get(&group_key);
+                    count += 1;
                 }
             }
         }
-        let found = found.iter().take(number).flatten();
-        black_box(found.fold(0, |sum, watched| sum ^ watched.touch()));
+        let groups = groups.iter().take(count).flatten();
+        black_box(groups.fold(0, |sum, group| sum ^ group.prefetch()));
     }
 
-    /// What the windows of each subject of each rule hold at `now`, see [`Watch::held`]; ordered.
+    /// Returns the nonzero window values of all groups at `now`, as [`RuleState::term_values`] gives them; ordered
+    /// by rule and group key.
     pub(crate) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
-        for watch in &self.watches {
+        for rule_state in &self.rule_states {
             let before = values.len();
-            for (subject, watched) in watch.unknown.iter() {
-                for (term, value) in watch.held(watched, now) {
-                    let Some(name) = watch.plan.name(term) else { continue };
-                    let (rule, term) = (watch.plan.rule.name.clone(), name.clone());
-                    values.push(WindowValue { rule, term, subject: subject.clone(), value });
+            for (group_key, group) in rule_state.unlisted.iter() {
+                for (term, value) in rule_state.term_values(group, now) {
+                    let Some(name) = rule_state.compiled.name(term) else { continue };
+                    let (rule, term) = (rule_state.compiled.rule.name.clone(), name.clone());
+                    values.push(WindowValue { rule, term, group_key: group_key.clone(), value });
                 }
             }
-            // Stable: a rule's terms stay in their order.
-            values[before..].sort_by(|one, other| one.subject.cmp(&other.subject));
+            // The sort is stable: the terms of a rule keep their order.
+            values[before..].sort_by(|one, other| one.group_key.cmp(&other.group_key));
         }
         values
     }
 
-    /// Tells what is told of many subjects together, where it is due.
-    fn pass(&mut self, effects: &mut Effects) {
-        for watch in &mut self.watches {
-            effects.alerts.extend(watch.burst.pass(self.clock, &self.limits));
+    /// Emits due aggregate alerts: those of the rate limits and that of the flood detector.
+    fn report_aggregates(&mut self, effects: &mut Effects) {
+        for rule_state in &mut self.rule_states {
+            effects.alerts.extend(rule_state.rate_limit.advance(self.clock, &self.limits));
         }
-        effects.alerts.extend(self.flood.pass(self.clock, self.epoch, &self.limits));
+        effects.alerts.extend(self.flood_detector.advance(self.clock, self.clock_offset, &self.limits));
     }
 
-    /// Forgets what cannot matter any more.
+    /// Visits due groups, and removes expired state.
     fn expire(&mut self) {
         self.next_expiry = self.clock + EXPIRY_INTERVAL;
-        for watch in &mut self.watches {
-            for known in [Known::No, Known::Allowed] {
-                let (plan, lane) = watch.lane(known);
-                lane.expire(plan, self.clock);
+        for rule_state in &mut self.rule_states {
+            for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
+                let (compiled, table) = rule_state.table_mut(allow_status);
+                table.expire(compiled, self.clock);
             }
         }
     }

@@ -1,24 +1,24 @@
-//! Whom a rule speaks about.
+//! Group key: the value by which a rule groups flows.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{flow::Flow, network::Site, rule::GroupBy};
+use crate::{flow::Flow, network::ResolvedAddress, rule::GroupBy};
 
-/// Whom a rule groups by: the client, IPv6 by prefix.
+/// Client address, for IPv6 its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Source(ipnet::IpNet);
 
 impl Source {
-    /// The source of a client address; `v6_prefix` is the IPv6 prefix length (at most 128).
+    /// Returns the source of a client address; `v6_prefix` is the IPv6 prefix length, at most 128.
     pub fn of(client: IpAddr, v6_prefix: u8) -> Self {
         let length = if client.is_ipv4() { 32 } else { v6_prefix.min(128) };
-        // The length is in range for either family.
+        // `length` is in range for either address family.
         Self(ipnet::IpNet::new(client, length).map_or_else(|_| client.into(), |net| net.trunc()))
     }
 
-    /// The network it stands for.
+    /// Returns the network of the source.
     pub fn network(&self) -> ipnet::IpNet {
         self.0
     }
@@ -34,82 +34,87 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Whose flows a rule takes together. Ordered: by kind, then address or name.
+/// Value by which a rule groups flows. Ordered by kind, then by address or name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Subject {
-    /// A client.
+pub enum GroupKey {
+    /// Client.
     Source(Source),
-    /// A client and a server. Boxed, as there is one subject for each of a million clients.
+    /// Client and server. Boxed to keep the enum small: a table can hold a million keys.
     Pair(Box<(Source, IpAddr)>),
-    /// A server.
+    /// Server.
     Destination(IpAddr),
-    /// A group of internal networks; empty for clients without one.
+    /// Group of internal networks; empty for clients without one.
     Group(Arc<str>),
-    /// Many of them: what is told of all together.
+    /// All groups of a rule, or of all rules, in an aggregate alert.
     Many,
 }
 
-impl Subject {
-    /// Whom `flow` belongs to; `source` is where its client is.
-    pub(crate) fn of(by: GroupBy, flow: &Flow, source: &Site<'_>, v6_prefix: u8) -> Self {
+impl GroupKey {
+    /// Returns the group key of `flow`; `source` is its resolved client.
+    pub(crate) fn of(by: GroupBy, flow: &Flow, source: &ResolvedAddress<'_>, v6_prefix: u8) -> Self {
         let client = || Source::of(flow.client(), v6_prefix);
         match by {
-            GroupBy::Source => Subject::Source(client()),
-            GroupBy::SourceAndDestination => Subject::Pair(Box::new((client(), flow.server()))),
-            GroupBy::Destination => Subject::Destination(flow.server()),
-            GroupBy::Group => Subject::Group(group(source)),
+            GroupBy::Source => GroupKey::Source(client()),
+            GroupBy::SourceAndDestination => GroupKey::Pair(Box::new((client(), flow.server()))),
+            GroupBy::Destination => GroupKey::Destination(flow.server()),
+            GroupBy::Group => GroupKey::Group(group(source)),
         }
     }
 
-    /// Whom packets belong to of which only the client is known, if that can be told.
-    pub(crate) fn of_client(by: GroupBy, client: IpAddr, source: &Site<'_>, v6_prefix: u8) -> Option<Self> {
+    /// Returns the group key of packets whose server is unknown, or `None` if the key needs the server.
+    pub(crate) fn of_client(
+        by: GroupBy,
+        client: IpAddr,
+        source: &ResolvedAddress<'_>,
+        v6_prefix: u8,
+    ) -> Option<Self> {
         match by {
-            GroupBy::Source => Some(Subject::Source(Source::of(client, v6_prefix))),
-            GroupBy::Group => Some(Subject::Group(group(source))),
+            GroupBy::Source => Some(GroupKey::Source(Source::of(client, v6_prefix))),
+            GroupBy::Group => Some(GroupKey::Group(group(source))),
             GroupBy::SourceAndDestination | GroupBy::Destination => None,
         }
     }
 
-    /// The client, where the rule groups by it.
+    /// Returns the client, if the key contains one.
     pub fn source(&self) -> Option<Source> {
         match self {
-            Subject::Source(source) => Some(*source),
-            Subject::Pair(pair) => Some(pair.0),
-            Subject::Destination(_) | Subject::Group(_) | Subject::Many => None,
+            GroupKey::Source(source) => Some(*source),
+            GroupKey::Pair(pair) => Some(pair.0),
+            GroupKey::Destination(_) | GroupKey::Group(_) | GroupKey::Many => None,
         }
     }
 
-    /// The server, where the rule groups by it.
+    /// Returns the server, if the key contains one.
     pub fn destination(&self) -> Option<IpAddr> {
         match self {
-            Subject::Pair(pair) => Some(pair.1),
-            Subject::Destination(ip) => Some(*ip),
-            Subject::Source(_) | Subject::Group(_) | Subject::Many => None,
+            GroupKey::Pair(pair) => Some(pair.1),
+            GroupKey::Destination(ip) => Some(*ip),
+            GroupKey::Source(_) | GroupKey::Group(_) | GroupKey::Many => None,
         }
     }
 
-    /// The group, where the rule groups by it.
+    /// Returns the group name, if the key is one.
     pub fn group(&self) -> Option<&str> {
         match self {
-            Subject::Group(name) => Some(name),
+            GroupKey::Group(name) => Some(name),
             _ => None,
         }
     }
 }
 
-fn group(source: &Site<'_>) -> Arc<str> {
+fn group(source: &ResolvedAddress<'_>) -> Arc<str> {
     source.network.and_then(|network| network.group.as_deref()).unwrap_or_default().into()
 }
 
-/// As alerts name it: `10.0.0.1`, `10.0.0.1 -> 9.9.9.9`, `9.9.9.9`, `group offices`.
-impl fmt::Display for Subject {
+/// Text of the key in alerts: `10.0.0.1`, `10.0.0.1 -> 9.9.9.9`, `9.9.9.9`, `group offices`.
+impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Source(source) => write!(f, "{source}"),
-            Subject::Pair(pair) => write!(f, "{} -> {}", pair.0, pair.1),
-            Subject::Many => f.write_str("many subjects"),
-            Subject::Destination(ip) => write!(f, "{ip}"),
-            Subject::Group(name) => write!(f, "group {name}"),
+            GroupKey::Source(source) => write!(f, "{source}"),
+            GroupKey::Pair(pair) => write!(f, "{} -> {}", pair.0, pair.1),
+            GroupKey::Many => f.write_str("many subjects"),
+            GroupKey::Destination(ip) => write!(f, "{ip}"),
+            GroupKey::Group(name) => write!(f, "group {name}"),
         }
     }
 }
@@ -120,26 +125,26 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn each_grouping_has_its_own_subject() {
+    fn each_grouping_has_its_own_key() {
         let internal = fixture::internal();
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let site = internal.locate(flow.client());
+        let site = internal.resolve(flow.client());
         let named = |by| {
-            let subject = Subject::of(by, &flow, &site, 64);
-            (subject.to_string(), subject.source().is_some(), subject.destination().is_some())
+            let group_key = GroupKey::of(by, &flow, &site, 64);
+            (group_key.to_string(), group_key.source().is_some(), group_key.destination().is_some())
         };
         assert_eq!(named(GroupBy::Source), ("10.0.0.1".to_owned(), true, false));
         assert_eq!(named(GroupBy::SourceAndDestination), ("10.0.0.1 -> 9.9.9.9".to_owned(), true, true));
         assert_eq!(named(GroupBy::Destination), ("9.9.9.9".to_owned(), false, true));
         assert_eq!(named(GroupBy::Group), ("group lan".to_owned(), false, false));
-        assert!(size_of::<Subject>() <= 24, "there is one for each of a million sources");
+        assert!(size_of::<GroupKey>() <= 24, "there is one for each of a million sources");
     }
 
     #[test]
-    fn of_an_overflowing_client_only_the_client_is_known() {
+    fn overflow_has_keys_without_a_server() {
         let internal = fixture::internal();
         let client = "10.0.0.1".parse().unwrap();
-        let known = |by| Subject::of_client(by, client, &internal.locate(client), 64);
+        let known = |by| GroupKey::of_client(by, client, &internal.resolve(client), 64);
         assert_eq!(known(GroupBy::Source).unwrap().to_string(), "10.0.0.1");
         assert_eq!(known(GroupBy::Group).unwrap().to_string(), "group lan");
         assert_eq!((known(GroupBy::Destination), known(GroupBy::SourceAndDestination)), (None, None));

@@ -1,4 +1,4 @@
-//! A part of a rule's subjects: where they lie, when they are visited, and which of them makes room.
+//! Shard of a rule's groups: slab, hash index, lists of the timing wheel, and the choice of a group to remove.
 
 use std::{
     collections::VecDeque,
@@ -8,174 +8,183 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::{group_key::Subject, group_state::Watched, timing_wheel::SLOTS};
+use super::{group_key::GroupKey, group_state::GroupState, timing_wheel::WHEEL_SLOTS};
 
-/// The room for subjects grows by this part of itself.
-const STEP: usize = 16;
+/// The slab grows by one part in this many.
+const GROWTH_DIVISOR: usize = 16;
 
-/// The end of a list of places.
-pub(super) const NONE: u32 = u32::MAX;
+/// Index that ends a list of slots.
+pub(super) const NO_SLOT: u32 = u32::MAX;
 
-/// Half-open subjects of which the one with the fewest flows makes room for another.
-const COMPARED: usize = 16;
+/// Half-open groups that are compared for the one with the fewest flows.
+const COMPARED_HALF_OPEN: usize = 16;
 
-/// What a subject takes but for what it has allocated: its place, and that in the index.
-pub(super) const PLACE: usize = size_of::<Place>() * (STEP + 1) / STEP + 8;
+/// Bytes of a group without its heap allocations: its slab slot, the spare capacity of the slab, and its index
+/// entry.
+pub(super) const GROUP_OVERHEAD_BYTES: usize =
+    size_of::<GroupSlot>() * (GROWTH_DIVISOR + 1) / GROWTH_DIVISOR + 8;
 
-/// A part of the subjects.
+/// Shard of a rule's groups.
 #[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) places: Vec<Place>,
-    /// The first place without a subject; each leads to the next.
-    pub(super) free: u32,
-    /// Places without a subject that wait in a slot of the wheel.
-    pub(super) vacant: Vec<u32>,
+pub(super) struct GroupShard {
+    pub(super) slab: Vec<GroupSlot>,
+    /// First free slot; each links to the next.
+    pub(super) free_list: u32,
+    /// Slots without a group that are still linked in a wheel list.
+    pub(super) vacant_slots: Vec<u32>,
     pub(super) len: usize,
-    /// Where each subject is, by its hash.
+    /// Slot of each group, by the hash of its key.
     pub(super) index: HashTable<u32>,
-    /// Places whose subject had not completed a handshake when it came, the oldest first, each with its stamp.
+    /// Slots of groups that were half-open at insertion, oldest first, each with its generation.
     pub(super) half_open: VecDeque<(u32, u32)>,
-    /// Where the next subject that has completed a handshake is looked at.
-    pub(super) hand: u32,
-    /// Of each slot of the wheel the first place that waits in it; each leads to the next. Empty at first.
-    pub(super) slots: Vec<u32>,
+    /// Next slot that [`GroupShard::next_used`] examines, as the hand of the CLOCK algorithm.
+    pub(super) clock_hand: u32,
+    /// First slot of each wheel list; each links to the next. Empty until the first insertion.
+    pub(super) wheel_lists: Vec<u32>,
 }
 
-/// A subject that may make room.
-pub(super) struct HalfOpen {
+/// Candidate for removal.
+pub(super) struct HalfOpenGroup {
     pub(super) flows: usize,
     pub(super) at: u32,
-    pub(super) stamp: u32,
+    pub(super) generation: u32,
 }
 
-/// Room for a subject.
+/// Slot of the slab.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) entry: Option<(Subject, Watched)>,
-    /// The next place in the same list.
+pub(super) struct GroupSlot {
+    pub(super) entry: Option<(GroupKey, GroupState)>,
+    /// Next slot of the same list.
     pub(super) next: u32,
-    /// Another for each subject that was here.
-    pub(super) stamp: u32,
+    /// Incremented with each group that takes the slot.
+    pub(super) generation: u32,
 }
 
-impl Default for Shard {
+impl Default for GroupShard {
     fn default() -> Self {
         Self {
-            places: Vec::new(),
-            free: NONE,
-            vacant: Vec::new(),
+            slab: Vec::new(),
+            free_list: NO_SLOT,
+            vacant_slots: Vec::new(),
             len: 0,
             index: HashTable::new(),
             half_open: VecDeque::new(),
-            hand: 0,
-            slots: Vec::new(),
+            clock_hand: 0,
+            wheel_lists: Vec::new(),
         }
     }
 }
 
-impl Place {
+impl GroupSlot {
     pub(super) fn is_half_open(&self) -> bool {
-        self.get().is_some_and(|(_, watched)| !watched.completed() && watched.interest() < (true, false, 0))
+        self.get().is_some_and(|(_, group)| {
+            !group.has_server_payload() && group.removal_priority() < (true, false, 0)
+        })
     }
 
-    pub(super) fn get(&self) -> Option<(&Subject, &Watched)> {
-        self.entry.as_ref().map(|(subject, watched)| (subject, watched))
+    pub(super) fn get(&self) -> Option<(&GroupKey, &GroupState)> {
+        self.entry.as_ref().map(|(group_key, group)| (group_key, group))
     }
 
-    pub(super) fn get_mut(&mut self) -> Option<(&Subject, &mut Watched)> {
-        self.entry.as_mut().map(|(subject, watched)| (&*subject, watched))
+    pub(super) fn get_mut(&mut self) -> Option<(&GroupKey, &mut GroupState)> {
+        self.entry.as_mut().map(|(group_key, group)| (&*group_key, group))
     }
 }
 
-impl Shard {
-    pub(super) fn get_mut(&mut self, place: u32) -> Option<(&Subject, &mut Watched)> {
-        self.places.get_mut(place as usize)?.get_mut()
+impl GroupShard {
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<(&GroupKey, &mut GroupState)> {
+        self.slab.get_mut(slot as usize)?.get_mut()
     }
 
-    pub(super) fn find(&self, hash: u64, subject: &Subject) -> Option<u32> {
-        let same = |place: &u32| {
-            let entry = self.places.get(*place as usize).and_then(Place::get);
-            entry.is_some_and(|(of, _)| of == subject)
+    pub(super) fn find(&self, hash: u64, group_key: &GroupKey) -> Option<u32> {
+        let same = |slot: &u32| {
+            let entry = self.slab.get(*slot as usize).and_then(GroupSlot::get);
+            entry.is_some_and(|(of, _)| of == group_key)
         };
         self.index.find(hash, same).copied()
     }
 
-    /// Reads what some subjects hold, so that it is in the caches when they are visited. One by one, each of several
-    /// places would be waited for when it is needed; here these waits overlap.
-    pub(super) fn touch(&self, places: impl Iterator<Item = u32>) {
-        let found = places.filter_map(|at| self.places.get(at as usize)?.get());
-        black_box(found.fold(0, |sum, (_, watched)| sum ^ watched.touch()));
+    /// Prefetches groups before a visit. Each group takes several dependent cache misses; the prefetch overlaps
+    /// them.
+    pub(super) fn prefetch(&self, slots: impl Iterator<Item = u32>) {
+        let groups = slots.filter_map(|slot| self.slab.get(slot as usize)?.get());
+        black_box(groups.fold(0, |sum, (_, group)| sum ^ group.prefetch()));
     }
 
-    /// Adds a subject that is not there, to be visited in the turn of `slot`; returns its place.
+    /// Inserts an absent group and links it into the list of `wheel_slot`. Returns its slot.
     pub(super) fn push(
         &mut self,
         hasher: &RandomState,
         hash: u64,
-        entry: (Subject, Watched),
-        slot: usize,
-        completed: bool,
+        entry: (GroupKey, GroupState),
+        wheel_slot: usize,
+        has_server_payload: bool,
     ) -> u32 {
-        if self.slots.is_empty() {
-            self.slots = vec![NONE; SLOTS];
+        if self.wheel_lists.is_empty() {
+            self.wheel_lists = vec![NO_SLOT; WHEEL_SLOTS];
         }
-        let Self { places, free, vacant, index, half_open, slots, .. } = self;
-        let mut waits = NONE;
-        let known = vacant.pop();
-        // A lane has at most 2^20 of them.
-        let at = known.unwrap_or(if *free == NONE { places.len() as u32 } else { *free });
-        if known.is_none()
-            && let Some(first) = slots.get_mut(slot)
+        let Self { slab, free_list, vacant_slots, index, half_open, wheel_lists, .. } = self;
+        let mut next_in_list = NO_SLOT;
+        let reused = vacant_slots.pop();
+        // The index fits: a table has at most [`MAX_GROUPS`](crate::rule::limits::MAX_GROUPS) groups.
+        let at = reused.unwrap_or(if *free_list == NO_SLOT { slab.len() as u32 } else { *free_list });
+        if reused.is_none()
+            && let Some(first) = wheel_lists.get_mut(wheel_slot)
         {
-            waits = std::mem::replace(first, at);
+            next_in_list = std::mem::replace(first, at);
         }
-        match places.get_mut(at as usize) {
-            Some(place) if known.is_some() => {
-                place.entry = Some(entry);
-                place.stamp = place.stamp.wrapping_add(1);
+        match slab.get_mut(at as usize) {
+            Some(slot) if reused.is_some() => {
+                slot.entry = Some(entry);
+                slot.generation = slot.generation.wrapping_add(1);
             }
-            Some(place) => {
-                *free = place.next;
-                *place = Place { entry: Some(entry), next: waits, stamp: place.stamp.wrapping_add(1) };
+            Some(slot) => {
+                *free_list = slot.next;
+                *slot = GroupSlot {
+                    entry: Some(entry),
+                    next: next_in_list,
+                    generation: slot.generation.wrapping_add(1),
+                };
             }
             None => {
-                if places.len() == places.capacity() {
-                    places.reserve_exact((places.len() / STEP).max(1));
+                if slab.len() == slab.capacity() {
+                    slab.reserve_exact((slab.len() / GROWTH_DIVISOR).max(1));
                 }
-                places.push(Place { entry: Some(entry), next: waits, stamp: 0 });
+                slab.push(GroupSlot { entry: Some(entry), next: next_in_list, generation: 0 });
             }
         }
-        index.insert_unique(hash, at, |place| hash_at(places, hasher, *place));
+        index.insert_unique(hash, at, |slot| hash_at(slab, hasher, *slot));
         self.len += 1;
-        if !completed {
-            if half_open.len() >= places.len() * 2 {
-                half_open.retain(|(at, stamp)| {
-                    let place = places.get(*at as usize).filter(|place| place.stamp == *stamp);
-                    place.is_some_and(Place::is_half_open)
+        if !has_server_payload {
+            if half_open.len() >= slab.len() * 2 {
+                half_open.retain(|(at, generation)| {
+                    let slot = slab.get(*at as usize).filter(|slot| slot.generation == *generation);
+                    slot.is_some_and(GroupSlot::is_half_open)
                 });
             }
-            let stamp = places.get(at as usize).map_or(0, |place| place.stamp);
-            half_open.push_back((at, stamp));
+            let generation = slab.get(at as usize).map_or(0, |slot| slot.generation);
+            half_open.push_back((at, generation));
         }
         at
     }
 
-    /// Returns the place of the half-open subject with the fewest flows, of those that wait longest. The others of
-    /// these wait again.
-    pub(super) fn least(&mut self) -> Option<HalfOpen> {
-        let mut least: Option<(usize, (u32, u32))> = None;
+    /// Returns the half-open group with the fewest flows among the oldest, and requeues the others.
+    pub(super) fn least_active(&mut self) -> Option<HalfOpenGroup> {
+        let mut least_active: Option<(usize, (u32, u32))> = None;
         let mut compared = 0;
-        while compared < COMPARED {
-            let Some((at, stamp)) = self.half_open.pop_front() else { break };
-            let place =
-                self.places.get(at as usize).filter(|place| place.stamp == stamp && place.is_half_open());
-            let Some((_, watched)) = place.and_then(Place::get) else { continue };
-            let flows = watched.events();
+        while compared < COMPARED_HALF_OPEN {
+            let Some((at, generation)) = self.half_open.pop_front() else { break };
+            let slot = self
+                .slab
+                .get(at as usize)
+                .filter(|slot| slot.generation == generation && slot.is_half_open());
+            let Some((_, group)) = slot.and_then(GroupSlot::get) else { continue };
+            let flows = group.events();
             compared += 1;
-            match &least {
-                Some((fewest, _)) if *fewest <= flows => self.half_open.push_back((at, stamp)),
+            match &least_active {
+                Some((fewest, _)) if *fewest <= flows => self.half_open.push_back((at, generation)),
                 _ => {
-                    let other = least.replace((flows, (at, stamp)));
+                    let other = least_active.replace((flows, (at, generation)));
                     self.half_open.extend(other.map(|(_, other)| other));
                 }
             }
@@ -183,77 +192,77 @@ impl Shard {
                 break;
             }
         }
-        least.map(|(flows, (at, stamp))| HalfOpen { flows, at, stamp })
+        least_active.map(|(flows, (at, generation))| HalfOpenGroup { flows, at, generation })
     }
 
-    /// Returns some place with a subject, another one each time.
-    pub(super) fn next_used(&mut self) -> Option<(u32, &Watched)> {
-        let from = self.hand as usize;
-        let used = |place: &usize| self.places.get(*place).is_some_and(|place| place.entry.is_some());
-        let at = (from..self.places.len()).find(used).or_else(|| (0..from).find(used))?;
-        self.hand = at as u32 + 1;
-        let (_, watched) = self.places.get(at)?.get()?;
-        Some((at as u32, watched))
+    /// Returns the next slot that holds a group, in round-robin order.
+    pub(super) fn next_used(&mut self) -> Option<(u32, &GroupState)> {
+        let from = self.clock_hand as usize;
+        let used = |slot: &usize| self.slab.get(*slot).is_some_and(|slot| slot.entry.is_some());
+        let at = (from..self.slab.len()).find(used).or_else(|| (0..from).find(used))?;
+        self.clock_hand = at as u32 + 1;
+        let (_, group) = self.slab.get(at)?.get()?;
+        Some((at as u32, group))
     }
 
-    /// Forgets the subject of a place; returns the bytes that it had allocated. The place goes on waiting in its
-    /// slot: the next subject takes it there.
+    /// Removes the group of a slot. Returns the bytes of its heap allocations. The slot stays linked in its wheel
+    /// list, and the next insertion reuses it there.
     pub(super) fn remove(&mut self, hasher: &RandomState, at: u32) -> Option<usize> {
-        let hash = hash_at(&self.places, hasher, at);
-        let (_, watched) = self.places.get_mut(at as usize)?.entry.take()?;
-        if let Ok(found) = self.index.find_entry(hash, |known| *known == at) {
-            found.remove();
+        let hash = hash_at(&self.slab, hasher, at);
+        let (_, group) = self.slab.get_mut(at as usize)?.entry.take()?;
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == at) {
+            entry.remove();
         }
-        self.vacant.push(at);
+        self.vacant_slots.push(at);
         self.len -= 1;
-        Some(watched.heap())
+        Some(group.heap())
     }
 
-    /// Gives back room that is not needed.
+    /// Releases unneeded capacity.
     pub(super) fn shrink(&mut self, hasher: &RandomState) {
-        let Self { places, free, vacant, len, index, half_open, slots, .. } = self;
-        if *len >= places.capacity() / 4 * 3 {
+        let Self { slab, free_list, vacant_slots, len, index, half_open, wheel_lists, .. } = self;
+        if *len >= slab.capacity() / 4 * 3 {
             return;
         }
-        // Where each subject comes to be: those behind a free place move up.
-        let mut moved = Vec::with_capacity(places.len());
+        // New slot of each group: groups behind a free slot move down.
+        let mut moved = Vec::with_capacity(slab.len());
         let mut to = 0;
-        for place in places.iter() {
-            moved.push(if place.entry.is_some() { to } else { NONE });
-            to += u32::from(place.entry.is_some());
+        for slot in slab.iter() {
+            moved.push(if slot.entry.is_some() { to } else { NO_SLOT });
+            to += u32::from(slot.entry.is_some());
         }
-        // A place that waits without a subject leaves its list; those behind it stay.
-        for first in slots.iter_mut() {
-            let mut at = std::mem::replace(first, NONE);
-            while let Some(place) = places.get_mut(at as usize) {
-                let to = moved.get(at as usize).copied().unwrap_or(NONE);
-                at = place.next;
-                if to != NONE {
-                    place.next = std::mem::replace(first, to);
+        // A slot without a group leaves its list; the list keeps the slots behind it.
+        for first in wheel_lists.iter_mut() {
+            let mut at = std::mem::replace(first, NO_SLOT);
+            while let Some(slot) = slab.get_mut(at as usize) {
+                let to = moved.get(at as usize).copied().unwrap_or(NO_SLOT);
+                at = slot.next;
+                if to != NO_SLOT {
+                    slot.next = std::mem::replace(first, to);
                 }
             }
         }
-        places.retain(|place| place.entry.is_some());
-        places.shrink_to(*len + *len / STEP);
-        *free = NONE;
-        *vacant = Vec::new();
+        slab.retain(|slot| slot.entry.is_some());
+        slab.shrink_to(*len + *len / GROWTH_DIVISOR);
+        *free_list = NO_SLOT;
+        *vacant_slots = Vec::new();
         half_open.retain_mut(|(at, _)| {
-            *at = moved.get(*at as usize).copied().unwrap_or(NONE);
-            *at != NONE
+            *at = moved.get(*at as usize).copied().unwrap_or(NO_SLOT);
+            *at != NO_SLOT
         });
         half_open.shrink_to_fit();
         index.clear();
         for at in 0..to {
-            index.insert_unique(hash_at(places, hasher, at), at, |place| hash_at(places, hasher, *place));
+            index.insert_unique(hash_at(slab, hasher, at), at, |slot| hash_at(slab, hasher, *slot));
         }
-        index.shrink_to_fit(|place| hash_at(places, hasher, *place));
+        index.shrink_to_fit(|slot| hash_at(slab, hasher, *slot));
         if *len == 0 {
-            *slots = Vec::new();
+            *wheel_lists = Vec::new();
         }
     }
 }
 
-fn hash_at(places: &[Place], hasher: &RandomState, place: u32) -> u64 {
-    let entry = places.get(place as usize).and_then(Place::get);
-    entry.map_or(0, |(subject, _)| hasher.hash_one(subject))
+fn hash_at(slab: &[GroupSlot], hasher: &RandomState, slot: u32) -> u64 {
+    let entry = slab.get(slot as usize).and_then(GroupSlot::get);
+    entry.map_or(0, |(group_key, _)| hasher.hash_one(group_key))
 }

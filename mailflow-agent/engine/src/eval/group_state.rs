@@ -1,262 +1,295 @@
-//! One subject under one rule: what it holds, and whether an incident lasts.
+//! State of one group under one rule: windows, evidence, and the incident.
 
 use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    group_key::Subject,
+    group_key::GroupKey,
     window::{
-        distinct::Mark,
-        state::{Frame, Store},
+        distinct::EndpointBytes,
+        state::{TermSpec, WindowState},
         value::TermValue,
     },
 };
 use crate::{
     alert::{
         event::Alert,
-        evidence::{Class, Evidence, Exhibit, Found, Trail},
-        incident::{self, Due, Incident, Shown},
+        evidence::{Evidence, EvidenceChain, EvidenceView, HandshakeClass, LazyEvidence},
+        incident::{self, AlertPayload, DueAction, Incident},
     },
-    flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
+    flow::{FlowRecord, class::FlowClasses, fields::RecordFields, quantity::Quantities},
     network::Networks,
     rule::{
-        Condition, Level,
-        compiled::{News, Plan},
+        Condition, Thresholds,
+        compiled::{CompiledRule, RecordDelta},
     },
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
-/// What an allocation takes beyond its size.
-const ALLOCATION: usize = 16;
+/// Overhead of a heap allocation, in bytes.
+const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
-/// What one takes that is told together with others.
-const SILENT_INCIDENT: usize = 1_024;
+/// Estimated size of an incident that an aggregate alert reports, in bytes.
+const AGGREGATED_INCIDENT_BYTES: usize = 1_024;
 
-/// Entries up to which a subject is visited when all of them are forgotten, not when those of one term are.
-const MUCH: usize = 16;
+/// Number of entries up to which a group is visited once, when all its windows have expired. A group with more
+/// entries is visited when the first window expires.
+const MANY_ENTRIES: usize = 16;
 
-/// What an incident takes beyond its flows: its alert, as it was told last, and as others hold it.
-const INCIDENT: usize = 4_096;
+/// Estimated size of an incident without its flows, in bytes: its last alert, and the copies in the outputs.
+const INCIDENT_BYTES: usize = 4_096;
 
-/// A subject under a rule.
+/// State of one group under one rule.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    stores: Stores,
-    /// The newest contributing flows.
-    trail: Trail,
-    state: State,
-    /// True if any of its flows was answered with payload.
-    completed: bool,
+pub(crate) struct GroupState {
+    windows: TermWindows,
+    /// Newest contributing flows.
+    evidence: EvidenceChain,
+    state: IncidentState,
+    /// True if the server answered any flow of the group with payload.
+    has_server_payload: bool,
 }
 
-/// Most rules have one term, and those need no box.
+/// Windows of each term. A rule with one term needs no box.
 #[derive(Debug)]
-enum Stores {
-    /// Nothing, or what the first flow gave, of a rule of several terms: a SYN that nobody answers takes no more.
-    First(Option<Box<First>>),
-    One([Store; 1]),
-    Many(Box<[Store]>),
+enum TermWindows {
+    /// No windows yet; or the first record of a group under a rule of several terms. A group of one unanswered SYN
+    /// takes no more memory.
+    First(Option<Box<FirstRecord>>),
+    One([WindowState; 1]),
+    Many(Box<[WindowState]>),
 }
 
-/// The first news of a subject, of which each term is given at most one flow or end.
+/// First record of a group, which gives each term at most one flow or one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct First {
+pub(crate) struct FirstRecord {
     time: Time,
-    kinds: u8,
-    inputs: u8,
-    source: Mark,
-    destination: Mark,
+    classes: u8,
+    fields: u8,
+    source: EndpointBytes,
+    destination: EndpointBytes,
     port: u16,
 }
 
-/// What is remembered of a subject, as it is saved.
-pub(crate) enum Held {
-    First(First),
-    Stores(Vec<Store>),
+/// Windows of a group, as saved in a checkpoint.
+pub(crate) enum SavedWindows {
+    First(FirstRecord),
+    Windows(Vec<WindowState>),
 }
 
 #[derive(Debug)]
-pub(crate) enum State {
-    /// No incident; the last one ended then.
+pub(crate) enum IncidentState {
+    /// No incident, with the end of the last one.
     Quiet(Option<Time>),
-    /// An alert fires; and the term that decided.
+    /// Active incident, and the index of the deciding term.
     Firing(Box<(Incident, usize)>),
 }
 
-/// What became of news.
+/// Outcome of applying a record to the windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Booked {
-    /// It concerned none of the terms.
-    Nothing,
-    /// It is in the windows.
-    Taken,
-    /// It came too late to be judged.
+pub(crate) enum ApplyOutcome {
+    /// No term counts the record.
+    NotApplicable,
+    /// At least one window counts the record.
+    Applied,
+    /// The record is too late for every window.
     Late,
 }
 
-/// What is around a subject.
+/// Context of an evaluation.
 #[derive(Clone, Copy)]
-pub(crate) struct Around<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) subject: &'a Subject,
+pub(crate) struct EvalContext<'a> {
+    pub(crate) compiled: &'a CompiledRule,
+    pub(crate) group_key: &'a GroupKey,
     pub(crate) internal: &'a Networks,
     pub(crate) evidence: &'a Evidence,
     pub(crate) clock: Time,
-    /// Places the start of an alert on the wall clock.
-    pub(crate) epoch: Epoch,
-    /// True if packets of the subject found the flow table full within the rule's memory.
+    /// Converts the start of an alert to wall-clock time.
+    pub(crate) clock_offset: WallClockOffset,
+    /// True if packets of the group overflowed the flow table within the rule's retention.
     pub(crate) overflow: bool,
 }
 
-impl Watched {
-    /// Without anything yet.
-    pub(crate) fn new(plan: &Plan) -> Self {
-        Self { stores: Stores::of(plan), ..Self::before_its_first() }
+impl GroupState {
+    /// Returns a group without records, with the windows of each term.
+    pub(crate) fn new(compiled: &CompiledRule) -> Self {
+        Self { windows: TermWindows::of(compiled), ..Self::without_records() }
     }
 
-    /// Without anything yet, and as little room as that takes.
-    pub(crate) fn small(plan: &Plan) -> Self {
-        if plan.frames().len() == 1 { Self::new(plan) } else { Self::before_its_first() }
+    /// Returns a group without records that allocates windows on demand.
+    pub(crate) fn new_small(compiled: &CompiledRule) -> Self {
+        if compiled.term_specs().len() == 1 { Self::new(compiled) } else { Self::without_records() }
     }
 
-    fn before_its_first() -> Self {
-        let (stores, state) = (Stores::First(None), State::Quiet(None));
-        Self { stores, trail: Trail::default(), state, completed: false }
+    fn without_records() -> Self {
+        let (windows, state) = (TermWindows::First(None), IncidentState::Quiet(None));
+        Self { windows, evidence: EvidenceChain::default(), state, has_server_payload: false }
     }
 
-    /// As it was saved.
-    pub(crate) fn restored(held: Held, trail: Trail, state: State, completed: bool) -> Self {
-        let stores = match held {
-            Held::First(first) => Stores::First(Some(Box::new(first))),
-            Held::Stores(stores) => match <[Store; 1]>::try_from(stores) {
-                Ok(one) => Stores::One(one),
-                Err(many) => Stores::Many(many.into_boxed_slice()),
+    /// Returns a group as saved in a checkpoint.
+    pub(crate) fn restored(
+        saved: SavedWindows,
+        evidence: EvidenceChain,
+        state: IncidentState,
+        has_server_payload: bool,
+    ) -> Self {
+        let windows = match saved {
+            SavedWindows::First(first) => TermWindows::First(Some(Box::new(first))),
+            SavedWindows::Windows(windows) => match <[WindowState; 1]>::try_from(windows) {
+                Ok(one) => TermWindows::One(one),
+                Err(many) => TermWindows::Many(many.into_boxed_slice()),
             },
         };
-        Self { stores, trail, state, completed }
+        Self { windows, evidence, state, has_server_payload }
     }
 
-    /// What is to be saved of it.
-    pub(crate) fn held(&self) -> Held {
-        match &self.stores {
-            Stores::First(Some(first)) => Held::First(**first),
-            stores => Held::Stores(stores.made().to_vec()),
+    /// Returns the windows to save in a checkpoint.
+    pub(crate) fn saved_windows(&self) -> SavedWindows {
+        match &self.windows {
+            TermWindows::First(Some(first)) => SavedWindows::First(**first),
+            windows => SavedWindows::Windows(windows.as_slice().to_vec()),
         }
     }
 
-    /// Takes news.
-    pub(crate) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
-        if self.lapsed(plan, clock) {
-            self.trail = Trail::default();
+    /// Applies a record to the windows.
+    pub(crate) fn apply(
+        &mut self,
+        compiled: &CompiledRule,
+        clock: Time,
+        delta: &RecordDelta,
+    ) -> ApplyOutcome {
+        if self.is_expired(compiled, clock) {
+            self.evidence = EvidenceChain::default();
         }
-        self.completed |= news.completed;
-        if let Stores::First(first) = &mut self.stores {
-            if (0..plan.frames().len()).all(|term| plan.gain(term, news).is_none()) {
-                return Booked::Nothing;
+        self.has_server_payload |= delta.has_server_payload;
+        if let TermWindows::First(first) = &mut self.windows {
+            if (0..compiled.term_specs().len()).all(|term| compiled.increment(term, delta).is_none()) {
+                return ApplyOutcome::NotApplicable;
             }
-            let quiet = matches!(self.state, State::Quiet(None));
-            if first.is_none() && quiet && plan.keeps_first(news, clock) {
-                *first = Some(Box::new(First::of(news)));
-                return Booked::Taken;
+            let quiet = matches!(self.state, IncidentState::Quiet(None));
+            if first.is_none() && quiet && compiled.can_keep_first(delta, clock) {
+                *first = Some(Box::new(FirstRecord::of(delta)));
+                return ApplyOutcome::Applied;
             }
-            self.make(plan, clock);
+            self.allocate_windows(compiled, clock);
         }
-        let mut booked = Booked::Nothing;
-        for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
-            match plan.gain(term, news) {
-                Some(gain) if frame.shape.matters(news.time, clock) => {
-                    store.add(frame, clock, news.time, gain);
-                    booked = Booked::Taken;
+        let mut outcome = ApplyOutcome::NotApplicable;
+        for (term, (window, term_spec)) in
+            self.windows_mut().iter_mut().zip(compiled.term_specs()).enumerate()
+        {
+            match compiled.increment(term, delta) {
+                Some(increment) if term_spec.window_spec.is_relevant(delta.time, clock) => {
+                    window.add(term_spec, clock, delta.time, increment);
+                    outcome = ApplyOutcome::Applied;
                 }
-                gain => {
-                    // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a
-                    // record that comes later than any should is judged by a window of the past.
-                    store.age(frame, clock);
-                    if gain.is_some() && booked == Booked::Nothing {
-                        booked = Booked::Late;
+                increment => {
+                    // A term must not see expired entries, whether the group was visited since or not: a record
+                    // that is later than the lateness bound is evaluated in a window of the past.
+                    window.prune_if_added(term_spec, clock);
+                    if increment.is_some() && outcome == ApplyOutcome::NotApplicable {
+                        outcome = ApplyOutcome::Late;
                     }
                 }
             }
         }
-        booked
+        outcome
     }
 
-    /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(crate) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut Exhibit<'_>) {
-        exhibit.note(evidence, &mut self.trail, Class::of(self.completed));
+    /// Links a contributing flow as evidence. A later record of the flow replaces an earlier one.
+    pub(crate) fn link_evidence(&mut self, evidence: &mut Evidence, record: &mut LazyEvidence<'_>) {
+        record.link(evidence, &mut self.evidence, HandshakeClass::of(self.has_server_payload));
     }
 
-    /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
-    pub(crate) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
-        let alert = self.decide(around, levels, time);
-        for (store, frame) in self.stores_mut().iter_mut().zip(around.plan.frames()) {
-            store.fit(frame);
+    /// Evaluates the condition after a record at `time`: starts an incident, or extends it. Returns the first alert
+    /// of a new incident.
+    pub(crate) fn evaluate(
+        &mut self,
+        context: EvalContext<'_>,
+        thresholds: &[Thresholds],
+        time: Time,
+    ) -> Option<Alert> {
+        let alert = self.update_incident(context, thresholds, time);
+        for (window, term_spec) in self.windows_mut().iter_mut().zip(context.compiled.term_specs()) {
+            window.trim(term_spec);
         }
         alert
     }
 
-    fn decide(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
-        if let Stores::First(_) = self.stores {
+    fn update_incident(
+        &mut self,
+        context: EvalContext<'_>,
+        thresholds: &[Thresholds],
+        time: Time,
+    ) -> Option<Alert> {
+        if let TermWindows::First(_) = self.windows {
             return None;
         }
-        let plan = around.plan;
+        let compiled = context.compiled;
         match &mut self.state {
-            State::Firing(firing) => {
-                if let Some(until) = plan.until(self.stores.made(), levels) {
-                    firing.0.holds_until(until);
+            IncidentState::Firing(firing) => {
+                if let Some(until) = compiled.holds_until(self.windows.as_slice(), thresholds) {
+                    firing.0.extend_until(until);
                 }
                 None
             }
-            State::Quiet(end) => {
+            IncidentState::Quiet(end) => {
                 let end = *end;
-                let starts_at = self.begins(plan, levels, time, end)?;
-                let terms = plan.values(self.stores(), levels, starts_at);
-                let decided = plan.decided(&terms);
-                let shown = Shown { terms, ..self.flows(around, decided, starts_at) };
-                let start = (starts_at, around.epoch.unix_nanos(starts_at));
-                let alert =
-                    incident::firing(&plan.rule, around.subject, around.internal, start, decided, shown);
-                // A ratio may have decided, which does not say for how long.
-                let until = plan.until(self.stores(), levels).map_or(starts_at, |until| until.max(starts_at));
-                let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());
-                self.state = State::Firing(Box::new((incident, decided)));
+                let starts_at = self.starts_at(compiled, thresholds, time, end)?;
+                let terms = compiled.values(self.windows(), thresholds, starts_at);
+                let deciding_term = compiled.deciding_term(&terms);
+                let payload = AlertPayload { terms, ..self.payload(context, deciding_term, starts_at) };
+                let start = (starts_at, context.clock_offset.unix_nanos(starts_at));
+                let alert = incident::firing_alert(
+                    &compiled.rule,
+                    context.group_key,
+                    context.internal,
+                    start,
+                    deciding_term,
+                    payload,
+                );
+                // A ratio may have decided, which does not say how long the condition holds.
+                let until = compiled
+                    .holds_until(self.windows(), thresholds)
+                    .map_or(starts_at, |until| until.max(starts_at));
+                let incident = Incident::new(&compiled.rule, context.clock, until, alert.clone());
+                self.state = IncidentState::Firing(Box::new((incident, deciding_term)));
                 Some(alert)
             }
         }
     }
 
-    /// Does what is due; gives what is to be told.
-    pub(crate) fn act(&mut self, around: Around<'_>) -> Option<Alert> {
-        let (plan, clock) = (around.plan, around.clock);
-        let State::Firing(firing) = &self.state else { return None };
-        let before = firing.1;
-        match firing.0.due(&plan.rule, clock) {
-            Due::Later(_) => None,
-            Due::Repeat => {
-                let terms = self.told(plan, clock);
-                // Another term may keep it up than the one that began it.
-                let decided = plan.decides_now(&terms).unwrap_or(before);
-                let shown = Shown { terms, ..self.flows(around, decided, clock) };
+    /// Repeats or resolves the alert if that is due at the clock of `context`.
+    pub(crate) fn run_deadline(&mut self, context: EvalContext<'_>) -> Option<Alert> {
+        let (compiled, clock) = (context.compiled, context.clock);
+        let IncidentState::Firing(firing) = &self.state else { return None };
+        let previous_term = firing.1;
+        match firing.0.due(&compiled.rule, clock) {
+            DueAction::Later(_) => None,
+            DueAction::Repeat => {
+                let terms = self.notified_values(compiled, clock);
+                // Another term than the first deciding one may keep the condition up.
+                let deciding_term = compiled.deciding_term_now(&terms).unwrap_or(previous_term);
+                let payload = AlertPayload { terms, ..self.payload(context, deciding_term, clock) };
                 match &mut self.state {
-                    State::Firing(firing) => {
-                        firing.1 = decided;
-                        Some(firing.0.repeat(&plan.rule, clock, decided, shown))
+                    IncidentState::Firing(firing) => {
+                        firing.1 = deciding_term;
+                        Some(firing.0.repeat(&compiled.rule, clock, deciding_term, payload))
                     }
-                    State::Quiet(_) => None,
+                    IncidentState::Quiet(_) => None,
                 }
             }
-            Due::Resolve => self.resolve(plan, clock),
+            DueAction::Resolve => self.resolve(compiled, clock),
         }
     }
 
-    /// Ends an incident, if there is one.
-    pub(crate) fn resolve(&mut self, plan: &Plan, clock: Time) -> Option<Alert> {
-        let terms = self.told(plan, clock);
-        match std::mem::replace(&mut self.state, State::Quiet(None)) {
-            State::Firing(firing) => {
+    /// Ends the incident, if there is one.
+    pub(crate) fn resolve(&mut self, compiled: &CompiledRule, clock: Time) -> Option<Alert> {
+        let terms = self.notified_values(compiled, clock);
+        match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
+            IncidentState::Firing(firing) => {
                 let (alert, end) = firing.0.resolve(clock, firing.1, terms);
-                self.state = State::Quiet(Some(end));
+                self.state = IncidentState::Quiet(Some(end));
                 Some(alert)
             }
             quiet => {
@@ -266,317 +299,341 @@ impl Watched {
         }
     }
 
-    /// Nothing but the incident, if there is one, under a rule that measures otherwise. If that has no more
-    /// the term that decided, its first one stands for it.
-    pub(crate) fn renewed(&mut self, plan: &Plan) -> Option<Self> {
-        match std::mem::replace(&mut self.state, State::Quiet(None)) {
-            State::Firing(mut firing) => {
-                let told = &firing.0.told().decided;
-                let (name, window) = (Arc::clone(&told.name), told.window);
-                let mut new = Self::new(plan);
-                let empty = plan.values(new.stores(), plan.usual_levels(), Time::ZERO);
+    /// Returns a group that has only the incident, for a rule that measures differently. Returns `None` without an
+    /// incident. If the new rule does not have the deciding term, its first term replaces that.
+    pub(crate) fn with_incident_only(&mut self, compiled: &CompiledRule) -> Option<Self> {
+        match std::mem::replace(&mut self.state, IncidentState::Quiet(None)) {
+            IncidentState::Firing(mut firing) => {
+                let deciding_term = &firing.0.last_alert().deciding_term;
+                let (name, window) = (Arc::clone(&deciding_term.name), deciding_term.window);
+                let mut new = Self::new(compiled);
+                let empty = compiled.values(new.windows(), compiled.default_thresholds(), Time::ZERO);
                 let same = |term: &TermValue| term.name == name && term.window == window;
                 firing.1 = empty.iter().position(same).unwrap_or(0);
-                let terms = as_told(empty, &firing.0);
-                firing.0.tell(terms, firing.1);
-                new.state = State::Firing(firing);
+                let terms = with_original_thresholds(empty, &firing.0);
+                firing.0.set_terms(terms, firing.1);
+                new.state = IncidentState::Firing(firing);
                 Some(new)
             }
-            State::Quiet(_) => None,
+            IncidentState::Quiet(_) => None,
         }
     }
 
-    /// When an incident has something to do next.
-    pub(crate) fn deadline(&self, plan: &Plan) -> Option<Time> {
+    /// Returns the next deadline of the incident.
+    pub(crate) fn deadline(&self, compiled: &CompiledRule) -> Option<Time> {
         match &self.state {
-            State::Firing(firing) => Some(firing.0.deadline(&plan.rule)),
-            State::Quiet(_) => None,
+            IncidentState::Firing(firing) => Some(firing.0.deadline(&compiled.rule)),
+            IncidentState::Quiet(_) => None,
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
-    pub(crate) fn prune(&mut self, plan: &Plan, clock: Time) -> bool {
-        if let Stores::First(first) = &mut self.stores
-            && first.as_ref().is_some_and(|first| first.expires(plan) <= clock)
+    /// Removes entries that have expired at `clock`. Returns true if any state is left.
+    pub(crate) fn prune(&mut self, compiled: &CompiledRule, clock: Time) -> bool {
+        if let TermWindows::First(first) = &mut self.windows
+            && first.as_ref().is_some_and(|first| first.expires(compiled) <= clock)
         {
             *first = None;
         }
-        for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
-            store.prune(frame, clock);
+        for (window, term_spec) in self.windows_mut().iter_mut().zip(compiled.term_specs()) {
+            window.prune(term_spec, clock);
         }
-        let held = self.events() > 0;
-        if !held {
-            self.trail = Trail::default();
+        let has_entries = self.events() > 0;
+        if !has_entries {
+            self.evidence = EvidenceChain::default();
         }
-        held || match &self.state {
-            State::Firing(_) => true,
-            // Until no record from before the end can come.
-            State::Quiet(end) => end.is_some_and(|end| end + plan.retention > clock),
-        }
+        has_entries
+            || match &self.state {
+                IncidentState::Firing(_) => true,
+                // A record from before the end can arrive until then.
+                IncidentState::Quiet(end) => end.is_some_and(|end| end + compiled.retention > clock),
+            }
     }
 
-    /// Returns when there may be something to forget: all of it, or what the first term forgets of a subject that holds
-    /// much.
-    pub(crate) fn next_visit(&self, plan: &Plan, clock: Time) -> Time {
-        let expires = |(store, frame): (&Store, &Frame)| store.expires(frame);
-        let each = self.stores().iter().zip(plan.frames()).filter_map(expires);
-        let terms = match &self.stores {
-            Stores::First(first) => first.as_ref().map(|first| first.expires(plan)),
-            _ if self.events() > MUCH => each.min(),
+    /// Returns the time of the next visit: the expiry of all windows, or that of the first window of a group with
+    /// many entries.
+    pub(crate) fn next_visit(&self, compiled: &CompiledRule, clock: Time) -> Time {
+        let expires = |(window, term_spec): (&WindowState, &TermSpec)| window.expires(term_spec);
+        let each = self.windows().iter().zip(compiled.term_specs()).filter_map(expires);
+        let terms = match &self.windows {
+            TermWindows::First(first) => first.as_ref().map(|first| first.expires(compiled)),
+            _ if self.events() > MANY_ENTRIES => each.min(),
             _ => each.max(),
         };
         terms.unwrap_or_else(|| match &self.state {
-            State::Quiet(Some(end)) => *end + plan.retention,
-            State::Quiet(None) | State::Firing(_) => clock + plan.retention,
+            IncidentState::Quiet(Some(end)) => *end + compiled.retention,
+            IncidentState::Quiet(None) | IncidentState::Firing(_) => clock + compiled.retention,
         })
     }
 
-    /// Returns true if nothing that it holds can matter any more, whether it was visited since or not.
-    fn lapsed(&self, plan: &Plan, clock: Time) -> bool {
-        if let Stores::First(first) = &self.stores {
-            return first.as_ref().is_none_or(|first| first.expires(plan) <= clock);
+    /// Returns true if all entries have expired at `clock`, whether the group was visited since or not.
+    fn is_expired(&self, compiled: &CompiledRule, clock: Time) -> bool {
+        if let TermWindows::First(first) = &self.windows {
+            return first.as_ref().is_none_or(|first| first.expires(compiled) <= clock);
         }
-        let expired = |(store, frame): (&Store, &Frame)| match store {
-            Store::Ratio(_) => store.len() == 0,
-            _ => store.expires(frame).is_none_or(|time| time <= clock),
+        let expired = |(window, term_spec): (&WindowState, &TermSpec)| match window {
+            WindowState::Ratio(_) => window.len() == 0,
+            _ => window.expires(term_spec).is_none_or(|time| time <= clock),
         };
-        self.stores().iter().zip(plan.frames()).all(expired)
+        self.windows().iter().zip(compiled.term_specs()).all(expired)
     }
 
-    /// What is remembered, term by term; nothing of a subject with its first flow only.
-    fn stores(&self) -> &[Store] {
-        self.stores.made()
+    /// Returns the windows of each term; empty while only the first record is stored.
+    fn windows(&self) -> &[WindowState] {
+        self.windows.as_slice()
     }
 
-    /// What is remembered, term by term.
-    pub(crate) fn terms(&self, plan: &Plan) -> Cow<'_, [Store]> {
-        match &self.stores {
-            Stores::First(None) => Cow::Owned(Stores::of(plan).made().to_vec()),
-            Stores::First(Some(first)) => {
-                let mut stores = Stores::of(plan);
-                first.give(plan, Time::ZERO, stores.made_mut());
-                Cow::Owned(stores.made().to_vec())
+    /// Returns the windows of each term, built from the first record if necessary.
+    pub(crate) fn all_windows(&self, compiled: &CompiledRule) -> Cow<'_, [WindowState]> {
+        match &self.windows {
+            TermWindows::First(None) => Cow::Owned(TermWindows::of(compiled).as_slice().to_vec()),
+            TermWindows::First(Some(first)) => {
+                let mut windows = TermWindows::of(compiled);
+                first.add_to(compiled, Time::ZERO, windows.as_mut_slice());
+                Cow::Owned(windows.as_slice().to_vec())
             }
-            stores => Cow::Borrowed(stores.made()),
+            windows => Cow::Borrowed(windows.as_slice()),
         }
     }
 
-    /// Gives each term room of its own, and what the first flow gave it.
-    fn make(&mut self, plan: &Plan, clock: Time) {
-        if let Stores::First(first) = std::mem::replace(&mut self.stores, Stores::of(plan))
+    /// Allocates the windows of each term, and adds the first record to them.
+    fn allocate_windows(&mut self, compiled: &CompiledRule, clock: Time) {
+        if let TermWindows::First(first) = std::mem::replace(&mut self.windows, TermWindows::of(compiled))
             && let Some(first) = first
         {
-            first.give(plan, clock, self.stores_mut());
+            first.add_to(compiled, clock, self.windows_mut());
         }
     }
 
-    /// Returns true if any of its flows was answered with payload.
-    pub(crate) fn completed(&self) -> bool {
-        self.completed
+    /// Returns true if the server answered any flow of the group with payload.
+    pub(crate) fn has_server_payload(&self) -> bool {
+        self.has_server_payload
     }
 
-    /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
-    pub(crate) fn single(&self, plan: &Plan) -> Option<Time> {
-        if self.completed || !matches!(self.state, State::Quiet(None)) {
+    /// Returns a time that orders groups by their only record, for a group with one record, no payload from the
+    /// server and no incident.
+    pub(crate) fn single_record_time(&self, compiled: &CompiledRule) -> Option<Time> {
+        if self.has_server_payload || !matches!(self.state, IncidentState::Quiet(None)) {
             return None;
         }
-        match (&self.stores, plan.frames()) {
-            (Stores::First(first), _) => first.as_ref().map(|first| first.time),
-            (Stores::One([store]), [frame]) if store.len() == 1 => store.expires(frame),
+        match (&self.windows, compiled.term_specs()) {
+            (TermWindows::First(first), _) => first.as_ref().map(|first| first.time),
+            (TermWindows::One([window]), [term_spec]) if window.len() == 1 => window.expires(term_spec),
             _ => None,
         }
     }
 
-    /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
-    /// answered, flows.
-    pub(crate) fn interest(&self) -> (bool, bool, usize) {
-        let incident = !matches!(self.state, State::Quiet(None)) && !self.joined();
-        (incident, self.completed, self.events())
+    /// Returns the priority of the group against removal: an alert of its own, payload from a server, number of
+    /// entries.
+    pub(crate) fn removal_priority(&self) -> (bool, bool, usize) {
+        let incident = !matches!(self.state, IncidentState::Quiet(None)) && !self.is_aggregated();
+        (incident, self.has_server_payload, self.events())
     }
 
-    /// Its alert is told together with others.
-    pub(crate) fn join(&mut self) {
-        if let State::Firing(firing) = &mut self.state {
-            firing.0.join();
+    /// Marks the alert as reported by an aggregate alert.
+    pub(crate) fn mark_aggregated(&mut self) {
+        if let IncidentState::Firing(firing) = &mut self.state {
+            firing.0.mark_aggregated();
         }
     }
 
-    /// Returns true if its alert is told together with others.
-    pub(crate) fn joined(&self) -> bool {
-        matches!(&self.state, State::Firing(firing) if firing.0.joined())
+    /// Returns true if an aggregate alert reports the incident.
+    pub(crate) fn is_aggregated(&self) -> bool {
+        matches!(&self.state, IncidentState::Firing(firing) if firing.0.is_aggregated())
     }
 
-    /// Returns true if an alert fires that was told by itself.
-    pub(crate) fn fires(&self) -> bool {
-        matches!(self.state, State::Firing(_)) && !self.joined()
+    /// Returns true if an alert of the group's own is firing.
+    pub(crate) fn has_single_alert(&self) -> bool {
+        matches!(self.state, IncidentState::Firing(_)) && !self.is_aggregated()
     }
 
-    /// The bytes that it has allocated.
+    /// Returns the bytes of the heap allocations.
     pub(crate) fn heap(&self) -> usize {
-        let stores = match &self.stores {
-            Stores::First(first) => first.as_ref().map_or(0, |_| size_of::<First>() + ALLOCATION),
-            Stores::One([store]) => store.heap(),
-            Stores::Many(stores) => {
-                let each = stores.iter().map(|store| store.heap() + ALLOCATION);
-                size_of_val(&**stores) + each.sum::<usize>()
+        let windows = match &self.windows {
+            TermWindows::First(first) => {
+                first.as_ref().map_or(0, |_| size_of::<FirstRecord>() + ALLOCATION_OVERHEAD_BYTES)
+            }
+            TermWindows::One([window]) => window.heap(),
+            TermWindows::Many(windows) => {
+                let each = windows.iter().map(|window| window.heap() + ALLOCATION_OVERHEAD_BYTES);
+                size_of_val(&**windows) + each.sum::<usize>()
             }
         };
         let incident = match &self.state {
-            State::Firing(firing) if firing.0.joined() => SILENT_INCIDENT,
-            State::Firing(firing) => INCIDENT + firing.0.told().flows.len() * size_of::<FlowRecord>(),
-            State::Quiet(_) => 0,
+            IncidentState::Firing(firing) if firing.0.is_aggregated() => AGGREGATED_INCIDENT_BYTES,
+            IncidentState::Firing(firing) => {
+                INCIDENT_BYTES + firing.0.last_alert().flows.len() * size_of::<FlowRecord>()
+            }
+            IncidentState::Quiet(_) => 0,
         };
-        stores + incident
+        windows + incident
     }
 
-    /// Reads something of each place where it keeps anything.
-    pub(crate) fn touch(&self) -> u64 {
-        if let Stores::First(first) = &self.stores {
+    /// Reads one word of each heap allocation.
+    pub(crate) fn prefetch(&self) -> u64 {
+        if let TermWindows::First(first) = &self.windows {
             return first.as_ref().map_or(0, |first| first.time.as_nanos());
         }
-        self.stores().iter().fold(0, |sum, store| sum ^ store.touch())
+        self.windows().iter().fold(0, |sum, window| sum ^ window.prefetch())
     }
 
-    /// Leads to the flows noted.
-    pub(crate) fn trail(&self) -> Trail {
-        self.trail
+    /// Returns the evidence.
+    pub(crate) fn evidence(&self) -> EvidenceChain {
+        self.evidence
     }
 
     /// Returns the state of the incident.
-    pub(crate) fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &IncidentState {
         &self.state
     }
 
-    /// Entries held.
+    /// Returns the number of entries of all windows.
     pub(crate) fn events(&self) -> usize {
-        if let Stores::First(first) = &self.stores {
+        if let TermWindows::First(first) = &self.windows {
             return first.iter().count();
         }
-        self.stores().iter().map(Store::len).sum()
+        self.windows().iter().map(WindowState::len).sum()
     }
 
-    /// When an incident begins that news at `time` decide: with the first event from then on at which the condition
-    /// holds. A count alone knows the moments at once.
-    fn begins(&self, plan: &Plan, levels: &[Level], time: Time, after: Option<Time>) -> Option<Time> {
-        if let (Condition::Term(_), [store @ Store::Times(_)], [frame], [level]) =
-            (&plan.rule.condition, self.stores(), plan.frames(), levels)
+    /// Returns the start of the incident that a record at `time` decides: the first event from `time` on at which
+    /// the condition holds. A single count term knows it without a search.
+    fn starts_at(
+        &self,
+        compiled: &CompiledRule,
+        thresholds: &[Thresholds],
+        time: Time,
+        after: Option<Time>,
+    ) -> Option<Time> {
+        if let (Condition::Term(_), [window @ WindowState::Count(_)], [term_spec], [threshold]) =
+            (&compiled.rule.condition, self.windows(), compiled.term_specs(), thresholds)
         {
-            return store.decided(frame, level.at_least, after);
+            return window.reached_at(term_spec, threshold.at_least, after);
         }
-        if !plan.may_hold(self.stores(), levels) {
+        if !compiled.may_hold(self.windows(), thresholds) {
             return None;
         }
-        let mut moments = vec![time];
-        for store in self.stores() {
-            store.moments(time, &mut moments);
+        let mut candidates = vec![time];
+        for window in self.windows() {
+            window.append_event_times(time, &mut candidates);
         }
-        // Nearly all news are the newest.
-        if moments.len() > 1 {
-            moments.sort_unstable();
-            moments.dedup();
+        // Most records are the newest event.
+        if candidates.len() > 1 {
+            candidates.sort_unstable();
+            candidates.dedup();
         }
-        let later = |moment: &Time| after.is_none_or(|after| *moment > after);
-        moments.into_iter().filter(later).find(|moment| plan.holds(self.stores(), levels, *moment))
+        let later = |time: &Time| after.is_none_or(|after| *time > after);
+        candidates.into_iter().filter(later).find(|time| compiled.holds(self.windows(), thresholds, *time))
     }
 
-    /// The values at `clock`, with the thresholds that were told.
-    fn told(&self, plan: &Plan, clock: Time) -> Vec<TermValue> {
-        let terms = plan.values(self.stores(), plan.usual_levels(), clock);
+    /// Returns the term values at `clock`, with the thresholds of the last alert.
+    fn notified_values(&self, compiled: &CompiledRule, clock: Time) -> Vec<TermValue> {
+        let terms = compiled.values(self.windows(), compiled.default_thresholds(), clock);
         match &self.state {
-            State::Firing(firing) => as_told(terms, &firing.0),
-            State::Quiet(_) => terms,
+            IncidentState::Firing(firing) => with_original_thresholds(terms, &firing.0),
+            IncidentState::Quiet(_) => terms,
         }
     }
 
-    /// The newest flows in or after the window that ends at `end`, oldest first. Of those that cannot matter any more,
-    /// as the readings stood still for long, it is chance which are known, and none is shown.
-    fn flows(&self, around: Around<'_>, decided: usize, end: Time) -> Shown {
+    /// Returns the newest flows in or after the window that ends at `end`, oldest first. Flows that have expired at
+    /// the clock are omitted: after a long pause between polls it is chance whether they are still stored.
+    fn payload(&self, context: EvalContext<'_>, deciding_term: usize, end: Time) -> AlertPayload {
         let inside = |record: &&FlowRecord| {
-            let shape = around.plan.frames().get(decided).map(|frame| &frame.shape);
-            shape.is_none_or(|shape| {
-                shape.reaches(record.time(), end) && shape.matters(record.time(), around.clock)
+            let window_spec =
+                context.compiled.term_specs().get(deciding_term).map(|term_spec| &term_spec.window_spec);
+            window_spec.is_none_or(|window_spec| {
+                window_spec.contains_event(record.time(), end)
+                    && window_spec.is_relevant(record.time(), context.clock)
             })
         };
-        let Found { records, cut } = around.evidence.find(self.trail);
+        let EvidenceView { records, is_truncated } = context.evidence.find(self.evidence);
         let flows = records.into_iter().map(|(_, record)| record);
         let flows = flows.filter(inside).cloned().map(Arc::new).collect();
-        Shown { terms: Vec::new(), flows, cut, overflow: around.overflow }
+        AlertPayload { terms: Vec::new(), flows, is_truncated, overflow: context.overflow }
     }
 
-    fn stores_mut(&mut self) -> &mut [Store] {
-        self.stores.made_mut()
-    }
-}
-
-impl Stores {
-    fn of(plan: &Plan) -> Self {
-        match plan.frames() {
-            [frame] => Stores::One([Store::new(frame.measure)]),
-            frames => Stores::Many(frames.iter().map(|frame| Store::new(frame.measure)).collect()),
-        }
-    }
-
-    fn made(&self) -> &[Store] {
-        match self {
-            Stores::First(_) => &[],
-            Stores::One(one) => one,
-            Stores::Many(many) => many,
-        }
-    }
-
-    fn made_mut(&mut self) -> &mut [Store] {
-        match self {
-            Stores::First(_) => &mut [],
-            Stores::One(one) => one,
-            Stores::Many(many) => many,
-        }
+    fn windows_mut(&mut self) -> &mut [WindowState] {
+        self.windows.as_mut_slice()
     }
 }
 
-impl First {
-    fn of(news: &News) -> Self {
-        let News { time, kinds, inputs, source, destination, port, .. } = *news;
-        Self { time, kinds: kinds.bits(), inputs: inputs.bits(), source, destination, port }
+impl TermWindows {
+    fn of(compiled: &CompiledRule) -> Self {
+        match compiled.term_specs() {
+            [term_spec] => TermWindows::One([WindowState::new(term_spec.measure)]),
+            term_specs => TermWindows::Many(
+                term_specs.iter().map(|term_spec| WindowState::new(term_spec.measure)).collect(),
+            ),
+        }
     }
 
-    fn news(&self) -> News {
-        News {
+    fn as_slice(&self) -> &[WindowState] {
+        match self {
+            TermWindows::First(_) => &[],
+            TermWindows::One(one) => one,
+            TermWindows::Many(many) => many,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [WindowState] {
+        match self {
+            TermWindows::First(_) => &mut [],
+            TermWindows::One(one) => one,
+            TermWindows::Many(many) => many,
+        }
+    }
+}
+
+impl FirstRecord {
+    fn of(delta: &RecordDelta) -> Self {
+        let RecordDelta { time, classes, fields, source, destination, port, .. } = *delta;
+        Self { time, classes: classes.bits(), fields: fields.bits(), source, destination, port }
+    }
+
+    fn delta(&self) -> RecordDelta {
+        RecordDelta {
             time: self.time,
-            kinds: Kinds::from_bits_truncate(self.kinds),
-            gains: Quantities::default(),
-            inputs: Inputs::from_bits_truncate(self.inputs),
+            classes: FlowClasses::from_bits_truncate(self.classes),
+            quantities: Quantities::default(),
+            fields: RecordFields::from_bits_truncate(self.fields),
             source: self.source,
             destination: self.destination,
             port: self.port,
-            completed: false,
+            has_server_payload: false,
         }
     }
 
-    /// Gives it to each term that counts it, as if it had come just now: what is added is what would be left.
-    fn give(&self, plan: &Plan, clock: Time, stores: &mut [Store]) {
-        let news = self.news();
-        for (term, (store, frame)) in stores.iter_mut().zip(plan.frames()).enumerate() {
-            if let Some(gain) = plan.gain(term, &news).filter(|_| frame.shape.matters(self.time, clock)) {
-                store.add(frame, clock, self.time, gain);
+    /// Adds the record to each window that counts it, as of `clock`. Equal to adding the record when it arrived,
+    /// and pruning since.
+    fn add_to(&self, compiled: &CompiledRule, clock: Time, windows: &mut [WindowState]) {
+        let delta = self.delta();
+        for (term, (window, term_spec)) in windows.iter_mut().zip(compiled.term_specs()).enumerate() {
+            if let Some(increment) = compiled
+                .increment(term, &delta)
+                .filter(|_| term_spec.window_spec.is_relevant(self.time, clock))
+            {
+                window.add(term_spec, clock, self.time, increment);
             }
         }
     }
 
-    /// Returns when it matters to no term any more.
-    fn expires(&self, plan: &Plan) -> Time {
-        let news = self.news();
-        let counts = plan.frames().iter().enumerate().filter(|(term, _)| plan.gain(*term, &news).is_some());
-        self.time + counts.map(|(_, frame)| frame.retention()).max().unwrap_or_default()
+    /// Returns the time at which the record has expired for every term.
+    fn expires(&self, compiled: &CompiledRule) -> Time {
+        let delta = self.delta();
+        let counts = compiled
+            .term_specs()
+            .iter()
+            .enumerate()
+            .filter(|(term, _)| compiled.increment(*term, &delta).is_some());
+        self.time + counts.map(|(_, term_spec)| term_spec.retention()).max().unwrap_or_default()
     }
 }
 
-/// `terms` with the thresholds that the incident began with, where it had the same ones.
-fn as_told(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
-    for told in &incident.told().terms {
-        let same = |term: &&mut TermValue| term.name == told.name && term.window == told.window;
+/// Returns `terms` with the original thresholds of the incident for terms of the same name and window.
+fn with_original_thresholds(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
+    for original in &incident.last_alert().terms {
+        let same = |term: &&mut TermValue| term.name == original.name && term.window == original.window;
         if let Some(term) = terms.iter_mut().find(same) {
-            term.threshold = told.threshold;
-            term.holds = term.value.number() >= told.threshold;
+            term.threshold = original.threshold;
+            term.holds = term.value.number() >= original.threshold;
         }
     }
     terms

@@ -1,232 +1,262 @@
-//! The way of a record, or of what a source has beyond the flow table, into the windows.
+//! Application of records and overflow deltas to the windows of the rules.
 
 use std::net::IpAddr;
 
 use super::{
-    contribution::{Taken, Tally},
+    contribution::{Counted, FlowContribution},
     evaluator::Evaluator,
-    group_key::{Source, Subject},
-    group_state::{Around, Booked},
-    group_table::Known,
-    pending::Arrival,
-    rule_mask::{Fit, Verdict},
-    rule_state::{Watch, excuse},
-    window::distinct::Mark,
+    group_key::{GroupKey, Source},
+    group_state::{ApplyOutcome, EvalContext},
+    group_table::AllowStatus,
+    pending::PendingRecord,
+    rule_mask::{MaskMatch, RuleMask},
+    rule_state::{RuleState, apply_suppression},
+    window::distinct::EndpointBytes,
 };
 use crate::{
-    alert::evidence::Exhibit,
-    effects::{Effects, Grouped, Qualified},
+    alert::evidence::LazyEvidence,
+    effects::{AggregatedAlert, Effects, MatchedFlow},
     flow::{
         FlowRecord,
-        class::Kinds,
-        fields::Inputs,
-        overflow::Overflowed,
-        phase::Stage,
+        class::FlowClasses,
+        fields::RecordFields,
+        overflow::OverflowDelta,
+        phase::RecordPhase,
         quantity::{Quantities, Quantity},
     },
-    network::{Ends, Networks, Place, Site},
-    rule::{Measure, compiled::News},
+    network::{AddressScope, Endpoints, Networks, ResolvedAddress},
+    rule::{Measure, compiled::RecordDelta},
 };
 
-/// What is to be booked.
-struct Case<'a> {
-    /// The number of the rule.
+/// Delta of one group under one rule.
+struct GroupDelta<'a> {
+    /// Number of the rule.
     rule: usize,
-    known: Known,
-    subject: Subject,
-    ends: &'a Ends<'a>,
-    news: News,
+    allow_status: AllowStatus,
+    group_key: GroupKey,
+    endpoints: &'a Endpoints<'a>,
+    delta: RecordDelta,
 }
 
 impl Evaluator {
-    /// The rules that count the flow of `record`; of most flows it is none.
-    pub(crate) fn fit(&mut self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
-        let (mut fit, mut ends) = (Fit::default(), None);
-        let Self { watches, sites, epoch, .. } = self;
-        for (number, watch) in watches.iter().enumerate() {
-            // Many fail a test of the flow itself, and those are cheaper than looking up where the ends are.
-            if watch.fits(record, stage, *epoch) {
-                let ends = ends.get_or_insert_with(|| sites.ends(&record.flow, internal));
-                if watch.plan.rule.matching.joins(ends) {
-                    fit.insert(number);
+    /// Returns the rules that match the flow of `record`; for most flows none.
+    pub(crate) fn matching_rules(
+        &mut self,
+        record: &FlowRecord,
+        phase: RecordPhase,
+        internal: &Networks,
+    ) -> RuleMask {
+        let (mut mask, mut endpoints) = (RuleMask::default(), None);
+        let Self { rule_states, lookup_cache, clock_offset, .. } = self;
+        for (number, rule_state) in rule_states.iter().enumerate() {
+            // The tests of the flow's own fields are cheaper than the lookup of its endpoints, and many rules fail
+            // them.
+            if rule_state.matches_flow(record, phase, *clock_offset) {
+                let endpoints =
+                    endpoints.get_or_insert_with(|| lookup_cache.endpoints(&record.flow, internal));
+                if rule_state.compiled.rule.matching.matches_endpoints(endpoints) {
+                    mask.insert(number);
                 }
             }
         }
-        fit
+        mask
     }
 
-    /// Takes a record, and what the rules have taken of its flow so far.
-    pub(crate) fn admit(
+    /// Applies a record to the windows of the matching rules. `contribution` is the part of its flow that they have
+    /// already counted.
+    pub(crate) fn ingest(
         &mut self,
-        arrival: Arrival<'_>,
-        tally: &mut Tally,
+        pending: PendingRecord<'_>,
+        contribution: &mut FlowContribution,
         internal: &Networks,
         effects: &mut Effects,
     ) {
-        let Arrival { at, stage, fit, record } = arrival;
+        let PendingRecord { at, phase, mask, record } = pending;
         self.advance(at, internal, effects);
-        if fit.is_empty() {
+        if mask.is_empty() {
             return;
         }
         let flow = &record.flow;
-        let ends = self.sites.ends(flow, internal);
-        let (time, has) = (record.time(), Quantities::of(flow));
-        let shows = Kinds::of(record, stage);
+        let endpoints = self.lookup_cache.endpoints(flow, internal);
+        let (time, totals) = (record.time(), Quantities::of(flow));
+        let record_classes = FlowClasses::of(record, phase);
         let source = Source::of(flow.client(), self.v6_source_prefix);
-        let (mut exhibit, mut seen) = (Exhibit::new(record), false);
-        for rule in 0..self.watches.len() {
-            let Some(watch) = self.watches.get(rule) else { continue };
-            let counts = match fit.of(rule) {
-                Verdict::Counts => true,
-                Verdict::Passes => false,
-                Verdict::Perhaps => {
-                    watch.fits(record, stage, self.epoch) && watch.plan.rule.matching.joins(&ends)
+        let (mut evidence_record, mut is_counted) = (LazyEvidence::new(record), false);
+        for rule in 0..self.rule_states.len() {
+            let Some(rule_state) = self.rule_states.get(rule) else { continue };
+            let is_match = match mask.get(rule) {
+                MaskMatch::Match => true,
+                MaskMatch::NoMatch => false,
+                MaskMatch::Recheck => {
+                    rule_state.matches_flow(record, phase, self.clock_offset)
+                        && rule_state.compiled.rule.matching.matches_endpoints(&endpoints)
                 }
             };
-            if !counts {
+            if !is_match {
                 continue;
             }
-            let taken = tally.of(rule);
-            let (kinds, gains) = (shows - taken.kinds, has.since(&taken.given));
-            // Nobody asks any more what was taken of a flow that has ended.
-            if stage != Stage::Ended {
-                tally.set(rule, Taken { kinds: taken.kinds | shows, given: has });
+            let counted = contribution.of(rule);
+            let (classes, quantities) = (record_classes - counted.classes, totals.since(&counted.quantities));
+            // A flow that has ended has no further record, so its contribution is not needed.
+            if phase != RecordPhase::Final {
+                contribution
+                    .set(rule, Counted { classes: counted.classes | record_classes, quantities: totals });
             }
-            let known = watch.known(&ends, time, self.epoch);
-            if kinds.contains(Kinds::FLOWS) {
-                let suppressed = known == Known::Allowed;
-                let rule = watch.plan.rule.name.clone();
-                effects.qualified.push(Qualified { rule, key: flow.key, suppressed });
+            let allow_status = rule_state.allow_status(&endpoints, time, self.clock_offset);
+            if classes.contains(FlowClasses::FLOWS) {
+                let suppressed = allow_status == AllowStatus::Listed;
+                let rule = rule_state.compiled.rule.name.clone();
+                effects.matched_flows.push(MatchedFlow { rule, key: flow.key, suppressed });
             }
-            let subject = Subject::of(watch.plan.rule.group_by, flow, &ends.source, self.v6_source_prefix);
-            let news = News {
+            let group_key = GroupKey::of(
+                rule_state.compiled.rule.group_by,
+                flow,
+                &endpoints.source,
+                self.v6_source_prefix,
+            );
+            let delta = RecordDelta {
                 time,
-                kinds,
-                gains,
-                inputs: record.inputs,
-                source: mark(source.network().addr()),
-                destination: mark(flow.server()),
+                classes,
+                quantities,
+                fields: record.fields,
+                source: endpoint_bytes(source.network().addr()),
+                destination: endpoint_bytes(flow.server()),
                 port: flow.key.server_port,
-                completed: completed(record),
+                has_server_payload: has_server_payload(record),
             };
-            let case = Case { rule, known, subject, ends: &ends, news };
-            if self.book(case, Some(&mut exhibit), internal, effects) && !seen {
-                // Several rules may count it.
-                seen = true;
-                self.flood.see(self.clock, completed(record));
+            let group_delta = GroupDelta { rule, allow_status, group_key, endpoints: &endpoints, delta };
+            if self.apply(group_delta, Some(&mut evidence_record), internal, effects) && !is_counted {
+                // The detector counts a source once, although several rules may count the record.
+                is_counted = true;
+                self.flood_detector.count_source(self.clock, has_server_payload(record));
             }
         }
     }
 
-    /// Takes what a source gained beyond the flow table. Its destinations are not known: it counts for
-    /// rules that do not group by them.
-    pub(crate) fn overflow(&mut self, gain: &Overflowed, internal: &Networks, effects: &mut Effects) {
-        let client = gain.client;
-        let source = internal.locate(client);
-        let ends = Ends { source, destination: Site { place: Place::Internet, network: None, ip: client } };
-        for number in 0..self.watches.len() {
-            let Some(watch) = self.watches.get_mut(number) else { continue };
-            let rule = &watch.plan.rule;
-            let sums = rule.terms.iter().any(|term| matches!(term.measure, Measure::Sum(_)));
-            let matching = &rule.matching;
-            let counts = matching.source.holds(&source)
-                && matching.ports.contains(&gain.port)
-                && matching.protocols.iter().any(|wanted| wanted.number() == gain.protocol);
-            let subject = Subject::of_client(rule.group_by, client, &source, self.v6_source_prefix);
-            let Some(subject) = subject.filter(|_| counts) else { continue };
-            let known = watch.known(&ends, gain.time, self.epoch);
-            // A rule that looks at each flow cannot say anything about flows that it does not see.
-            let each = matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
-            watch.lane(known).1.overflow(subject.clone(), gain.time);
-            if each || !sums {
-                continue;
-            }
-            let news = News {
-                time: gain.time,
-                kinds: Kinds::empty(),
-                gains: gain.gains,
-                inputs: Inputs::all(),
-                source: mark(client),
-                destination: [0; 16],
-                port: gain.port,
-                completed: gain.gains.get(Quantity::PayloadDown) > 0,
-            };
-            // Of a source with nothing but SYNs the rule has nothing to remember.
-            let plan = &watch.plan;
-            if (0..plan.frames().len()).all(|term| plan.gain(term, &news).is_none()) {
-                continue;
-            }
-            self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
-        }
-    }
-
-    /// Books news of a subject, and judges it by them. What is behind them, if it is known, is kept. Returns true if
-    /// the subject is a source, or a pair, that the rule did not remember.
-    fn book(
+    /// Applies an overflow delta. Its servers are unknown, so only rules whose group key contains no server count
+    /// it.
+    pub(crate) fn ingest_overflow(
         &mut self,
-        case: Case<'_>,
-        exhibit: Option<&mut Exhibit<'_>>,
+        overflow: &OverflowDelta,
+        internal: &Networks,
+        effects: &mut Effects,
+    ) {
+        let client = overflow.client;
+        let source = internal.resolve(client);
+        let endpoints = Endpoints {
+            source,
+            destination: ResolvedAddress { scope: AddressScope::Internet, network: None, ip: client },
+        };
+        for number in 0..self.rule_states.len() {
+            let Some(rule_state) = self.rule_states.get_mut(number) else { continue };
+            let rule = &rule_state.compiled.rule;
+            let has_sum = rule.terms.iter().any(|term| matches!(term.measure, Measure::Sum(_)));
+            let matching = &rule.matching;
+            let is_match = matching.source.contains(&source)
+                && matching.ports.contains(&overflow.port)
+                && matching.protocols.iter().any(|wanted| wanted.number() == overflow.protocol);
+            let group_key = GroupKey::of_client(rule.group_by, client, &source, self.v6_source_prefix);
+            let Some(group_key) = group_key.filter(|_| is_match) else { continue };
+            let allow_status = rule_state.allow_status(&endpoints, overflow.time, self.clock_offset);
+            // A rule with conditions on single flows cannot evaluate flows that it does not see.
+            let is_per_flow =
+                matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
+            rule_state.table_mut(allow_status).1.record_overflow(group_key.clone(), overflow.time);
+            if is_per_flow || !has_sum {
+                continue;
+            }
+            let delta = RecordDelta {
+                time: overflow.time,
+                classes: FlowClasses::empty(),
+                quantities: overflow.quantities,
+                fields: RecordFields::all(),
+                source: endpoint_bytes(client),
+                destination: [0; 16],
+                port: overflow.port,
+                has_server_payload: overflow.quantities.get(Quantity::PayloadDown) > 0,
+            };
+            // A source with SYNs only adds to no sum, so the rule needs no group for it.
+            let compiled = &rule_state.compiled;
+            if (0..compiled.term_specs().len()).all(|term| compiled.increment(term, &delta).is_none()) {
+                continue;
+            }
+            self.apply(
+                GroupDelta { rule: number, allow_status, group_key, endpoints: &endpoints, delta },
+                None,
+                internal,
+                effects,
+            );
+        }
+    }
+
+    /// Applies the delta of a group, evaluates the rule, and links the evidence. Returns true if the group is new,
+    /// was counted, and its key contains a client.
+    fn apply(
+        &mut self,
+        group_delta: GroupDelta<'_>,
+        evidence_record: Option<&mut LazyEvidence<'_>>,
         internal: &Networks,
         effects: &mut Effects,
     ) -> bool {
-        let Case { rule, known, subject, ends, news } = case;
-        let Some(watch) = self.watches.get_mut(rule) else { return false };
-        let Watch { plan, unknown, allowed, missed, burst } = watch;
-        plan.told(news.inputs);
-        let lane = match known {
-            Known::No => unknown,
-            Known::Allowed => allowed,
+        let GroupDelta { rule, allow_status, group_key, endpoints, delta } = group_delta;
+        let Some(rule_state) = self.rule_states.get_mut(rule) else { return false };
+        let RuleState { compiled, unlisted, listed, missed, rate_limit } = rule_state;
+        compiled.note_missing_fields(delta.fields);
+        let table = match allow_status {
+            AllowStatus::Unlisted => unlisted,
+            AllowStatus::Listed => listed,
         };
-        let overflow = lane.overflowed(&subject, plan.retention, self.clock);
-        missed.evicted += lane.room(&self.limits, &subject);
-        let Some((subject, watched, new)) =
-            lane.enter(plan, self.clock, (subject, news.completed), &self.limits)
+        let overflow = table.has_overflow(&group_key, compiled.retention, self.clock);
+        missed.evicted += table.make_room(&self.limits, &group_key);
+        let Some((group_key, group, new)) =
+            table.get_or_insert(compiled, self.clock, (group_key, delta.has_server_payload), &self.limits)
         else {
-            missed.refused += 1;
+            missed.rejected += 1;
             return false;
         };
-        let new = new && subject.source().is_some();
-        let before = watched.heap();
-        let booked = watched.book(plan, self.clock, &news);
-        match booked {
-            Booked::Nothing => {}
-            Booked::Late => missed.late += 1,
-            Booked::Taken => {
-                if let Some(exhibit) = exhibit {
-                    watched.note(&mut self.evidence, exhibit);
+        let new = new && group_key.source().is_some();
+        let before = group.heap();
+        let outcome = group.apply(compiled, self.clock, &delta);
+        match outcome {
+            ApplyOutcome::NotApplicable => {}
+            ApplyOutcome::Late => missed.late += 1,
+            ApplyOutcome::Applied => {
+                if let Some(evidence_record) = evidence_record {
+                    group.link_evidence(&mut self.evidence, evidence_record);
                 }
-                let (evidence, clock, epoch) = (&self.evidence, self.clock, self.epoch);
-                let around = Around { plan, subject, internal, evidence, clock, epoch, overflow };
-                if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
-                    excuse(plan, known, &mut alert, internal, epoch);
+                let (evidence, clock, clock_offset) = (&self.evidence, self.clock, self.clock_offset);
+                let context =
+                    EvalContext { compiled, group_key, internal, evidence, clock, clock_offset, overflow };
+                if let Some(mut alert) = group.evaluate(context, compiled.thresholds(endpoints), delta.time) {
+                    apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
                     let suppressed = alert.suppressed.is_some();
-                    if burst.admits(clock, suppressed, watched.completed(), &self.limits) {
+                    if rate_limit.admits(clock, suppressed, group.has_server_payload(), &self.limits) {
                         effects.alerts.push(alert);
                     } else {
-                        watched.join();
-                        effects.grouped.push(Grouped::of(&alert));
-                        effects.alerts.extend(burst.join(clock, alert, &self.limits));
+                        group.mark_aggregated();
+                        effects.aggregated_alerts.push(AggregatedAlert::of(&alert));
+                        effects.alerts.extend(rate_limit.aggregate(clock, alert, &self.limits));
                     }
-                    if let Some(deadline) = watched.deadline(plan) {
-                        self.deadlines.insert((deadline, rule, known, subject.clone()));
+                    if let Some(deadline) = group.deadline(compiled) {
+                        self.deadlines.insert((deadline, rule, allow_status, group_key.clone()));
                     }
                 }
             }
         }
-        let after = watched.heap();
-        lane.account(before, after);
-        new && booked == Booked::Taken
+        let after = group.heap();
+        table.account(before, after);
+        new && outcome == ApplyOutcome::Applied
     }
 }
 
-/// Returns true if the server answered with payload: the client is at its address. Where the log does not tell, any
-/// answer will do.
-fn completed(record: &FlowRecord) -> bool {
+/// Returns true if the server answered with payload, which shows that the client's address is not spoofed. If the
+/// record does not carry payload, any packet of the server counts.
+fn has_server_payload(record: &FlowRecord) -> bool {
     let down = &record.flow.down;
-    down.payload > 0 || (!record.inputs.contains(Inputs::PAYLOAD) && down.packets > 0)
+    down.payload > 0 || (!record.fields.contains(RecordFields::PAYLOAD) && down.packets > 0)
 }
 
-fn mark(ip: IpAddr) -> Mark {
+fn endpoint_bytes(ip: IpAddr) -> EndpointBytes {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -14,3 +14,5 @@ pub(crate) mod rule_state;
 pub mod stats;
 pub(crate) mod timing_wheel;
 pub mod window;
+
+pub use self::group_key::GroupKey;

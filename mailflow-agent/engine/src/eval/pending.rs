@@ -1,115 +1,113 @@
-//! Records on their way to the rules.
+//! Pending records: records that the rules evaluate at the next tick.
 //!
-//! There may be millions of them between two ticks, so they lie in one piece of memory, and what is put in
-//! order is not they but their turns.
+//! A tick may have millions of them. So the records lie in one vector and do not move; their sort keys are sorted.
 
 use std::{hint::black_box, net::IpAddr};
 
 use mailflow_common::FlowKey;
 
-use super::rule_mask::Fit;
+use super::rule_mask::RuleMask;
 use crate::{
-    flow::{Flow, FlowRecord, phase::Stage},
+    flow::{Flow, FlowRecord, phase::RecordPhase},
     time::Time,
 };
 
-/// Room that is kept from one tick to the next, in records.
-const KEPT: usize = 1 << 12;
+/// Capacity that is retained between ticks, in records.
+const RETAINED_RECORDS: usize = 1 << 12;
 
-/// Records that are brought into the caches together.
-const AHEAD: usize = 16;
+/// Records that are prefetched together.
+const PREFETCH_RECORDS: usize = 16;
 
-/// A record as the rules see it.
+/// Record that is ready for evaluation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival<'a> {
-    /// When it is their turn to see it; not before its event time.
+pub(crate) struct PendingRecord<'a> {
+    /// Time of evaluation, not before the event time.
     pub(crate) at: Time,
-    pub(crate) stage: Stage,
-    /// The rules that count its flow.
-    pub(crate) fit: Fit,
+    pub(crate) phase: RecordPhase,
+    /// Rules that match the flow.
+    pub(crate) mask: RuleMask,
     pub(crate) record: &'a FlowRecord,
 }
 
-/// A record that the rules were shown.
+/// Record that the rules evaluated, or will evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judged<'a> {
-    /// When.
+pub struct RuleInput<'a> {
+    /// Time of evaluation.
     pub at: Time,
-    /// The record.
+    /// Record.
     pub record: &'a FlowRecord,
-    /// True if it is none: an open flow was shown because of what it gained.
-    pub open: bool,
+    /// True if this is a live update of an open flow, not a flow record.
+    pub live: bool,
 }
 
-/// Records on their way to the rules.
+/// Records that the rules evaluate at the next tick, or evaluated at the last one.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals {
+pub(crate) struct PendingRecords {
     records: Vec<FlowRecord>,
-    turns: Vec<Turn>,
-    /// True if the rules have seen them.
-    seen: bool,
+    order: Vec<SortKey>,
+    /// True if the rules have evaluated the records.
+    is_evaluated: bool,
 }
 
-/// When it is whose turn.
+/// Sort key of a pending record.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct SortKey {
     at: Time,
     time: Time,
-    /// The beginning of what decides between equal moments.
-    ends: u64,
-    fit: Fit,
+    /// First part of the tie-breaker, see [`order_prefix`].
+    endpoints: u64,
+    mask: RuleMask,
     record: u32,
-    stage: Stage,
+    phase: RecordPhase,
 }
 
-impl Arrivals {
-    /// Adds a record. Those that the rules have seen are forgotten.
-    pub(crate) fn push(&mut self, at: Time, stage: Stage, fit: Fit, record: FlowRecord) {
-        if self.seen {
+impl PendingRecords {
+    /// Adds a record. Removes records that the rules have evaluated.
+    pub(crate) fn push(&mut self, at: Time, phase: RecordPhase, mask: RuleMask, record: FlowRecord) {
+        if self.is_evaluated {
             self.clear();
         }
         let time = record.time();
-        let (at, ends) = (at.max(time), near(&record.flow.key));
-        self.turns.push(Turn { at, time, ends, fit, record: self.records.len() as u32, stage });
+        let (at, endpoints) = (at.max(time), order_prefix(&record.flow.key));
+        self.order.push(SortKey { at, time, endpoints, mask, record: self.records.len() as u32, phase });
         self.records.push(record);
     }
 
-    /// Puts them in their order, in which the rules see them now: by moment; of equal moments the earlier
-    /// event time goes first, then the lower client address and port, then the lower server address and port.
-    /// Those of the last time are forgotten.
+    /// Sorts the records for evaluation: by time of evaluation, then event time, client address and port, server
+    /// address and port. Removes the records of the previous tick.
     pub(crate) fn sort(&mut self) {
-        if self.seen {
+        if self.is_evaluated {
             self.clear();
         }
-        self.seen = true;
-        let Self { records, turns, .. } = self;
-        turns.sort_unstable_by(|one, other| {
-            let of = |turn: &Turn| (turn.at, turn.time, turn.ends);
+        self.is_evaluated = true;
+        let Self { records, order, .. } = self;
+        order.sort_unstable_by(|one, other| {
+            let of = |sort_key: &SortKey| (sort_key.at, sort_key.time, sort_key.endpoints);
             of(one).cmp(&of(other)).then_with(|| {
-                let [one, other] = [one, other].map(|turn| records.get(turn.record as usize));
-                one.map(ends).cmp(&other.map(ends))
+                let [one, other] = [one, other].map(|sort_key| records.get(sort_key.record as usize));
+                one.map(endpoints).cmp(&other.map(endpoints))
             })
         });
     }
 
-    /// Those that the rules have seen last, or see now, in their order.
-    pub(crate) fn in_order(&self) -> impl Iterator<Item = Arrival<'_>> {
-        let turns = if self.seen { self.turns.as_slice() } else { &[] };
-        turns.iter().enumerate().filter_map(|(place, turn)| {
-            if place % AHEAD == 0 {
-                self.warm(place);
+    /// Returns the records that are being evaluated, or were evaluated last, in order.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = PendingRecord<'_>> {
+        let order = if self.is_evaluated { self.order.as_slice() } else { &[] };
+        order.iter().enumerate().filter_map(|(position, sort_key)| {
+            if position % PREFETCH_RECORDS == 0 {
+                self.prefetch(position);
             }
-            let Turn { at, fit, record, stage, .. } = *turn;
-            Some(Arrival { at, stage, fit, record: self.records.get(record as usize)? })
+            let SortKey { at, mask, record, phase, .. } = *sort_key;
+            Some(PendingRecord { at, phase, mask, record: self.records.get(record as usize)? })
         })
     }
 
-    /// Brings the next records into the caches. Read one by one, each waits for main memory alone.
-    fn warm(&self, from: usize) {
-        let near = self.turns.iter().skip(from).take(AHEAD);
+    /// Prefetches the next records, so that their cache misses overlap.
+    fn prefetch(&self, from: usize) {
+        let next = self.order.iter().skip(from).take(PREFETCH_RECORDS);
         let mut all = 0;
-        for record in near.filter_map(|turn| self.records.get(turn.record as usize)) {
-            // Something of each of its lines, wherever those begin and end.
+        for record in next.filter_map(|sort_key| self.records.get(sort_key.record as usize)) {
+            // One word of each cache line of the record, whatever its alignment.
             let FlowRecord { flow, complete, .. } = record;
             all ^= flow.up.packets ^ flow.up.data_bytes ^ flow.down.bytes;
             all ^= u64::from(flow.key.client_port) ^ u64::from(flow.facts.syn) ^ u64::from(*complete);
@@ -118,49 +116,54 @@ impl Arrivals {
         black_box(all);
     }
 
-    /// Those that the rules have not seen yet.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Judged<'_>> {
-        let turns = if self.seen { [].as_slice() } else { &self.turns };
-        turns.iter().filter_map(|turn| {
-            let record = self.records.get(turn.record as usize)?;
-            Some(Judged { at: turn.at, record, open: turn.stage == Stage::Live })
+    /// Returns the records that the rules have not evaluated.
+    pub(crate) fn unevaluated(&self) -> impl Iterator<Item = RuleInput<'_>> {
+        let order = if self.is_evaluated { [].as_slice() } else { &self.order };
+        order.iter().filter_map(|sort_key| {
+            let record = self.records.get(sort_key.record as usize)?;
+            Some(RuleInput { at: sort_key.at, record, live: sort_key.phase == RecordPhase::Live })
         })
     }
 
-    /// The rules have seen that record of `flow` after all.
-    pub(crate) fn forget(&mut self, at: Time, stage: Stage, flow: &Flow) {
-        let Self { records, turns, seen } = self;
-        turns.retain(|turn| {
+    /// Removes a record that the rules have evaluated in a replay.
+    pub(crate) fn remove(&mut self, at: Time, phase: RecordPhase, flow: &Flow) {
+        let Self { records, order, is_evaluated } = self;
+        order.retain(|sort_key| {
             let of = |record: &FlowRecord| (record.flow.key, record.flow.first) == (flow.key, flow.first);
-            let same = || records.get(turn.record as usize).is_some_and(of);
-            *seen || (turn.at, turn.stage) != (at, stage) || !same()
+            let same = || records.get(sort_key.record as usize).is_some_and(of);
+            *is_evaluated || (sort_key.at, sort_key.phase) != (at, phase) || !same()
         });
     }
 
-    /// The same, as they were judged.
-    pub(crate) fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
-        let judged = |Arrival { at, stage, record, .. }| Judged { at, record, open: stage == Stage::Live };
-        self.in_order().map(judged)
+    /// Returns the evaluated records in order, as rule inputs.
+    pub(crate) fn rule_inputs(&self) -> impl Iterator<Item = RuleInput<'_>> {
+        let input = |PendingRecord { at, phase, record, .. }| RuleInput {
+            at,
+            record,
+            live: phase == RecordPhase::Live,
+        };
+        self.in_order().map(input)
     }
 
     fn clear(&mut self) {
-        // A flood leaves, but the memory for it need not be found anew between two of its waves.
-        let room = self.records.len().max(KEPT);
+        // The capacity stays until the next tick, so that a continuing flood need not allocate again.
+        let capacity = self.records.len().max(RETAINED_RECORDS);
         self.records.clear();
-        self.turns.clear();
-        self.records.shrink_to(room);
-        self.turns.shrink_to(room);
-        self.seen = false;
+        self.order.clear();
+        self.records.shrink_to(capacity);
+        self.order.shrink_to(capacity);
+        self.is_evaluated = false;
     }
 }
 
-fn ends(record: &FlowRecord) -> impl Ord + use<> {
+fn endpoints(record: &FlowRecord) -> impl Ord + use<> {
     let key = &record.flow.key;
     (key.client.ip(), key.client_port, key.server.ip(), key.server_port)
 }
 
-/// What begins to tell [`ends`] apart, as a number: lower is earlier, and equal says nothing.
-fn near(key: &FlowKey) -> u64 {
+/// Returns the first bits of [`endpoints`] as a number. A lower number sorts earlier; equal numbers need the full
+/// comparison.
+fn order_prefix(key: &FlowKey) -> u64 {
     match key.client.ip() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()) << 16 | u64::from(key.client_port),
         IpAddr::V6(ip) => 1 << 63 | (ip.to_bits() >> 65) as u64,

@@ -1,118 +1,129 @@
-//! Other rules than before: what goes on, what begins anew, and what ends.
+//! Reload: continues unchanged rules, restarts changed ones, and ends removed ones.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     evaluator::Evaluator,
-    group_key::Subject,
-    group_state::Watched,
-    group_table::Known,
-    rule_state::{Watch, excuse},
+    group_key::GroupKey,
+    group_state::GroupState,
+    group_table::AllowStatus,
+    rule_state::{RuleState, apply_suppression},
 };
 use crate::{
     effects::Effects,
     network::Networks,
-    rule::{Rule, RuleLimits, compiled::Plan},
+    rule::{Rule, RuleLimits, compiled::CompiledRule},
 };
 
-/// What became of the rules before.
+/// Outcome of a reload.
 #[derive(Debug, Default)]
-pub(crate) struct Changed {
-    /// Of each rule before, its number now; none where its flows are to be counted anew.
-    pub(crate) numbers: Vec<Option<usize>>,
-    /// The rules whose windows begin anew.
+pub(crate) struct RuleChanges {
+    /// New number of each previous rule; `None` if the rule counts its flows from zero.
+    pub(crate) rule_numbers: Vec<Option<usize>>,
+    /// Names of the rules whose windows start empty.
     pub(crate) restarted: Vec<Arc<str>>,
 }
 
 impl Evaluator {
-    /// Judges by other rules, within other limits, from now on.
+    /// Replaces the rules and their limits.
     pub(crate) fn reconfigure(
         &mut self,
         (rules, limits): (Vec<Rule>, RuleLimits),
         lateness: Duration,
         internal: &Networks,
         effects: &mut Effects,
-    ) -> Changed {
+    ) -> RuleChanges {
         self.limits = limits;
-        let mut before: Vec<Option<Watch>> =
-            std::mem::take(&mut self.watches).into_iter().map(Some).collect();
-        let mut changed = Changed { numbers: vec![None; before.len()], restarted: Vec::new() };
+        let mut previous_rules: Vec<Option<RuleState>> =
+            std::mem::take(&mut self.rule_states).into_iter().map(Some).collect();
+        let mut changed =
+            RuleChanges { rule_numbers: vec![None; previous_rules.len()], restarted: Vec::new() };
         for (number, rule) in rules.into_iter().enumerate() {
-            let mut plan = Plan::new(rule, lateness);
-            let named = |watch: &Option<Watch>| {
-                watch.as_ref().is_some_and(|watch| watch.plan.rule.name == plan.rule.name)
+            let mut compiled = CompiledRule::new(rule, lateness);
+            let named = |rule_state: &Option<RuleState>| {
+                rule_state
+                    .as_ref()
+                    .is_some_and(|rule_state| rule_state.compiled.rule.name == compiled.rule.name)
             };
-            let place = before.iter().position(named);
-            let past = place.and_then(|place| before.get_mut(place)?.take());
-            let Some(mut past) = past else {
-                plan.begin(self.clock);
-                self.watches.push(Watch::new(plan));
+            let index = previous_rules.iter().position(named);
+            let previous = index.and_then(|index| previous_rules.get_mut(index)?.take());
+            let Some(mut previous) = previous else {
+                compiled.begin_learning(self.clock);
+                self.rule_states.push(RuleState::new(compiled));
                 continue;
             };
-            if plan.continues(&past.plan) {
-                if let Some(place) = place.and_then(|place| changed.numbers.get_mut(place)) {
-                    *place = Some(number);
+            if compiled.continues(&previous.compiled) {
+                if let Some(index) = index.and_then(|index| changed.rule_numbers.get_mut(index)) {
+                    *index = Some(number);
                 }
-                plan.inherit(&past.plan);
-                self.watches.push(Watch { plan, ..past });
+                compiled.inherit_learning(&previous.compiled);
+                self.rule_states.push(RuleState { compiled, ..previous });
                 continue;
             }
-            changed.restarted.push(Arc::clone(&plan.rule.name));
-            plan.begin(self.clock);
-            let mut watch =
-                Watch { missed: past.missed, burst: std::mem::take(&mut past.burst), ..Watch::new(plan) };
-            if watch.plan.rule.group_by == past.plan.rule.group_by {
-                for known in [Known::No, Known::Allowed] {
-                    let (plan, lane) = watch.lane(known);
-                    for (subject, watched) in past.lane(known).1.iter_mut() {
-                        if let Some(watched) = watched.renewed(plan) {
-                            lane.put(subject.clone(), watched);
+            changed.restarted.push(Arc::clone(&compiled.rule.name));
+            compiled.begin_learning(self.clock);
+            let mut rule_state = RuleState {
+                missed: previous.missed,
+                rate_limit: std::mem::take(&mut previous.rate_limit),
+                ..RuleState::new(compiled)
+            };
+            if rule_state.compiled.rule.group_by == previous.compiled.rule.group_by {
+                for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
+                    let (compiled, table) = rule_state.table_mut(allow_status);
+                    for (group_key, group) in previous.table_mut(allow_status).1.iter_mut() {
+                        if let Some(group) = group.with_incident_only(compiled) {
+                            table.insert(group_key.clone(), group);
                         }
                     }
                 }
             } else {
-                self.end(past, internal, effects);
+                self.end_rule(previous, internal, effects);
             }
-            self.watches.push(watch);
+            self.rule_states.push(rule_state);
         }
-        for watch in before.into_iter().flatten() {
-            self.end(watch, internal, effects);
+        for rule_state in previous_rules.into_iter().flatten() {
+            self.end_rule(rule_state, internal, effects);
         }
         self.schedule();
         changed
     }
 
-    /// What is not watched any more has no value: its incidents end here.
-    fn end(&self, mut watch: Watch, internal: &Networks, effects: &mut Effects) {
-        effects.alerts.extend(watch.burst.end(self.clock));
-        for known in [Known::No, Known::Allowed] {
-            let (plan, lane) = watch.lane(known);
-            let resolve = |(subject, watched): (&Subject, &mut Watched)| {
-                let told = !watched.joined();
-                watched.resolve(plan, self.clock).filter(|_| told).map(|alert| (subject.clone(), alert))
+    /// Ends a removed rule: resolves its incidents at the current time, as their values are no longer known.
+    fn end_rule(&self, mut rule_state: RuleState, internal: &Networks, effects: &mut Effects) {
+        effects.alerts.extend(rule_state.rate_limit.end_rule(self.clock));
+        for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
+            let (compiled, table) = rule_state.table_mut(allow_status);
+            let resolve = |(group_key, group): (&GroupKey, &mut GroupState)| {
+                let is_single = !group.is_aggregated();
+                group
+                    .resolve(compiled, self.clock)
+                    .filter(|_| is_single)
+                    .map(|alert| (group_key.clone(), alert))
             };
-            let mut ended: Vec<_> = lane.iter_mut().filter_map(resolve).collect();
+            let mut ended: Vec<_> = table.iter_mut().filter_map(resolve).collect();
             ended.sort_by(|one, other| one.0.cmp(&other.0));
             for (_, mut alert) in ended {
                 alert.ends_at = Some(self.clock);
-                excuse(plan, known, &mut alert, internal, self.epoch);
+                apply_suppression(compiled, allow_status, &mut alert, internal, self.clock_offset);
                 effects.alerts.push(alert);
             }
         }
     }
 
-    /// Notes for every incident when it has something to do, and for every subject when it is visited.
+    /// Recomputes the deadline of every incident and the visit of every group.
     pub(crate) fn schedule(&mut self) {
         self.deadlines.clear();
-        for (index, watch) in self.watches.iter_mut().enumerate() {
-            for known in [Known::No, Known::Allowed] {
-                let (plan, lane) = watch.lane(known);
-                lane.schedule(plan, self.clock);
+        for (index, rule_state) in self.rule_states.iter_mut().enumerate() {
+            for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
+                let (compiled, table) = rule_state.table_mut(allow_status);
+                table.schedule(compiled, self.clock);
             }
-            for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
-                for (subject, watched) in lane.iter() {
-                    if let Some(deadline) = watched.deadline(&watch.plan) {
-                        self.deadlines.insert((deadline, index, known, subject.clone()));
+            for (allow_status, table) in
+                [(AllowStatus::Unlisted, &rule_state.unlisted), (AllowStatus::Listed, &rule_state.listed)]
+            {
+                for (group_key, group) in table.iter() {
+                    if let Some(deadline) = group.deadline(&rule_state.compiled) {
+                        self.deadlines.insert((deadline, index, allow_status, group_key.clone()));
                     }
                 }
             }

@@ -1,46 +1,46 @@
-//! Which rules count a flow.
+//! Bit mask of the rules that match a flow.
 
-/// Rules that count a flow, by number: found when its record is made, used when its turn comes.
+/// Rules that match a flow. Computed when the record is made, and used when it is evaluated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fit(u64);
+pub(crate) struct RuleMask(u64);
 
-/// What is known of one rule.
+/// Result for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It counts the flow.
-    Counts,
-    /// It does not.
-    Passes,
-    /// It shares its place with others, one of which counts it.
-    Perhaps,
+pub(super) enum MaskMatch {
+    /// The rule matches.
+    Match,
+    /// The rule does not match.
+    NoMatch,
+    /// At least one of the rules that share the bit matches.
+    Recheck,
 }
 
-impl Fit {
-    /// The place of all rules that have none of their own.
-    const LAST: u32 = u64::BITS - 1;
+impl RuleMask {
+    /// Bit of all rules with this number or a higher one.
+    const SHARED_BIT: u32 = u64::BITS - 1;
 
-    /// The rule of this number counts it.
+    /// Adds the rule of this number.
     pub(super) fn insert(&mut self, rule: usize) {
-        self.0 |= 1 << Self::place(rule);
+        self.0 |= 1 << Self::bit(rule);
     }
 
-    /// Returns true if no rule counts it.
+    /// Returns true if no rule matches.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Returns if the rule of this number counts the flow.
-    pub(super) fn of(self, rule: usize) -> Verdict {
-        let place = Self::place(rule);
-        match self.0 & 1 << place {
-            0 => Verdict::Passes,
-            _ if place < Self::LAST => Verdict::Counts,
-            _ => Verdict::Perhaps,
+    /// Returns the result for the rule of this number.
+    pub(super) fn get(self, rule: usize) -> MaskMatch {
+        let bit = Self::bit(rule);
+        match self.0 & 1 << bit {
+            0 => MaskMatch::NoMatch,
+            _ if bit < Self::SHARED_BIT => MaskMatch::Match,
+            _ => MaskMatch::Recheck,
         }
     }
 
-    fn place(rule: usize) -> u32 {
-        u32::try_from(rule).map_or(Self::LAST, |rule| rule.min(Self::LAST))
+    fn bit(rule: usize) -> u32 {
+        u32::try_from(rule).map_or(Self::SHARED_BIT, |rule| rule.min(Self::SHARED_BIT))
     }
 }
 
@@ -49,14 +49,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_without_a_place_of_their_own_are_asked_again() {
-        let mut fit = Fit::default();
+    fn rules_that_share_a_bit_are_rechecked() {
+        let mut fit = RuleMask::default();
         assert!(fit.is_empty());
         for rule in [0, 7, 62, 70] {
             fit.insert(rule);
         }
-        assert_eq!([0, 7, 62].map(|rule| fit.of(rule)), [Verdict::Counts; 3]);
-        assert_eq!([1, 61].map(|rule| fit.of(rule)), [Verdict::Passes; 2]);
-        assert_eq!([63, 70, usize::MAX].map(|rule| fit.of(rule)), [Verdict::Perhaps; 3]);
+        assert_eq!([0, 7, 62].map(|rule| fit.get(rule)), [MaskMatch::Match; 3]);
+        assert_eq!([1, 61].map(|rule| fit.get(rule)), [MaskMatch::NoMatch; 2]);
+        assert_eq!([63, 70, usize::MAX].map(|rule| fit.get(rule)), [MaskMatch::Recheck; 3]);
     }
 }

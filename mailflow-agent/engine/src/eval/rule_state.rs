@@ -1,97 +1,128 @@
-//! A rule with its subjects.
+//! Run-time state of one rule.
 
 use std::sync::Arc;
 
 use super::{
-    group_state::Watched,
-    group_table::{Known, Lane},
-    window::{state::Frame, value::Value},
+    group_state::GroupState,
+    group_table::{AllowStatus, GroupTable},
+    window::{state::TermSpec, value::Value},
 };
 use crate::{
-    alert::{event::Alert, rate_limit::Burst},
-    flow::{FlowRecord, phase::Stage},
-    network::{Ends, Networks},
-    rule::{Measure, compiled::Plan},
-    time::{Epoch, Time},
+    alert::{event::Alert, rate_limit::AlertRateLimit},
+    flow::{FlowRecord, phase::RecordPhase},
+    network::{Endpoints, Networks},
+    rule::{Measure, compiled::CompiledRule},
+    time::{Time, WallClockOffset},
 };
 
-/// A rule with its subjects.
+/// Run-time state of one rule: compiled form, groups and counters.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) plan: Plan,
-    pub(crate) unknown: Lane,
-    pub(crate) allowed: Lane,
-    pub(super) missed: Missed,
-    pub(crate) burst: Burst,
+pub(crate) struct RuleState {
+    pub(crate) compiled: CompiledRule,
+    pub(crate) unlisted: GroupTable,
+    pub(crate) listed: GroupTable,
+    pub(super) missed: MissedRecords,
+    pub(crate) rate_limit: AlertRateLimit,
 }
 
-/// Records that a rule counts and could not take, since the start.
+/// Records that match the rule but were not counted, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Missed {
-    /// They came too late to be judged.
+pub(super) struct MissedRecords {
+    /// Records that were too late for every window.
     pub(super) late: u64,
-    /// There was no room for their subjects.
-    pub(super) refused: u64,
-    /// Subjects that made room for others.
+    /// Records whose group found no room.
+    pub(super) rejected: u64,
+    /// Groups that were removed to make room.
     pub(super) evicted: u64,
 }
 
-impl Watch {
-    pub(super) fn new(plan: Plan) -> Self {
-        let (unknown, allowed) = (Lane::default(), Lane::default());
-        Self { plan, unknown, allowed, missed: Missed::default(), burst: Burst::default() }
+impl RuleState {
+    pub(super) fn new(compiled: CompiledRule) -> Self {
+        let (unlisted, listed) = (GroupTable::default(), GroupTable::default());
+        Self {
+            compiled,
+            unlisted,
+            listed,
+            missed: MissedRecords::default(),
+            rate_limit: AlertRateLimit::default(),
+        }
     }
 
-    /// How many subjects it remembers, those with flows on an allow-list apart.
-    pub(super) fn subjects(&self) -> u64 {
-        (self.unknown.len() + self.allowed.len()) as u64
+    /// Returns the number of groups, those of allow-listed flows included.
+    pub(super) fn groups(&self) -> u64 {
+        (self.unlisted.len() + self.listed.len()) as u64
     }
 
-    pub(crate) fn lane(&mut self, known: Known) -> (&Plan, &mut Lane) {
-        let lane = match known {
-            Known::No => &mut self.unknown,
-            Known::Allowed => &mut self.allowed,
+    pub(crate) fn table_mut(&mut self, allow_status: AllowStatus) -> (&CompiledRule, &mut GroupTable) {
+        let table = match allow_status {
+            AllowStatus::Unlisted => &mut self.unlisted,
+            AllowStatus::Listed => &mut self.listed,
         };
-        (&self.plan, lane)
+        (&self.compiled, table)
     }
 
-    /// What the windows of one of its subjects hold at `now`: the number of each term, and its value where that
-    /// is not zero. Ratios are left out: they say nothing without the number they are a part of.
-    pub(crate) fn held<'a>(
+    /// Returns the nonzero values of a group's terms at `now`, each with the number of its term. Ratios are
+    /// omitted, as they mean little without their absolute number.
+    pub(crate) fn term_values<'a>(
         &'a self,
-        watched: &'a Watched,
+        group: &'a GroupState,
         now: Time,
     ) -> impl Iterator<Item = (usize, Value)> + 'a {
-        let stores = watched.terms(&self.plan);
-        let counted = |frame: &Frame| !matches!(frame.measure, Measure::Ratio { .. });
-        let terms = self.plan.frames().iter().enumerate().filter(move |(_, frame)| counted(frame));
-        let values = terms.map(move |(term, _)| (term, self.plan.value(&stores, term, now)));
+        let windows = group.all_windows(&self.compiled);
+        let is_absolute = |term_spec: &TermSpec| !matches!(term_spec.measure, Measure::Ratio { .. });
+        let terms = self
+            .compiled
+            .term_specs()
+            .iter()
+            .enumerate()
+            .filter(move |(_, term_spec)| is_absolute(term_spec));
+        let values = terms.map(move |(term, _)| (term, self.compiled.value(&windows, term, now)));
         values.filter(|(_, value)| value.number() > 0)
     }
 
-    /// Returns true if the rule counts the flow of `record`, as far as that can be told without its ends.
-    pub(super) fn fits(&self, record: &FlowRecord, stage: Stage, epoch: Epoch) -> bool {
-        let matching = &self.plan.rule.matching;
-        (stage != Stage::Live || self.plan.live)
-            && matching.judges(stage)
-            && record.inputs.contains(matching.inputs())
-            && matching.check_flow(&record.flow, record.app, epoch).is_ok()
+    /// Returns true if the rule matches the flow of `record`, without a test of its endpoints.
+    pub(super) fn matches_flow(
+        &self,
+        record: &FlowRecord,
+        phase: RecordPhase,
+        clock_offset: WallClockOffset,
+    ) -> bool {
+        let matching = &self.compiled.rule.matching;
+        (phase != RecordPhase::Live || self.compiled.live)
+            && matching.can_evaluate(phase)
+            && record.fields.contains(matching.required_fields())
+            && matching.check_flow(&record.flow, record.app, clock_offset).is_ok()
     }
 
-    /// Which flows one between these ends is taken together with.
-    pub(super) fn known(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Known {
-        if self.plan.allowed(ends, time, epoch).is_some() { Known::Allowed } else { Known::No }
+    /// Returns the allow-list status of a flow between these endpoints.
+    pub(super) fn allow_status(
+        &self,
+        endpoints: &Endpoints<'_>,
+        time: Time,
+        clock_offset: WallClockOffset,
+    ) -> AllowStatus {
+        if self.compiled.allowed(endpoints, time, clock_offset).is_some() {
+            AllowStatus::Listed
+        } else {
+            AllowStatus::Unlisted
+        }
     }
 }
 
-/// Says why an alert about flows on an allow-list is suppressed.
-pub(crate) fn excuse(plan: &Plan, known: Known, alert: &mut Alert, internal: &Networks, epoch: Epoch) {
-    if known == Known::No {
+/// Sets the reason of the allow-list entry on an alert about allow-listed flows.
+pub(crate) fn apply_suppression(
+    compiled: &CompiledRule,
+    allow_status: AllowStatus,
+    alert: &mut Alert,
+    internal: &Networks,
+    clock_offset: WallClockOffset,
+) {
+    if allow_status == AllowStatus::Unlisted {
         return;
     }
     let of = |record: &Arc<FlowRecord>| {
-        let ends = Ends::of(&record.flow, internal);
-        plan.allowed(&ends, record.time(), epoch).map(|allow| Arc::clone(&allow.reason))
+        let endpoints = Endpoints::of(&record.flow, internal);
+        compiled.allowed(&endpoints, record.time(), clock_offset).map(|allow| Arc::clone(&allow.reason))
     };
     let reason = alert.flows.iter().rev().find_map(of);
     alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));

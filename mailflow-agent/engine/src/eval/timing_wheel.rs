@@ -1,70 +1,71 @@
-//! When which group of subjects is visited to find out what can be forgotten.
+//! Timing wheel: schedules the visits of groups, to remove expired state.
 //!
-//! A hashed timing wheel (Varghese and Lauck, 1987). A subject waits in the slot of its next visit, so the cost of
-//! forgetting grows with the number of records, not with the number of subjects times seconds. A subject that
-//! gets records meanwhile is not moved: its visit finds a later moment and puts it there. The shards take turns
-//! within a slot, so that subjects that were seen at the same time are not all visited at the same time.
+//! This is a hashed timing wheel (Varghese and Lauck, 1987). A group waits in the slot of its next visit. So the
+//! cost of expiry grows with the number of records, not with the number of groups times seconds. A group that gets
+//! records meanwhile does not move: its visit computes a later time and links it there. The shards take turns
+//! within a slot, so that groups with equal expiry are not all visited at once.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// Shards of a rule's subjects.
-pub(crate) const SHARDS: usize = 64;
+/// Shards of a rule's groups.
+pub(crate) const SHARD_COUNT: usize = 64;
 
-/// Slots of a shard's wheel. The longest time that anything is remembered spans half of them.
-pub(crate) const SLOTS: usize = 128;
+/// Wheel slots of a shard. The retention of a rule spans half of them.
+pub(crate) const WHEEL_SLOTS: usize = 128;
 
 /// Turns in which each slot of each shard is visited once.
-const ROUND: u64 = (SLOTS * SHARDS) as u64;
+const ROUND_TURNS: u64 = (WHEEL_SLOTS * SHARD_COUNT) as u64;
 
-/// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
+/// Timing wheel of a rule. Turn n takes place n units after the start of the clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turns {
-    /// Nanoseconds from one turn to the next.
+pub(crate) struct TimingWheel {
+    /// Nanoseconds between turns.
     unit: u64,
-    /// The last turn that took place.
-    done: u64,
+    /// Last turn that took place.
+    last_turn: u64,
 }
 
-impl Default for Turns {
+impl Default for TimingWheel {
     fn default() -> Self {
-        Self { unit: 1, done: 0 }
+        Self { unit: 1, last_turn: 0 }
     }
 }
 
-impl Turns {
-    /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
+impl TimingWheel {
+    /// Returns the wheel of a rule with this retention, at `clock`.
     pub(crate) fn new(retention: Duration, clock: Time) -> Self {
         let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
-        let unit = (retention / (ROUND / 2)).max(1);
-        Self { unit, done: clock.as_nanos() / unit }
+        let unit = (retention / (ROUND_TURNS / 2)).max(1);
+        Self { unit, last_turn: clock.as_nanos() / unit }
     }
 
-    /// Lets the turns up to `clock` take place, each at most once: shards and slots to visit.
-    pub(crate) fn pass(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let now = (clock.as_nanos() / self.unit).max(self.done);
-        let first = (self.done + 1).max((now + 1).saturating_sub(ROUND));
-        self.done = now;
+    /// Advances the wheel to `clock`. Returns the shard and the slot of each turn, each slot at most once.
+    pub(crate) fn advance(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let now = (clock.as_nanos() / self.unit).max(self.last_turn);
+        let first = (self.last_turn + 1).max((now + 1).saturating_sub(ROUND_TURNS));
+        self.last_turn = now;
         (first..=now).map(|turn| (shard(turn), slot(turn)))
     }
 
-    /// Returns the slot of a shard whose turn comes first at `time` or later.
-    pub(crate) fn slot(&self, of: usize, time: Time) -> usize {
-        let soonest = time.as_nanos().div_ceil(self.unit).max(self.done + 1);
-        let wait = (of as u64 + SHARDS as u64 - soonest % SHARDS as u64) % SHARDS as u64;
-        // A moment beyond the last turn of this round is visited too early, and again.
-        let last = self.done + ROUND - (self.done + ROUND - of as u64) % SHARDS as u64;
-        slot((soonest + wait).min(last))
+    /// Returns the slot of a shard with the first turn at `time` or later.
+    pub(crate) fn next_slot(&self, of: usize, time: Time) -> usize {
+        let min_retention = time.as_nanos().div_ceil(self.unit).max(self.last_turn + 1);
+        let wait = (of as u64 + SHARD_COUNT as u64 - min_retention % SHARD_COUNT as u64) % SHARD_COUNT as u64;
+        // A time beyond the last turn of this round is visited too early, and scheduled again.
+        let last =
+            self.last_turn + ROUND_TURNS - (self.last_turn + ROUND_TURNS - of as u64) % SHARD_COUNT as u64;
+        slot((min_retention + wait).min(last))
     }
 }
 
 fn shard(turn: u64) -> usize {
-    (turn % SHARDS as u64) as usize
+    (turn % SHARD_COUNT as u64) as usize
 }
 
 fn slot(turn: u64) -> usize {
-    (turn / SHARDS as u64) as usize % SLOTS
+    (turn / SHARD_COUNT as u64) as usize % WHEEL_SLOTS
 }
 
 #[cfg(test)]
@@ -76,20 +77,20 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Returns to every subject within a slot's width of its moment, and never before it.
+        /// A visit comes at most the width of a slot after its time, and never before it.
         #[test]
-        fn a_visit_is_neither_early_nor_much_too_late(
-            hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARDS, steps in prop::collection::vec(1..600u64, 1..40),
+        fn visits_are_never_early_and_at_most_a_slot_late(
+            hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARD_COUNT, steps in prop::collection::vec(1..600u64, 1..40),
         ) {
             let retention = Duration::from_secs(hours * 3_600);
             let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-            let mut turns = Turns::new(retention, at(start));
+            let mut wheel = TimingWheel::new(retention, at(start));
             let due = at(start + ahead);
-            let slot = turns.slot(of, due);
+            let slot = wheel.next_slot(of, due);
             let (mut clock, width) = (start, retention.as_secs() / 64 + 1);
             for step in steps.into_iter().chain([2 * 3_600 * 24]) {
                 clock += step;
-                if turns.pass(at(clock)).any(|visit| visit == (of, slot)) {
+                if wheel.advance(at(clock)).any(|visit| visit == (of, slot)) {
                     prop_assert!(at(clock) >= due, "early");
                     prop_assert!(clock - step <= start + ahead + width, "late");
                     return Ok(());
@@ -100,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_has_a_turn_however_far_the_clock_jumps() {
-        let mut turns = Turns::new(Duration::from_secs(3_900), Time::ZERO);
+    fn every_slot_has_a_turn_after_a_clock_jump() {
+        let mut wheel = TimingWheel::new(Duration::from_secs(3_900), Time::ZERO);
         let far = Time::from_nanos(1_800_000_000_000_000_000);
-        let mut visits: Vec<_> = turns.pass(far).collect();
+        let mut visits: Vec<_> = wheel.advance(far).collect();
         visits.sort_unstable();
         visits.dedup();
-        assert_eq!(visits.len(), SHARDS * SLOTS);
-        assert_eq!(turns.pass(far).count(), 0, "not twice");
-        assert_eq!(turns.pass(Time::ZERO).count(), 0, "a clock that is behind changes nothing");
+        assert_eq!(visits.len(), SHARD_COUNT * WHEEL_SLOTS);
+        assert_eq!(wheel.advance(far).count(), 0, "not twice");
+        assert_eq!(wheel.advance(Time::ZERO).count(), 0, "a clock that is behind changes nothing");
     }
 }

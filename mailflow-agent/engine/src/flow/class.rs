@@ -1,15 +1,15 @@
-//! Classes of flows: attempt, session, failed, delivering.
+//! Flow classes: attempt, session, failed, delivering.
 
 use bitflags::bitflags;
 
 use super::{
-    phase::Stage,
+    phase::RecordPhase,
     record::{Flow, FlowRecord},
 };
 
-/// Kinds of flows, by what their records tell.
+/// Class of a flow, as its records show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FlowClass {
     /// Every flow that the rule matches.
     Flows,
     /// Flows with a SYN.
@@ -22,76 +22,83 @@ pub enum Kind {
     Delivering,
 }
 
-impl Kind {
-    /// Every one.
-    pub const ALL: [Kind; 5] = [Kind::Flows, Kind::Attempts, Kind::Sessions, Kind::Failed, Kind::Delivering];
+impl FlowClass {
+    /// All classes.
+    pub const ALL: [FlowClass; 5] = [
+        FlowClass::Flows,
+        FlowClass::Attempts,
+        FlowClass::Sessions,
+        FlowClass::Failed,
+        FlowClass::Delivering,
+    ];
 
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Flows => "flows",
-            Kind::Attempts => "attempts",
-            Kind::Sessions => "sessions",
-            Kind::Failed => "failed",
-            Kind::Delivering => "delivering",
+            FlowClass::Flows => "flows",
+            FlowClass::Attempts => "attempts",
+            FlowClass::Sessions => "sessions",
+            FlowClass::Failed => "failed",
+            FlowClass::Delivering => "delivering",
         }
     }
 }
 
 bitflags! {
-    /// The kinds of flow that a record shows its flow to be.
+    /// Set of flow classes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Kinds: u8 {
-        /// The rule matches.
+    pub(crate) struct FlowClasses: u8 {
+        /// Flow that the rule matches.
         const FLOWS = 1;
-        /// A SYN.
+        /// Flow with a SYN.
         const ATTEMPTS = 1 << 1;
-        /// A SYN that was answered.
+        /// Attempt with a SYN-ACK.
         const SESSIONS = 1 << 2;
-        /// An attempt that ended without a session or without a message.
+        /// Attempt that ended without a session or without a message.
         const FAILED = 1 << 3;
-        /// A session with a message.
+        /// Session with a message.
         const DELIVERING = 1 << 4;
     }
 }
 
-impl Kinds {
-    /// What `record` shows. While a flow is open, it may still become a session and deliver.
+impl FlowClasses {
+    /// Returns the classes that `record` shows. An open flow may still become a session, and deliver.
     ///
-    /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
-    pub(crate) fn of(record: &FlowRecord, stage: Stage) -> Self {
+    /// A subflow of a multipath TCP connection has no class, as its connection counts (RFC 8684). Its quantities
+    /// are summed.
+    pub(crate) fn of(record: &FlowRecord, phase: RecordPhase) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
         if facts.subflow() {
-            return Kinds::empty();
+            return FlowClasses::empty();
         }
         let attempt = facts.syn != 0;
         let session = attempt && facts.syn_ack != 0;
         let delivering = session && *messages > 0;
-        let mut kinds = Kinds::empty();
-        kinds.set(Kinds::DELIVERING, delivering);
-        if stage != Stage::Live {
-            kinds.insert(Kinds::FLOWS);
-            kinds.set(Kinds::ATTEMPTS, attempt);
-            kinds.set(Kinds::SESSIONS, session);
+        let mut classes = FlowClasses::empty();
+        classes.set(FlowClasses::DELIVERING, delivering);
+        if phase != RecordPhase::Live {
+            classes.insert(FlowClasses::FLOWS);
+            classes.set(FlowClasses::ATTEMPTS, attempt);
+            classes.set(FlowClasses::SESSIONS, session);
         }
-        kinds.set(Kinds::FAILED, stage == Stage::Ended && attempt && !delivering);
-        kinds
+        classes.set(FlowClasses::FAILED, phase == RecordPhase::Final && attempt && !delivering);
+        classes
     }
 
-    /// Returns true if it is of `kind`.
-    pub(crate) fn are(self, kind: Kind) -> bool {
-        self.contains(kind.into())
+    /// Returns true if the set contains `class`.
+    pub(crate) fn contains_class(self, class: FlowClass) -> bool {
+        self.contains(class.into())
     }
 }
 
-impl From<Kind> for Kinds {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Flows => Kinds::FLOWS,
-            Kind::Attempts => Kinds::ATTEMPTS,
-            Kind::Sessions => Kinds::SESSIONS,
-            Kind::Failed => Kinds::FAILED,
-            Kind::Delivering => Kinds::DELIVERING,
+impl From<FlowClass> for FlowClasses {
+    fn from(class: FlowClass) -> Self {
+        match class {
+            FlowClass::Flows => FlowClasses::FLOWS,
+            FlowClass::Attempts => FlowClasses::ATTEMPTS,
+            FlowClass::Sessions => FlowClasses::SESSIONS,
+            FlowClass::Failed => FlowClasses::FAILED,
+            FlowClass::Delivering => FlowClasses::DELIVERING,
         }
     }
 }
@@ -103,29 +110,36 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    fn kinds(stage: Stage, syn: u8, syn_ack: u8, messages: u32) -> Kinds {
+    fn classes(phase: RecordPhase, syn: u8, syn_ack: u8, messages: u32) -> FlowClasses {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         (record.flow.facts.syn, record.flow.facts.syn_ack, record.flow.messages) = (syn, syn_ack, messages);
-        Kinds::of(&record, stage)
+        FlowClasses::of(&record, phase)
     }
 
     #[test]
-    fn a_subflow_is_no_flow_of_its_own() {
+    fn a_subflow_has_no_class() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
-        assert!(!Kinds::of(&record, Stage::Ended).is_empty());
+        assert!(!FlowClasses::of(&record, RecordPhase::Final).is_empty());
         record.flow.facts.seen |= seen::MPTCP_JOIN | seen::MPTCP_JOINED;
-        assert_eq!(Kinds::of(&record, Stage::Ended), Kinds::empty());
+        assert_eq!(FlowClasses::of(&record, RecordPhase::Final), FlowClasses::empty());
     }
 
     #[test]
-    fn an_attempt_has_failed_only_when_it_is_over() {
-        assert_eq!(kinds(Stage::Open, 1, 0, 0), Kinds::FLOWS | Kinds::ATTEMPTS);
-        assert_eq!(kinds(Stage::Ended, 1, 0, 0), Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::FAILED);
-        let session = Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::SESSIONS;
-        assert_eq!(kinds(Stage::Open, 1, 1, 0), session);
-        assert_eq!(kinds(Stage::Ended, 1, 1, 0), session | Kinds::FAILED, "a session without a message");
-        assert_eq!(kinds(Stage::Ended, 1, 1, 2), session | Kinds::DELIVERING);
-        assert_eq!(kinds(Stage::Ended, 0, 1, 2), Kinds::FLOWS, "its beginning was not seen");
-        assert_eq!(kinds(Stage::Live, 1, 1, 2), Kinds::DELIVERING, "not a record");
+    fn an_attempt_fails_only_at_its_end() {
+        assert_eq!(classes(RecordPhase::Interim, 1, 0, 0), FlowClasses::FLOWS | FlowClasses::ATTEMPTS);
+        assert_eq!(
+            classes(RecordPhase::Final, 1, 0, 0),
+            FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::FAILED
+        );
+        let session = FlowClasses::FLOWS | FlowClasses::ATTEMPTS | FlowClasses::SESSIONS;
+        assert_eq!(classes(RecordPhase::Interim, 1, 1, 0), session);
+        assert_eq!(
+            classes(RecordPhase::Final, 1, 1, 0),
+            session | FlowClasses::FAILED,
+            "a session without a message"
+        );
+        assert_eq!(classes(RecordPhase::Final, 1, 1, 2), session | FlowClasses::DELIVERING);
+        assert_eq!(classes(RecordPhase::Final, 0, 1, 2), FlowClasses::FLOWS, "its beginning was not seen");
+        assert_eq!(classes(RecordPhase::Live, 1, 1, 2), FlowClasses::DELIVERING, "not a record");
     }
 }

@@ -1,92 +1,96 @@
-//! A hash table that grows by little and holds nothing but its slots.
+//! Compact hash table: ordered open addressing that grows in small steps.
 //!
-//! The slots are in the order of the names, and each is at its name's share of the table's length (its
-//! home) or, where others are before it, as soon after as there is room. So growing keeps the order:
-//! everything moves within the same blocks of memory, which large allocations extend without a copy.
+//! Slots are in the order of the fingerprints. The home of a fingerprint is proportional to its value, and its slot
+//! is the first free one from there. Growing keeps the order: slots move within the same allocations, which large
+//! allocations extend without a copy (mremap).
 //!
-//! The half of the name that is searched for lies apart from the rest: the neighbours that a search
-//! passes are then mostly in one cache line.
+//! The high halves of the fingerprints are in a vector of their own, so that the entries that a search compares are
+//! mostly in one cache line.
 //!
-//! A slot that is taken out keeps its name and its place, for the next that belongs there or near: half of the
-//! flows of a reading may be over at the next, and to close the ranks behind each would cost as much as all the rest.
+//! A removed slot keeps its fingerprint and its position, for the next insertion nearby. Half of the flows of a
+//! poll may have ended at the next one, and closing each gap would cost as much as all other work.
 
 use std::{cmp::Ordering, hint::black_box};
 
-use super::{fingerprint::Name, packed_counters::Slot};
+use super::{fingerprint::FlowFingerprint, packed_counters::PackedCounters};
 
-/// Of this many slots, one fewer is taken at most.
-const ROOM: usize = 6;
-/// The table grows by this part of itself.
-const STEP: usize = 12;
-/// Where this part of the table has been taken out, what is left is put together rather than the table grown.
-const GONE: usize = 16;
-/// Slots behind the last home, for those that find no room before.
-const TAIL: usize = 64;
-/// No name's upper half; higher than all of them.
-const EMPTY: u64 = u64::MAX;
-/// Names compared at once: few are farther from home.
-const NEAR: usize = 8;
+/// At most all but one of this many slots are in use.
+const LOAD_DIVISOR: usize = 6;
+/// The table grows by one part in this many.
+const GROWTH_DIVISOR: usize = 12;
+/// If more than one part in this many is removed, the table is rebuilt rather than grown.
+const REBUILD_DIVISOR: usize = 16;
+/// Slots behind the last home, for fingerprints that find no free slot before.
+const TAIL_SLOTS: usize = 64;
+/// High half of an empty slot, higher than that of any fingerprint.
+const EMPTY_HIGH: u64 = u64::MAX;
+/// Fingerprints compared at once. Few are farther from their home.
+const COMPARED_AT_ONCE: usize = 8;
 
-/// The slots of the live flows.
+/// Packed counters of the live flows.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
-    /// The upper halves of the names.
-    names: Vec<u64>,
-    slots: Vec<Slot>,
-    /// Slots that are somebody's home.
+pub(super) struct CompactTable {
+    /// High halves of the fingerprints.
+    highs: Vec<u64>,
+    slots: Vec<PackedCounters>,
+    /// Number of slots that are homes.
     homes: usize,
     len: usize,
-    /// Slots taken out that keep their place.
-    gone: usize,
+    /// Removed slots that keep their position.
+    removed: usize,
 }
 
-impl Slots {
-    /// The slot of a name, if there is one.
+impl CompactTable {
+    /// Returns the slot of a fingerprint.
     #[inline]
-    pub(super) fn get_mut(&mut self, name: Name) -> Option<&mut Slot> {
-        self.find(name).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_gone())
+    pub(super) fn get_mut(&mut self, fingerprint: FlowFingerprint) -> Option<&mut PackedCounters> {
+        self.find(fingerprint).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_removed())
     }
 
-    /// Brings the slots of `names` into the caches.
+    /// Prefetches the slots of `fingerprints`.
     ///
-    /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
-    /// and little is done in between, so that the waits overlap.
-    pub(super) fn warm<const N: usize>(&self, names: &[Option<Name>; N]) {
-        let mut places = [0; N];
+    /// Single searches would each wait for main memory. Here no load depends on another one, so the cache misses
+    /// overlap.
+    pub(super) fn prefetch<const N: usize>(&self, fingerprints: &[Option<FlowFingerprint>; N]) {
+        let mut positions = [0; N];
         let mut all = 0;
-        for (home, name) in places.iter_mut().zip(names) {
-            *home = name.map_or(0, |name| self.home(name.high));
+        for (home, fingerprint) in positions.iter_mut().zip(fingerprints) {
+            *home = fingerprint.map_or(0, |fingerprint| self.home(fingerprint.high));
         }
-        for home in places {
-            all ^= self.names.get(home..home + NEAR).map_or(0, |near| near[0] ^ near[NEAR - 1]);
+        for home in positions {
+            all ^= self
+                .highs
+                .get(home..home + COMPARED_AT_ONCE)
+                .map_or(0, |block| block[0] ^ block[COMPARED_AT_ONCE - 1]);
         }
         black_box(all);
-        for (place, name) in places.iter_mut().zip(names) {
-            *place = name.map_or(0, |name| self.lower(name.high));
+        for (position, fingerprint) in positions.iter_mut().zip(fingerprints) {
+            *position = fingerprint.map_or(0, |fingerprint| self.lower_bound(fingerprint.high));
         }
-        for place in places {
-            all ^= self.slots.get(place).map_or(0, Slot::touch);
+        for position in positions {
+            all ^= self.slots.get(position).map_or(0, PackedCounters::prefetch);
         }
         black_box(all);
     }
 
-    /// Adds a slot, or replaces the one of the same name.
-    pub(super) fn put(&mut self, name: Name, slot: Slot) {
-        if self.len + self.gone >= self.homes / ROOM * (ROOM - 1) {
-            if self.gone > self.homes / GONE { self.fit(self.homes) } else { self.grow() }
+    /// Inserts a slot, or replaces that of an equal fingerprint.
+    pub(super) fn insert(&mut self, fingerprint: FlowFingerprint, slot: PackedCounters) {
+        if self.len + self.removed >= self.homes / LOAD_DIVISOR * (LOAD_DIVISOR - 1) {
+            if self.removed > self.homes / REBUILD_DIVISOR { self.rebuild(self.homes) } else { self.grow() }
         }
         loop {
-            match self.find(name) {
-                Ok(index) => return self.fill(index, name, slot),
+            match self.find(fingerprint) {
+                Ok(index) => return self.fill(index, fingerprint, slot),
                 Err(index) => {
-                    let free = |index: &usize| self.names[*index] == EMPTY || self.slots[*index].is_gone();
-                    if let Some(free) = (index..self.names.len()).find(free) {
-                        // Nobody's place any more, or the first of those that move up.
-                        self.gone -= usize::from(self.names[free] != EMPTY);
-                        self.names.copy_within(index..free, index + 1);
+                    let free =
+                        |index: &usize| self.highs[*index] == EMPTY_HIGH || self.slots[*index].is_removed();
+                    if let Some(free) = (index..self.highs.len()).find(free) {
+                        // The slot is removed, or is the empty one behind the slots that move up.
+                        self.removed -= usize::from(self.highs[free] != EMPTY_HIGH);
+                        self.highs.copy_within(index..free, index + 1);
                         self.slots.copy_within(index..free, index + 1);
-                        self.names[index] = EMPTY;
-                        return self.fill(index, name, slot);
+                        self.highs[index] = EMPTY_HIGH;
+                        return self.fill(index, fingerprint, slot);
                     }
                 }
             }
@@ -95,68 +99,71 @@ impl Slots {
         }
     }
 
-    /// Puts a slot where one of its name is or was, or none.
-    fn fill(&mut self, index: usize, name: Name, slot: Slot) {
-        if self.names[index] == EMPTY {
+    /// Writes a slot at an index that is empty, removed, or of an equal fingerprint.
+    fn fill(&mut self, index: usize, fingerprint: FlowFingerprint, slot: PackedCounters) {
+        if self.highs[index] == EMPTY_HIGH {
             self.len += 1;
-        } else if self.slots[index].is_gone() {
-            self.gone -= 1;
+        } else if self.slots[index].is_removed() {
+            self.removed -= 1;
             self.len += 1;
         }
-        (self.names[index], self.slots[index]) = (name.high, slot);
+        (self.highs[index], self.slots[index]) = (fingerprint.high, slot);
     }
 
-    /// Takes a slot out.
-    pub(super) fn remove(&mut self, name: Name) -> Option<Slot> {
-        let index = self.find(name).ok()?;
+    /// Removes a slot.
+    pub(super) fn remove(&mut self, fingerprint: FlowFingerprint) -> Option<PackedCounters> {
+        let index = self.find(fingerprint).ok()?;
         let slot = self.slots[index];
-        if slot.is_gone() {
+        if slot.is_removed() {
             return None;
         }
-        self.slots[index].go();
+        self.slots[index].mark_removed();
         self.len -= 1;
-        self.gone += 1;
+        self.removed += 1;
         Some(slot)
     }
 
-    /// Every slot with its name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
-        let all = self.names.iter().zip(&self.slots);
-        let taken = all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone());
-        taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
+    /// Returns every slot with its fingerprint.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowFingerprint, &PackedCounters)> {
+        let all = self.highs.iter().zip(&self.slots);
+        let used = all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed());
+        used.map(|(high, slot)| (FlowFingerprint { high: *high, low: slot.low() }, slot))
     }
 
-    /// Every slot.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        let all = self.names.iter().zip(&mut self.slots);
-        all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone()).map(|(_, slot)| slot)
+    /// Returns every slot.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PackedCounters> {
+        let all = self.highs.iter().zip(&mut self.slots);
+        all.filter(|(high, slot)| **high != EMPTY_HIGH && !slot.is_removed()).map(|(_, slot)| slot)
     }
 
-    /// Takes out all slots but those that `keep` holds of.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
-        for (high, slot) in self.names.iter().zip(&mut self.slots) {
-            if *high != EMPTY && !slot.is_gone() && !keep(Name { high: *high, low: slot.low() }, slot) {
-                slot.go();
+    /// Removes all slots for which `keep` returns false.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(FlowFingerprint, &PackedCounters) -> bool) {
+        for (high, slot) in self.highs.iter().zip(&mut self.slots) {
+            if *high != EMPTY_HIGH
+                && !slot.is_removed()
+                && !keep(FlowFingerprint { high: *high, low: slot.low() }, slot)
+            {
+                slot.mark_removed();
                 self.len -= 1;
-                self.gone += 1;
+                self.removed += 1;
             }
         }
-        if self.gone > 0 {
-            self.clear_gone();
-            self.place();
+        if self.removed > 0 {
+            self.clear_removed();
+            self.place_all();
         }
     }
 
-    /// Gives memory back that `most` slots do not need.
-    pub(super) fn shrink(&mut self, most: usize) {
-        let needed = most.max(self.len) / (ROOM - 1) * ROOM;
-        let needed = needed + needed / STEP + ROOM;
+    /// Releases memory that `max_slots` slots do not need.
+    pub(super) fn shrink(&mut self, max_slots: usize) {
+        let needed = max_slots.max(self.len) / (LOAD_DIVISOR - 1) * LOAD_DIVISOR;
+        let needed = needed + needed / GROWTH_DIVISOR + LOAD_DIVISOR;
         if needed < self.homes / 4 * 3 {
-            self.fit(needed);
+            self.rebuild(needed);
         }
     }
 
-    /// Slots taken.
+    /// Returns the number of slots in use.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -166,29 +173,36 @@ impl Slots {
         home(high, self.homes)
     }
 
-    /// The first slot behind `high`'s home that is empty or whose name's upper half is not lower. All
-    /// that follow are the same.
+    /// Returns the first index from the home of `high` on that is empty or whose high half is not lower. All later
+    /// ones are empty or not lower either.
     #[inline]
-    fn lower(&self, high: u64) -> usize {
+    fn lower_bound(&self, high: u64) -> usize {
         let mut index = self.home(high);
-        // Without a branch for each: the processor could not guess them.
-        while let Some(near) = self.names.get(index..index + NEAR) {
-            let lower = near.iter().map(|name| usize::from(*name < high)).sum::<usize>();
+        // Branch-free, as the branches would be unpredictable.
+        while let Some(block) = self.highs.get(index..index + COMPARED_AT_ONCE) {
+            let lower = block.iter().map(|other| usize::from(*other < high)).sum::<usize>();
             index += lower;
-            if lower < NEAR {
+            if lower < COMPARED_AT_ONCE {
                 return index;
             }
         }
-        index + self.names.get(index..).unwrap_or_default().iter().take_while(|name| **name < high).count()
+        index
+            + self
+                .highs
+                .get(index..)
+                .unwrap_or_default()
+                .iter()
+                .take_while(|fingerprint| **fingerprint < high)
+                .count()
     }
 
-    /// Where the slot of a name is, or would have to be.
+    /// Returns the index of a fingerprint, or that of its insertion.
     #[inline]
-    fn find(&self, name: Name) -> Result<usize, usize> {
-        let mut index = self.lower(name.high);
-        // Hardly ever more than one.
-        while self.names.get(index) == Some(&name.high) {
-            match self.slots[index].low().cmp(&name.low) {
+    fn find(&self, fingerprint: FlowFingerprint) -> Result<usize, usize> {
+        let mut index = self.lower_bound(fingerprint.high);
+        // Equal high halves are very rare.
+        while self.highs.get(index) == Some(&fingerprint.high) {
+            match self.slots[index].low().cmp(&fingerprint.low) {
                 Ordering::Less => index += 1,
                 Ordering::Equal => return Ok(index),
                 Ordering::Greater => break,
@@ -198,55 +212,56 @@ impl Slots {
     }
 
     fn grow(&mut self) {
-        self.fit(self.homes + self.homes / STEP + ROOM);
+        self.rebuild(self.homes + self.homes / GROWTH_DIVISOR + LOAD_DIVISOR);
     }
 
-    /// Makes `homes` of them.
-    fn fit(&mut self, homes: usize) {
-        self.clear_gone();
+    /// Rebuilds the table with so many homes.
+    fn rebuild(&mut self, homes: usize) {
+        self.clear_removed();
         let grows = homes > self.homes;
         self.homes = homes;
         if grows {
-            let taken = self.names.iter().filter(|name| **name != EMPTY);
-            let end = taken.fold(0, |next, name| home(*name, homes).max(next) + 1);
-            self.resize(homes.max(end) + TAIL);
+            let used = self.highs.iter().filter(|fingerprint| **fingerprint != EMPTY_HIGH);
+            let end = used.fold(0, |next, fingerprint| home(*fingerprint, homes).max(next) + 1);
+            self.resize(homes.max(end) + TAIL_SLOTS);
             self.pack();
         }
-        let end = self.place();
-        self.resize(homes.max(end) + TAIL);
+        let end = self.place_all();
+        self.resize(homes.max(end) + TAIL_SLOTS);
     }
 
-    /// Slots that were taken out have no place any more; [`Slots::place`] follows.
-    fn clear_gone(&mut self) {
-        let all = self.names.iter_mut().zip(&self.slots);
-        all.filter(|(_, slot)| slot.is_gone()).for_each(|(high, _)| *high = EMPTY);
-        self.gone = 0;
+    /// Empties removed slots; [`CompactTable::place_all`] must follow.
+    fn clear_removed(&mut self) {
+        let all = self.highs.iter_mut().zip(&self.slots);
+        all.filter(|(_, slot)| slot.is_removed()).for_each(|(high, _)| *high = EMPTY_HIGH);
+        self.removed = 0;
     }
 
     fn resize(&mut self, length: usize) {
-        resize(&mut self.names, length, EMPTY);
-        resize(&mut self.slots, length, Slot::default());
+        resize(&mut self.highs, length, EMPTY_HIGH);
+        resize(&mut self.slots, length, PackedCounters::default());
     }
 
     /// Moves all slots to the end.
     fn pack(&mut self) {
-        let mut end = self.names.len();
-        for index in (0..self.names.len()).rev() {
-            if self.names[index] != EMPTY {
+        let mut end = self.highs.len();
+        for index in (0..self.highs.len()).rev() {
+            if self.highs[index] != EMPTY_HIGH {
                 end -= 1;
                 self.move_slot(index, end);
             }
         }
     }
 
-    /// Moves all slots to their places, none of which is behind where it is; gives their end.
-    fn place(&mut self) -> usize {
+    /// Moves all slots to their final positions, none of which is behind the current one. Returns the end of the
+    /// last one.
+    fn place_all(&mut self) -> usize {
         let mut next = 0;
-        for index in 0..self.names.len() {
-            if self.names[index] != EMPTY {
-                let place = self.home(self.names[index]).max(next);
-                self.move_slot(index, place);
-                next = place + 1;
+        for index in 0..self.highs.len() {
+            if self.highs[index] != EMPTY_HIGH {
+                let position = self.home(self.highs[index]).max(next);
+                self.move_slot(index, position);
+                next = position + 1;
             }
         }
         next
@@ -254,13 +269,13 @@ impl Slots {
 
     fn move_slot(&mut self, from: usize, to: usize) {
         if from != to {
-            (self.names[to], self.slots[to]) = (self.names[from], self.slots[from]);
-            self.names[from] = EMPTY;
+            (self.highs[to], self.slots[to]) = (self.highs[from], self.slots[from]);
+            self.highs[from] = EMPTY_HIGH;
         }
     }
 }
 
-/// The higher a name, the higher its home.
+/// Returns the home of a high half. Homes ascend with the high halves.
 #[inline]
 fn home(high: u64, homes: usize) -> usize {
     ((u128::from(high) * homes as u128) >> 64) as usize
@@ -282,8 +297,8 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    /// Few different homes and many equal ones, and everywhere.
-    fn name() -> impl Strategy<Value = Name> {
+    /// Fingerprints with few homes, with equal ones, and with any.
+    fn fingerprint() -> impl Strategy<Value = FlowFingerprint> {
         let high = prop_oneof![
             Just(0),
             Just(u64::MAX - 1),
@@ -291,21 +306,21 @@ mod tests {
             (0..400u64).prop_map(|n| (n * (u64::MAX / 400)).max(1)),
             0..u64::MAX,
         ];
-        (high, 0..3u32).prop_map(|(high, low)| Name { high, low })
+        (high, 0..3u32).prop_map(|(high, low)| FlowFingerprint { high, low })
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Put(Vec<(Name, u8)>),
-        Remove(Vec<Name>),
+        Insert(Vec<(FlowFingerprint, u8)>),
+        Remove(Vec<FlowFingerprint>),
         RemoveNth(usize),
         Retain(u8),
         Shrink,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let put = prop::collection::vec((name(), 1u8..=255), 1..200).prop_map(Step::Put);
-        let remove = prop::collection::vec(name(), 1..50).prop_map(Step::Remove);
+        let put = prop::collection::vec((fingerprint(), 1u8..=255), 1..200).prop_map(Step::Insert);
+        let remove = prop::collection::vec(fingerprint(), 1..50).prop_map(Step::Remove);
         let step = prop_oneof![
             4 => put,
             2 => remove,
@@ -316,54 +331,57 @@ mod tests {
         prop::collection::vec(step, 1..30)
     }
 
-    fn slot(name: Name, reading: u8) -> Slot {
-        Slot::new(name, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), reading)
+    fn slot(fingerprint: FlowFingerprint, poll: u8) -> PackedCounters {
+        PackedCounters::new(fingerprint, &fixture::flow("10.0.0.1:4000", "9.9.9.9:25"), poll)
     }
 
-    fn check(slots: &mut Slots, model: &BTreeMap<Name, u8>) {
+    fn check(slots: &mut CompactTable, model: &BTreeMap<FlowFingerprint, u8>) {
         assert_eq!(slots.len(), model.len());
-        let held: Vec<_> = slots.iter().map(|(name, slot)| (name, slot.reading())).collect();
-        let gone =
-            slots.names.iter().zip(&slots.slots).filter(|(name, slot)| **name != EMPTY && slot.is_gone());
-        assert_eq!(slots.gone, gone.count());
-        let expected: Vec<_> = model.iter().map(|(name, reading)| (*name, *reading)).collect();
-        assert_eq!(held, expected, "in order");
-        for (name, reading) in model {
-            assert_eq!(slots.get_mut(*name).map(|slot| slot.reading()), Some(*reading));
+        let actual: Vec<_> = slots.iter().map(|(fingerprint, slot)| (fingerprint, slot.poll())).collect();
+        let removed = slots
+            .highs
+            .iter()
+            .zip(&slots.slots)
+            .filter(|(fingerprint, slot)| **fingerprint != EMPTY_HIGH && slot.is_removed());
+        assert_eq!(slots.removed, removed.count());
+        let expected: Vec<_> = model.iter().map(|(fingerprint, poll)| (*fingerprint, *poll)).collect();
+        assert_eq!(actual, expected, "in order");
+        for (fingerprint, poll) in model {
+            assert_eq!(slots.get_mut(*fingerprint).map(|slot| slot.poll()), Some(*poll));
         }
-        assert!(slots.len + slots.gone <= slots.homes, "{} of {}", slots.len, slots.homes);
+        assert!(slots.len + slots.removed <= slots.homes, "{} of {}", slots.len, slots.homes);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The same as a map of the standard library, which also walks in the order of names.
+        /// The table equals a `BTreeMap`, also in its order of iteration.
         #[test]
-        fn it_is_a_map(steps in steps()) {
-            let (mut slots, mut model) = (Slots::default(), BTreeMap::new());
+        fn the_table_equals_an_ordered_map(steps in steps()) {
+            let (mut slots, mut model) = (CompactTable::default(), BTreeMap::new());
             for step in steps {
                 match step {
-                    Step::Put(all) => for (name, reading) in all {
-                        slots.put(name, slot(name, reading));
-                        model.insert(name, reading);
+                    Step::Insert(all) => for (fingerprint, poll) in all {
+                        slots.insert(fingerprint, slot(fingerprint, poll));
+                        model.insert(fingerprint, poll);
                     },
-                    Step::Remove(names) => for name in names {
-                        let removed = slots.remove(name).map(|slot| slot.reading());
-                        prop_assert_eq!(removed, model.remove(&name));
+                    Step::Remove(fingerprints) => for fingerprint in fingerprints {
+                        let removed = slots.remove(fingerprint).map(|slot| slot.poll());
+                        prop_assert_eq!(removed, model.remove(&fingerprint));
                     },
                     Step::RemoveNth(n) => {
-                        if let Some(name) = model.keys().nth(n % model.len().max(1)).copied() {
-                            prop_assert!(slots.remove(name).is_some());
-                            model.remove(&name);
+                        if let Some(fingerprint) = model.keys().nth(n % model.len().max(1)).copied() {
+                            prop_assert!(slots.remove(fingerprint).is_some());
+                            model.remove(&fingerprint);
                         }
                     },
                     Step::Retain(below) => {
-                        slots.retain(|_, slot| slot.reading() < below);
-                        model.retain(|_, reading| *reading < below);
+                        slots.retain(|_, slot| slot.poll() < below);
+                        model.retain(|_, poll| *poll < below);
                     },
                     Step::Shrink => {
                         slots.shrink(0);
-                        prop_assert!(slots.slots.capacity() <= slots.len() * 2 + 2 * TAIL, "{}", slots.len());
+                        prop_assert!(slots.slots.capacity() <= slots.len() * 2 + 2 * TAIL_SLOTS, "{}", slots.len());
                     },
                 }
                 check(&mut slots, &model);
@@ -372,16 +390,19 @@ mod tests {
     }
 
     #[test]
-    fn more_names_at_one_home_than_the_tail_has_room_for() {
+    fn more_fingerprints_of_one_home_than_the_tail_holds() {
         for high in [0, 1 << 63, u64::MAX - 1] {
-            let mut slots = Slots::default();
-            let names = (0..5 * TAIL as u32).rev().map(|low| Name { high, low });
-            names.clone().for_each(|name| slots.put(name, slot(name, 1)));
-            assert!(names.clone().all(|name| slots.get_mut(name).is_some()));
-            assert!(names.clone().all(|name| slots.remove(name).is_some()));
-            assert_eq!((slots.len(), slots.gone), (0, names.len()));
+            let mut slots = CompactTable::default();
+            let fingerprints = (0..5 * TAIL_SLOTS as u32).rev().map(|low| FlowFingerprint { high, low });
+            fingerprints.clone().for_each(|fingerprint| slots.insert(fingerprint, slot(fingerprint, 1)));
+            assert!(fingerprints.clone().all(|fingerprint| slots.get_mut(fingerprint).is_some()));
+            assert!(fingerprints.clone().all(|fingerprint| slots.remove(fingerprint).is_some()));
+            assert_eq!((slots.len(), slots.removed), (0, fingerprints.len()));
             slots.retain(|_, _| true);
-            assert_eq!((slots.gone, slots.names.iter().all(|name| *name == EMPTY)), (0, true));
+            assert_eq!(
+                (slots.removed, slots.highs.iter().all(|fingerprint| *fingerprint == EMPTY_HIGH)),
+                (0, true)
+            );
         }
     }
 }

@@ -1,28 +1,28 @@
-//! Packets and bytes that a flow gained between two readings of the flow table.
+//! Counter deltas of a flow between two polls (RFC 5102 delta counters).
 
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-/// What one flow gained since it was last looked at.
+/// Counter delta of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gain {
-    /// Packets on the wire.
+pub struct CounterDelta {
+    /// Packets.
     pub packets: u64,
     /// IP bytes.
     pub bytes: u64,
 }
 
-/// The gain of one flow in one poll; the sum of all deltas is the sum of all counters.
+/// Delta of one flow in one poll. The sum of a flow's deltas equals its counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The flow.
+    /// Key of the flow.
     pub key: FlowKey,
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
-    /// Newly estimated messages.
+    pub down: CounterDelta,
+    /// Increase of the estimated messages.
     pub messages: u64,
-    /// True if this is the flow's first delta.
+    /// True if this is the first delta of the flow.
     pub new_flow: bool,
 }

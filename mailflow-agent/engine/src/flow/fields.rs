@@ -1,53 +1,53 @@
 //! Fields that a flow record carries.
 //!
-//! The kernel counts everything. A flow log of another tool does not: what it lacks is not zero, so a
-//! rule that needs it is not evaluated for such a record.
+//! The kernel counts all fields. A flow log of another tool may lack some. A missing field is not zero, so a rule
+//! that needs it is not evaluated for such a record.
 
 use std::fmt;
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// What is known of a flow beside its ends and times.
+    /// Fields of a flow record, in addition to endpoints and times.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-    pub struct Inputs: u8 {
-        /// Packets each way.
+    pub struct RecordFields: u8 {
+        /// Packets of both directions.
         const PACKETS = 1;
-        /// IP bytes each way.
+        /// IP bytes of both directions.
         const BYTES = 1 << 1;
-        /// Payload bytes each way.
+        /// Payload bytes of both directions.
         const PAYLOAD = 1 << 2;
-        /// Packets with payload each way.
+        /// Packets with payload of both directions.
         const DATA_PACKETS = 1 << 3;
-        /// IP bytes of the packets with payload each way.
+        /// IP bytes of the packets with payload of both directions.
         const DATA_BYTES = 1 << 4;
         /// Estimated messages.
         const MESSAGES = 1 << 5;
-        /// True if there was a SYN.
+        /// Presence of a SYN.
         const SYN = 1 << 6;
-        /// True if there was a SYN-ACK.
+        /// Presence of a SYN-ACK.
         const SYN_ACK = 1 << 7;
     }
 }
 
-impl Inputs {
-    /// Their names in words.
+impl RecordFields {
+    /// Returns the names of the fields for messages.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Inputs, &str); 8] = [
-            (Inputs::PACKETS, "packets"),
-            (Inputs::BYTES, "IP bytes"),
-            (Inputs::PAYLOAD, "payload bytes"),
-            (Inputs::DATA_PACKETS, "packets with payload"),
-            (Inputs::DATA_BYTES, "IP bytes of packets with payload"),
-            (Inputs::MESSAGES, "estimated messages"),
-            (Inputs::SYN, "SYN"),
-            (Inputs::SYN_ACK, "SYN-ACK"),
+        const NAMES: [(RecordFields, &str); 8] = [
+            (RecordFields::PACKETS, "packets"),
+            (RecordFields::BYTES, "IP bytes"),
+            (RecordFields::PAYLOAD, "payload bytes"),
+            (RecordFields::DATA_PACKETS, "packets with payload"),
+            (RecordFields::DATA_BYTES, "IP bytes of packets with payload"),
+            (RecordFields::MESSAGES, "estimated messages"),
+            (RecordFields::SYN, "SYN"),
+            (RecordFields::SYN_ACK, "SYN-ACK"),
         ];
-        NAMES.into_iter().filter(move |(input, _)| self.contains(*input)).map(|(_, name)| name)
+        NAMES.into_iter().filter(move |(field, _)| self.contains(*field)).map(|(_, name)| name)
     }
 }
 
-impl fmt::Display for Inputs {
+impl fmt::Display for RecordFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, name) in self.names().enumerate() {
             write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
@@ -62,6 +62,6 @@ mod tests {
 
     #[test]
     fn every_input_has_a_name() {
-        assert_eq!(Inputs::all().names().count(), Inputs::all().iter().count());
+        assert_eq!(RecordFields::all().names().count(), RecordFields::all().iter().count());
     }
 }

@@ -1,5 +1,4 @@
-//! Flows: records, deltas between readings of the flow table, timeouts, and the flows remembered from one reading to the
-//! next.
+//! Flows: records, deltas between polls, timeouts, and the state of live flows between polls.
 
 pub(crate) mod class;
 mod compact_table;
@@ -16,4 +15,7 @@ pub(crate) mod service;
 pub(crate) mod table;
 pub(crate) mod timeout;
 
-pub use self::record::{Direction, Fate, Finished, Flow, FlowRecord, RecordReason, facts_bytes, facts_of};
+pub use self::record::{
+    DirectionStats, EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow, facts_bytes, facts_of,
+};
+pub use self::{fields::RecordFields, overflow::SourceOverflow};

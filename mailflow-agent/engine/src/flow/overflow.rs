@@ -1,101 +1,106 @@
-//! Sources some of whose flows have no place in the kernel's table: only their sums are known.
+//! Source overflow: counters by source for packets of flows without an entry in the flow table.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use mailflow_common::{Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
 
 use super::{
-    delta::{Delta, Gain},
+    delta::{CounterDelta, Delta},
     quantity::{Quantities, Quantity},
-    record::{Direction, Flow},
+    record::{DirectionStats, Flow},
 };
 use crate::time::Time;
 
-/// What the packets of such flows add up to, by source, service and protocol.
+/// Overflow counters of a source, by server port and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spill {
-    /// Source, server port, protocol.
+pub struct SourceOverflow {
+    /// Source, server port and protocol.
     pub key: SourceOverflowKey,
     /// Client to server, cumulative.
-    pub up: Direction,
+    pub up: DirectionStats,
     /// Server to client, cumulative.
-    pub down: Direction,
-    /// SYNs, with those that were sent again.
+    pub down: DirectionStats,
+    /// SYNs, including retransmissions.
     pub attempts: u32,
     /// SYN-ACKs.
     pub sessions: u32,
-    /// True if this is the last that is heard of them: what comes later begins anew.
-    pub over: bool,
+    /// True if this is the last report of these counters: later packets are counted from zero.
+    pub is_final: bool,
 }
 
-impl Spill {
-    /// The last packet of either direction.
+impl SourceOverflow {
+    /// Returns the time of the last packet of either direction.
     pub fn last(&self) -> Option<Time> {
         self.up.last.max(self.down.last)
     }
 }
 
-/// What a source gained, for the rules.
+/// Increase of a source's overflow counters, for the rules.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Overflowed {
+pub(crate) struct OverflowDelta {
     pub(crate) time: Time,
     pub(crate) client: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: u8,
-    pub(crate) gains: Quantities,
+    pub(crate) quantities: Quantities,
 }
 
-/// What was seen of them last.
+/// Last observed overflow counters.
 #[derive(Debug, Default)]
-pub(crate) struct Spills {
-    seen: HashMap<SourceOverflowKey, Quantities>,
+pub(crate) struct SourceOverflowTable {
+    last_seen: HashMap<SourceOverflowKey, Quantities>,
 }
 
-impl Spills {
-    /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
-    pub(crate) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
-        let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
+impl SourceOverflowTable {
+    /// Returns the delta since the last observation, for the metrics and for the rules; `None` without an increase.
+    pub(crate) fn observe(&mut self, overflow: &SourceOverflow) -> Option<(Delta, OverflowDelta)> {
+        let flow = Flow { up: overflow.up, down: overflow.down, ..placeholder_flow(&overflow.key) };
         let now = Quantities::of(&flow);
-        let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
-        let gains = now.since(&past.unwrap_or_default());
-        if gains == Quantities::default() {
+        let previous = if overflow.is_final {
+            self.last_seen.remove(&overflow.key)
+        } else {
+            self.last_seen.insert(overflow.key, now)
+        };
+        let quantities = now.since(&previous.unwrap_or_default());
+        if quantities == Quantities::default() {
             return None;
         }
-        let gain = |packets, bytes| Gain { packets: gains.get(packets), bytes: gains.get(bytes) };
+        let counter_delta =
+            |packets, bytes| CounterDelta { packets: quantities.get(packets), bytes: quantities.get(bytes) };
         let delta = Delta {
             key: flow.key,
-            up: gain(Quantity::PacketsUp, Quantity::BytesUp),
-            down: gain(Quantity::PacketsDown, Quantity::BytesDown),
+            up: counter_delta(Quantity::PacketsUp, Quantity::BytesUp),
+            down: counter_delta(Quantity::PacketsDown, Quantity::BytesDown),
             messages: 0,
             new_flow: false,
         };
-        let overflowed = Overflowed {
-            time: spill.last().unwrap_or_default(),
+        let overflow_delta = OverflowDelta {
+            time: overflow.last().unwrap_or_default(),
             client: flow.client(),
             port: flow.key.server_port,
             protocol: flow.key.scope.protocol(),
-            gains,
+            quantities,
         };
-        Some((delta, overflowed))
+        Some((delta, overflow_delta))
     }
 
-    /// What was seen last, to be kept.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
-        self.seen.iter()
+    /// Returns the last observed counters, for a checkpoint.
+    pub(crate) fn last_seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
+        self.last_seen.iter()
     }
 
-    /// Goes on from what was seen.
-    pub(crate) fn put(&mut self, key: SourceOverflowKey, seen: Quantities) {
-        self.seen.insert(key, seen);
+    /// Restores the last observed counters of a checkpoint.
+    pub(crate) fn restore(&mut self, key: SourceOverflowKey, last_seen: Quantities) {
+        self.last_seen.insert(key, last_seen);
     }
 }
 
-/// A flow from nowhere in particular: what it takes to place a gain.
-fn nowhere(key: &SourceOverflowKey) -> Flow {
+/// Returns a flow that has only the fields that overflow counters have.
+fn placeholder_flow(key: &SourceOverflowKey) -> Flow {
     Flow {
-        key: place(key),
-        up: Direction::default(),
-        down: Direction::default(),
+        key: placeholder_key(key),
+        up: DirectionStats::default(),
+        down: DirectionStats::default(),
         first: Time::ZERO,
         messages: 0,
         rejected: 0,
@@ -105,10 +110,10 @@ fn nowhere(key: &SourceOverflowKey) -> Flow {
     }
 }
 
-/// The key of a flow from nowhere in particular: what a ledger needs to place a gain.
-fn place(key: &SourceOverflowKey) -> FlowKey {
+/// Returns a flow key without server address and client port.
+fn placeholder_key(key: &SourceOverflowKey) -> FlowKey {
     let v6 = key.source.ip().is_ipv6();
-    // Protocols are below 128.
+    // The number is below 128, as `Scope::new` requires.
     let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
     FlowKey { client: key.source, server_port: key.server_port, scope, ..FlowKey::default() }
 }
@@ -117,24 +122,29 @@ fn place(key: &SourceOverflowKey) -> FlowKey {
 mod tests {
     use super::*;
 
-    fn spill(packets: u64, over: bool) -> Spill {
+    fn overflow(packets: u64, is_final: bool) -> SourceOverflow {
         let source = "10.0.0.9".parse::<IpAddr>().unwrap().into();
         let key = SourceOverflowKey { source, server_port: 25, protocol: 6 };
-        let up = Direction { packets, bytes: packets * 60, ..Direction::default() };
-        Spill { key, up, down: Direction::default(), attempts: 0, sessions: 0, over }
+        let up = DirectionStats { packets, bytes: packets * 60, ..DirectionStats::default() };
+        SourceOverflow { key, up, down: DirectionStats::default(), attempts: 0, sessions: 0, is_final }
     }
 
     #[test]
-    fn each_packet_is_told_once() {
-        let mut spills = Spills::default();
-        let mut told = |packets, over| spills.look(&spill(packets, over)).map(|(delta, _)| delta.up.packets);
-        assert_eq!(told(3, false), Some(3));
-        assert_eq!(told(3, false), None);
-        assert_eq!(told(5, true), Some(2));
-        assert_eq!(told(4, false), Some(4), "begun anew");
-        let (delta, gain) = spills.look(&spill(6, false)).unwrap();
+    fn each_packet_is_in_one_delta() {
+        let mut table = SourceOverflowTable::default();
+        let mut delta_of = |packets, is_final| {
+            table.observe(&overflow(packets, is_final)).map(|(delta, _)| delta.up.packets)
+        };
+        assert_eq!(delta_of(3, false), Some(3));
+        assert_eq!(delta_of(3, false), None);
+        assert_eq!(delta_of(5, true), Some(2));
+        assert_eq!(delta_of(4, false), Some(4), "counted from zero");
+        let (delta, counter_delta) = table.observe(&overflow(6, false)).unwrap();
         assert_eq!((delta.key.client.ip().to_string().as_str(), delta.key.server_port), ("10.0.0.9", 25));
         assert!(!delta.new_flow);
-        assert_eq!((gain.port, gain.protocol, gain.gains.get(Quantity::PacketsUp)), (25, 6, 2));
+        assert_eq!(
+            (counter_delta.port, counter_delta.protocol, counter_delta.quantities.get(Quantity::PacketsUp)),
+            (25, 6, 2)
+        );
     }
 }

@@ -1,61 +1,69 @@
-//! A live flow as it was last seen, in 32 bytes beside half of its name.
+//! Last observed counters of a live flow, packed into 32 bytes.
 
 use super::{
-    delta::{Delta, Gain},
-    fingerprint::Name,
-    record::{Direction, Flow},
+    delta::{CounterDelta, Delta},
+    fingerprint::FlowFingerprint,
+    record::{DirectionStats, Flow},
 };
 
-/// What tells a flow's gains: its counters as they were, modulo what there is room for.
+/// Last observed counters of a live flow, modulo their bit widths.
 ///
-/// A gain is the difference modulo the same, which is right as long as nothing gains that much between
-/// two readings that show the flow. Those are at most 17 polls of 60 s apart (`table.rs`): at 400 Gb/s
-/// 2^45.6 bytes of 2^48, and at 84 bytes of the wire for the shortest packet 2^39.2 of 2^40. Messages
-/// have all the bits that the kernel gives them.
+/// A delta is a difference modulo the bit width, which is right while no counter gains as much between two polls
+/// that show the flow. These are at most 17 polls of 60 s apart (`table.rs`). At 400 Gb/s that is 2^45.6 bytes of
+/// 2^48, and with the shortest packets (84 bytes on the wire) 2^39.2 packets of 2^40. Messages have the full width
+/// of the kernel's counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct Slot {
-    /// Bytes in the lower 48 bits, and the lower 16 of the packets.
+pub(crate) struct PackedCounters {
+    /// Bytes in the lower 48 bits, and the lower 16 bits of the packets above.
     up: u64,
     down: u64,
-    /// The upper 24 bits of the packets up and down, and the reading.
-    rest: u64,
-    /// The lower part of the flow's name.
+    /// Upper 24 bits of the packets up and down, and the poll number.
+    upper_packets: u64,
+    /// Low part of the fingerprint.
     low: u32,
     messages: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 32, "millions of these are held");
+const _: () = assert!(size_of::<PackedCounters>() == 32, "millions of these are held");
 
-const BYTES: u64 = (1 << 48) - 1;
-const PACKETS: u64 = (1 << 40) - 1;
-const READING: u32 = 48;
+const BYTES_MASK: u64 = (1 << 48) - 1;
+const PACKETS_MASK: u64 = (1 << 40) - 1;
+const POLL_SHIFT: u32 = 48;
 
-impl Slot {
-    /// `flow` as it is now, seen in this reading.
+impl PackedCounters {
+    /// Packs the counters of `flow` at this poll.
     #[inline]
-    pub(crate) fn new(name: Name, flow: &Flow, reading: u8) -> Self {
-        let way = |way: &Direction| way.bytes & BYTES | way.packets << 48;
-        let rest = |way: &Direction| (way.packets & PACKETS) >> 16;
+    pub(crate) fn new(fingerprint: FlowFingerprint, flow: &Flow, poll: u8) -> Self {
+        let packed = |packed: &DirectionStats| packed.bytes & BYTES_MASK | packed.packets << 48;
+        let upper_packets = |packed: &DirectionStats| (packed.packets & PACKETS_MASK) >> 16;
         Self {
-            low: name.low,
+            low: fingerprint.low,
             messages: flow.messages,
-            up: way(&flow.up),
-            down: way(&flow.down),
-            rest: rest(&flow.up) | rest(&flow.down) << 24 | u64::from(reading) << READING,
+            up: packed(&flow.up),
+            down: packed(&flow.down),
+            upper_packets: upper_packets(&flow.up)
+                | upper_packets(&flow.down) << 24
+                | u64::from(poll) << POLL_SHIFT,
         }
     }
 
-    /// Itself in words, without the reading.
+    /// Returns the words for a checkpoint, without the poll number.
     pub(crate) fn words(&self) -> [u64; 4] {
-        let rest = self.rest & ((1 << READING) - 1);
-        [self.up, self.down, rest, u64::from(self.low) << 32 | u64::from(self.messages)]
+        let upper_packets = self.upper_packets & ((1 << POLL_SHIFT) - 1);
+        [self.up, self.down, upper_packets, u64::from(self.low) << 32 | u64::from(self.messages)]
     }
 
-    /// From its words, seen in this reading.
-    pub(crate) fn from_words([up, down, rest, ends]: [u64; 4], reading: u8) -> Self {
-        let rest = rest & ((1 << READING) - 1) | u64::from(reading) << READING;
-        Self { up, down, rest, low: (ends >> 32) as u32, messages: ends as u32 }
+    /// Returns the counters of a checkpoint, observed at this poll.
+    pub(crate) fn from_words([up, down, upper_packets, low_and_messages]: [u64; 4], poll: u8) -> Self {
+        let upper_packets = upper_packets & ((1 << POLL_SHIFT) - 1) | u64::from(poll) << POLL_SHIFT;
+        Self {
+            up,
+            down,
+            upper_packets,
+            low: (low_and_messages >> 32) as u32,
+            messages: low_and_messages as u32,
+        }
     }
 
     #[inline]
@@ -63,57 +71,57 @@ impl Slot {
         self.low
     }
 
-    /// Something of both its ends, which may lie in two cache lines.
+    /// Returns bits of both ends of the struct, which may lie in two cache lines.
     #[inline]
-    pub(crate) fn touch(&self) -> u64 {
+    pub(crate) fn prefetch(&self) -> u64 {
         self.up ^ u64::from(self.messages)
     }
 
-    /// The last reading that showed it.
+    /// Returns the number of the last poll that showed the flow.
     #[inline]
-    pub(crate) fn reading(&self) -> u8 {
-        (self.rest >> READING) as u8
+    pub(crate) fn poll(&self) -> u8 {
+        (self.upper_packets >> POLL_SHIFT) as u8
     }
 
-    /// Returns true if no reading shows it any more.
+    /// Returns true if the slot is removed.
     #[inline]
-    pub(crate) fn is_gone(&self) -> bool {
-        self.reading() == 0
+    pub(crate) fn is_removed(&self) -> bool {
+        self.poll() == 0
     }
 
-    /// No reading shows it any more; it keeps its name.
+    /// Marks the slot as removed; the fingerprint stays.
     #[inline]
-    pub(crate) fn go(&mut self) {
-        self.rest &= (1 << READING) - 1;
+    pub(crate) fn mark_removed(&mut self) {
+        self.upper_packets &= (1 << POLL_SHIFT) - 1;
     }
 
-    /// What `flow` gained from `self` to `now`, if anything.
+    /// Returns the delta of `flow` from `self` to `now`, or `None` if no counter changed.
     #[inline]
-    pub(crate) fn gain(&self, now: &Slot, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn delta_to(&self, now: &PackedCounters, flow: &Flow) -> Option<Delta> {
         let same = (self.up, self.down, self.messages) == (now.up, now.down, now.messages)
-            && (self.rest ^ now.rest) << (64 - READING) == 0;
+            && (self.upper_packets ^ now.upper_packets) << (64 - POLL_SHIFT) == 0;
         if same {
             return None;
         }
-        let gain = |from: (u64, u64), to: (u64, u64)| Gain {
-            packets: to.0.wrapping_sub(from.0) & PACKETS,
-            bytes: to.1.wrapping_sub(from.1) & BYTES,
+        let counter_delta = |from: (u64, u64), to: (u64, u64)| CounterDelta {
+            packets: to.0.wrapping_sub(from.0) & PACKETS_MASK,
+            bytes: to.1.wrapping_sub(from.1) & BYTES_MASK,
         };
         Some(Delta {
             key: flow.key,
-            up: gain(self.up(), now.up()),
-            down: gain(self.down(), now.down()),
+            up: counter_delta(self.up(), now.up()),
+            down: counter_delta(self.down(), now.down()),
             messages: u64::from(now.messages.wrapping_sub(self.messages)),
             new_flow: false,
         })
     }
 
     fn up(&self) -> (u64, u64) {
-        (self.up >> 48 | self.rest << 40 >> 24, self.up & BYTES)
+        (self.up >> 48 | self.upper_packets << 40 >> 24, self.up & BYTES_MASK)
     }
 
     fn down(&self) -> (u64, u64) {
-        (self.down >> 48 | self.rest << 16 >> 40 << 16, self.down & BYTES)
+        (self.down >> 48 | self.upper_packets << 16 >> 40 << 16, self.down & BYTES_MASK)
     }
 }
 
@@ -131,40 +139,42 @@ mod tests {
     }
 
     proptest! {
-        /// From anywhere, and past the end of what there is room for.
+        /// Deltas are right from any start, also across an overflow of the bit width.
         #[test]
         fn gains_are_what_was_added(
             begin in prop::array::uniform4(any::<u64>()),
-            gains in (0..PACKETS, 0..BYTES, 0..PACKETS, 0..BYTES),
+            increments in (0..PACKETS_MASK, 0..BYTES_MASK, 0..PACKETS_MASK, 0..BYTES_MASK),
             messages in any::<[u32; 2]>(),
-            readings in any::<[u8; 2]>(),
+            polls in any::<[u8; 2]>(),
         ) {
-            let gains = [gains.0, gains.1, gains.2, gains.3];
+            let increments = [increments.0, increments.1, increments.2, increments.3];
             let mut now = begin;
-            now.iter_mut().zip(gains).for_each(|(counter, gain)| *counter = counter.wrapping_add(gain));
+            now.iter_mut().zip(increments).for_each(|(counter, counter_delta)| *counter = counter.wrapping_add(counter_delta));
             let (past, now) = (flow(begin, messages[0]), flow(now, messages[0].wrapping_add(messages[1])));
-            let name = Name { high: 7, low: 9 };
-            let [before, after] = [Slot::new(name, &past, readings[0]), Slot::new(name, &now, readings[1])];
-            prop_assert_eq!((before.low(), before.reading()), (name.low, readings[0]));
-            let delta = before.gain(&after, &now).unwrap();
-            prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], gains);
+            let fingerprint = FlowFingerprint { high: 7, low: 9 };
+            let [before, after] = [PackedCounters::new(fingerprint, &past, polls[0]), PackedCounters::new(fingerprint, &now, polls[1])];
+            prop_assert_eq!((before.low(), before.poll()), (fingerprint.low, polls[0]));
+            let delta = before.delta_to(&after, &now).unwrap();
+            prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], increments);
             prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(messages[1]), false));
-            prop_assert_eq!(after.gain(&Slot::new(name, &now, readings[0]), &now), None);
+            prop_assert_eq!(after.delta_to(&PackedCounters::new(fingerprint, &now, polls[0]), &now), None);
         }
     }
 
     #[test]
     fn each_counter_alone_is_a_gain() {
-        let slot = |counters, messages| Slot::new(Name::default(), &flow(counters, messages), 1);
+        let slot = |counters, messages| {
+            PackedCounters::new(FlowFingerprint::default(), &flow(counters, messages), 1)
+        };
         let zero = slot([0; 4], 0);
         for n in 0..4 {
             let high = if n % 2 == 0 { 39 } else { 47 };
             for bit in [0, 15, 16, high] {
                 let mut counters = [0; 4];
                 counters[n] = 1 << bit;
-                assert!(zero.gain(&slot(counters, 0), &flow(counters, 0)).is_some(), "{n} {bit}");
+                assert!(zero.delta_to(&slot(counters, 0), &flow(counters, 0)).is_some(), "{n} {bit}");
             }
         }
-        assert!(zero.gain(&slot([0; 4], 1), &flow([0; 4], 1)).is_some());
+        assert!(zero.delta_to(&slot([0; 4], 1), &flow([0; 4], 1)).is_some());
     }
 }

@@ -1,24 +1,24 @@
-//! Finality of what is known of a flow.
+//! Phase of a flow record.
 
 use super::record::RecordReason;
 
-/// How final what is known of a flow is.
+/// Phase of a flow record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// The flow is open, and was looked at because of what it gained. Not a record.
+pub(crate) enum RecordPhase {
+    /// Live update of an open flow, because of its gain. Not a flow record.
     Live,
-    /// A record of an open flow.
-    Open,
-    /// The flow's last record.
-    Ended,
+    /// Record of an open flow.
+    Interim,
+    /// Last record of a flow.
+    Final,
 }
 
-impl Stage {
-    /// Of a record made for `reason`. A flow that is open when the agent stops has not ended.
+impl RecordPhase {
+    /// Returns the phase of a record with this reason. A flow that is open at shutdown has not ended.
     pub(crate) fn of(reason: RecordReason) -> Self {
         match reason {
-            RecordReason::Active | RecordReason::Shutdown => Stage::Open,
-            RecordReason::Closed | RecordReason::Idle => Stage::Ended,
+            RecordReason::Active | RecordReason::Shutdown => RecordPhase::Interim,
+            RecordReason::Closed | RecordReason::Idle => RecordPhase::Final,
         }
     }
 }

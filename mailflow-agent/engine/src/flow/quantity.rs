@@ -1,10 +1,10 @@
-//! Quantities of a flow that rules sum: payload, bytes and packets each way, and messages.
+//! Quantities of a flow that rules sum: payload, bytes and packets of both directions, and messages.
 
 use serde::{Deserialize, Serialize};
 
 use super::record::Flow;
 
-/// What can be summed.
+/// Quantity that rules can sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quantity {
     /// Payload bytes, client to server.
@@ -24,7 +24,7 @@ pub enum Quantity {
 }
 
 impl Quantity {
-    /// Every one.
+    /// All quantities.
     pub const ALL: [Quantity; 7] = [
         Quantity::PayloadUp,
         Quantity::PayloadDown,
@@ -35,7 +35,7 @@ impl Quantity {
         Quantity::Messages,
     ];
 
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Quantity::PayloadUp => "payload_up",
@@ -49,19 +49,19 @@ impl Quantity {
     }
 }
 
-/// Everything that can be summed.
+/// Values of all quantities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Quantities([u64; 7]);
 
 impl Quantities {
-    /// What `flow` has.
+    /// Returns the quantities of `flow`.
     pub(crate) fn of(flow: &Flow) -> Self {
         let (up, down) = (&flow.up, &flow.down);
         let messages = u64::from(flow.messages);
         Self([up.payload, down.payload, up.bytes, down.bytes, up.packets, down.packets, messages])
     }
 
-    /// One of them.
+    /// Returns the value of a quantity.
     pub(crate) fn get(&self, quantity: Quantity) -> u64 {
         let [payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages] = self.0;
         match quantity {
@@ -75,12 +75,12 @@ impl Quantities {
         }
     }
 
-    /// What there is more of than in `before`.
+    /// Returns the increase since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
-        let mut gains = self.0;
-        for (gain, before) in gains.iter_mut().zip(before.0) {
-            *gain = gain.saturating_sub(before);
+        let mut increase = self.0;
+        for (value, before) in increase.iter_mut().zip(before.0) {
+            *value = value.saturating_sub(before);
         }
-        Self(gains)
+        Self(increase)
     }
 }

@@ -1,30 +1,30 @@
-//! Ring of the newest records of all flows.
+//! Ring buffer of the newest records of all flows.
 
 use std::{collections::VecDeque, net::IpAddr};
 
 use super::record::FlowRecord;
 
-/// Newest records remembered, about 240 B each, unless there is to be no bound.
-pub(crate) const REMEMBERED: usize = 1 << 14;
+/// Capacity in records, about 240 B each, unless all records are retained.
+pub(crate) const MAX_RECENT_RECORDS: usize = 1 << 14;
 
-/// The newest records of all flows, counted by a rule or not.
+/// Newest records of all flows, also of those that no rule matches.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct RecentRecords {
     records: VecDeque<FlowRecord>,
-    /// Their clients: to look for one's records, the others are not touched.
+    /// Client of each record, so that a search by client does not read the records.
     clients: VecDeque<IpAddr>,
-    most: usize,
+    capacity: usize,
 }
 
-impl Recent {
-    /// Without any record yet, and room for [`REMEMBERED`].
+impl RecentRecords {
+    /// Returns an empty buffer with the capacity [`MAX_RECENT_RECORDS`].
     pub(crate) fn new() -> Self {
-        Self { records: VecDeque::new(), clients: VecDeque::new(), most: REMEMBERED }
+        Self { records: VecDeque::new(), clients: VecDeque::new(), capacity: MAX_RECENT_RECORDS }
     }
 
-    /// Remembers a record, in the place of the oldest where there is no other.
+    /// Appends a record, and removes the oldest if the buffer is full.
     pub(crate) fn push(&mut self, record: &FlowRecord) {
-        if self.records.len() >= self.most {
+        if self.records.len() >= self.capacity {
             self.records.pop_front();
             self.clients.pop_front();
         }
@@ -32,24 +32,24 @@ impl Recent {
         self.clients.push_back(record.flow.client());
     }
 
-    /// From now on nothing is forgotten.
-    pub(crate) fn keep_all(&mut self) {
-        self.most = usize::MAX;
+    /// Removes the capacity limit.
+    pub(crate) fn retain_all(&mut self) {
+        self.capacity = usize::MAX;
     }
 
-    /// The oldest.
+    /// Returns the oldest record.
     pub(crate) fn oldest(&self) -> Option<&FlowRecord> {
         self.records.front()
     }
 
-    /// All of them, the oldest first.
+    /// Returns all records, oldest first.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &FlowRecord> {
         self.records.iter()
     }
 
-    /// Those of clients that fit, the oldest first.
-    pub(crate) fn of(&self, fits: impl Fn(IpAddr) -> bool) -> impl Iterator<Item = &FlowRecord> {
-        let of = self.clients.iter().zip(&self.records).filter(move |(client, _)| fits(**client));
-        of.map(|(_, record)| record)
+    /// Returns the records of the wanted clients, oldest first.
+    pub(crate) fn by_client(&self, is_wanted: impl Fn(IpAddr) -> bool) -> impl Iterator<Item = &FlowRecord> {
+        let by_client = self.clients.iter().zip(&self.records).filter(move |(client, _)| is_wanted(**client));
+        by_client.map(|(_, record)| record)
     }
 }

@@ -1,30 +1,30 @@
-//! Flows as the engine sees them, and the records made of them.
+//! Flows as read from the flow table, and flow records.
 
 use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
 
-use super::fields::Inputs;
+use super::fields::RecordFields;
 use crate::time::Time;
 
-/// One direction of a flow, cumulative.
+/// Cumulative counters of one direction of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Direction {
+pub struct DirectionStats {
     /// Packets on the wire.
     pub packets: u64,
-    /// IP total length of those packets.
+    /// IP total length of the packets.
     pub bytes: u64,
     /// TCP or UDP payload bytes.
     pub payload: u64,
-    /// Packets that carried payload.
+    /// Packets with payload.
     pub data_packets: u64,
-    /// IP bytes of the packets that carried payload.
+    /// IP bytes of the packets with payload.
     pub data_bytes: u64,
-    /// The last packet; `None` when there was none.
+    /// Time of the last packet; `None` without a packet.
     pub last: Option<Time>,
 }
 
-/// TCP and application facts as they are kept on disk, in the order of [`facts_of`].
+/// Returns TCP and application facts as bytes for storage, in the order that [`facts_of`] reads.
 pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
     [
         facts.syn,
@@ -40,7 +40,7 @@ pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
     ]
 }
 
-/// Facts from those bytes.
+/// Returns the facts of these bytes.
 pub fn facts_of(bytes: [u8; 10]) -> Facts {
     let [
         syn,
@@ -68,86 +68,86 @@ pub fn facts_of(bytes: [u8; 10]) -> Facts {
     }
 }
 
-/// A flow as one snapshot of the kernel's table shows it, its times resolved.
+/// Flow as one poll of the flow table shows it, with resolved times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Addresses, ports, VLAN zone, protocol.
+    /// Addresses, ports, VLAN zone and protocol.
     pub key: FlowKey,
     /// Client to server.
-    pub up: Direction,
+    pub up: DirectionStats,
     /// Server to client.
-    pub down: Direction,
-    /// The first packet.
+    pub down: DirectionStats,
+    /// Time of the first packet.
     pub first: Time,
     /// Estimated messages.
     pub messages: u32,
-    /// Messages the server refused after it had taken them, by its reply codes: only of sessions in the clear.
+    /// Messages that the server refused by a reply code after their data. Known for unencrypted sessions only.
     pub rejected: u32,
-    /// The client's MAC address, where there is one.
+    /// MAC address of the client, if known.
     pub mac: Option<[u8; 6]>,
-    /// The kernel's number of the interface that the flow's first packet passed; `None` where it is not known.
+    /// Interface index of the first packet, if known.
     pub interface: Option<NonZeroU32>,
     /// TCP and application facts.
     pub facts: Facts,
 }
 
 impl Flow {
-    /// The last packet of either direction.
+    /// Returns the time of the last packet of either direction.
     pub fn last(&self) -> Time {
-        let last = |way: &Direction| way.last.unwrap_or(Time::ZERO);
+        let last = |way: &DirectionStats| way.last.unwrap_or(Time::ZERO);
         last(&self.up).max(last(&self.down)).max(self.first)
     }
 
-    /// The client's address.
+    /// Returns the address of the client.
     pub fn client(&self) -> IpAddr {
         self.key.client.ip()
     }
 
-    /// The server's address.
+    /// Returns the address of the server.
     pub fn server(&self) -> IpAddr {
         self.key.server.ip()
     }
 }
 
-/// A flow that another one on the same tuple has followed.
+/// Flow that ended because a new connection uses its 5-tuple.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
-    /// The flow, with its last counters.
+pub struct SupersededFlow {
+    /// Flow with its last counters.
     pub flow: Flow,
-    /// The first packet of the one that followed.
-    pub replaced: Time,
+    /// Time of the first packet of the new connection.
+    pub superseded_at: Time,
 }
 
-/// What became of a flow that had ended, when it was to be taken out of the kernel's table.
+/// Outcome of evicting an ended flow from the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It was taken out, with the counters it was seen with.
-    Removed,
-    /// Its counters are not those it was seen with any more: it stays.
-    Lives,
-    /// It was not there.
-    Absent,
+pub enum EvictOutcome {
+    /// The flow was evicted with the observed counters.
+    Evicted,
+    /// The counters have changed, so the flow stays in the table.
+    Changed,
+    /// The flow was not in the table.
+    Missing,
 }
 
-/// Why a record was made.
+/// Reason of a flow record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordReason {
-    /// FIN both ways or RST, and the grace over.
+    /// FIN in both directions or RST, and the timeout after closing has passed.
     Closed,
-    /// No packet for the idle time.
+    /// The idle timeout has passed.
     Idle,
-    /// The flow lives on; the counters are cumulative.
+    /// The flow is alive; its counters are cumulative.
     Active,
     /// The agent stopped.
     Shutdown,
 }
 
 impl RecordReason {
-    /// Every reason, in an order that stays: what is kept on disk names them by their place.
+    /// All reasons, in a fixed order: stored data refers to them by index.
     pub const ALL: [RecordReason; 4] =
         [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 
-    /// The name in records.
+    /// Returns the name in records.
     pub const fn name(self) -> &'static str {
         match self {
             RecordReason::Closed => "closed",
@@ -158,24 +158,24 @@ impl RecordReason {
     }
 }
 
-/// A flow record. Its event time is the flow's last packet.
+/// Flow record. Its event time is the last packet of the flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
-    /// The flow and its cumulative counters.
+    /// Flow with its cumulative counters.
     pub flow: Flow,
     /// Application class.
     pub app: App,
-    /// Why the record was made.
+    /// Reason of the record.
     pub reason: RecordReason,
-    /// True if every packet of the flow can be in its counters: it was seen from its SYN on, in
-    /// both directions where it was answered.
+    /// True if the counters can contain every packet of the flow: its SYN was seen, and also its SYN-ACK if the
+    /// server sent packets.
     pub complete: bool,
-    /// What the record tells; the counters and facts beyond that mean nothing.
-    pub inputs: Inputs,
+    /// Fields that the record carries. Other counters and facts are undefined.
+    pub fields: RecordFields,
 }
 
 impl FlowRecord {
-    /// Event time: the last packet.
+    /// Returns the event time: that of the last packet.
     pub fn time(&self) -> Time {
         self.flow.last()
     }

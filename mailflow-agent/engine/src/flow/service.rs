@@ -1,30 +1,30 @@
-//! Mail services and the ports they are watched on.
+//! Mail services and their ports.
 
 use std::collections::BTreeMap;
 
 use mailflow_common::Family;
 
-/// A service: the name under which its ports are summed.
+/// Mail service, by which metrics sum the traffic of its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
-    /// Mail between servers, port 25.
+    /// SMTP between servers, port 25 (RFC 5321).
     Smtp,
     /// Mail submission, port 587 (RFC 6409).
     Submission,
-    /// SMTP inside TLS, ports 465 (RFC 8314) and 994.
+    /// SMTP over implicit TLS, ports 465 (RFC 8314) and 994.
     Smtps,
     /// POP3, port 110.
     Pop3,
-    /// POP3 inside TLS, port 995.
+    /// POP3 over implicit TLS, port 995.
     Pop3s,
     /// IMAP, port 143.
     Imap,
-    /// IMAP inside TLS, port 993.
+    /// IMAP over implicit TLS, port 993.
     Imaps,
 }
 
 impl Service {
-    /// Every service.
+    /// All services.
     pub const ALL: [Service; 7] = [
         Service::Smtp,
         Service::Submission,
@@ -35,7 +35,7 @@ impl Service {
         Service::Imaps,
     ];
 
-    /// The name in configuration and metrics.
+    /// Returns the name in configuration and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Service::Smtp => "smtp",
@@ -48,7 +48,7 @@ impl Service {
         }
     }
 
-    /// The family that TLS from the first byte belongs to on its ports.
+    /// Returns the application family of implicit TLS on the service's ports.
     pub const fn family(self) -> Family {
         match self {
             Service::Smtp | Service::Submission | Service::Smtps => Family::Smtp,
@@ -58,5 +58,5 @@ impl Service {
     }
 }
 
-/// The watched ports.
+/// Watched ports with their services.
 pub type Services = BTreeMap<u16, Service>;

@@ -1,4 +1,4 @@
-//! What is remembered of every live flow between two readings: enough to tell its gains, no more.
+//! Table of live flows: the state between polls from which deltas are computed.
 
 use std::{
     collections::HashMap,
@@ -9,257 +9,274 @@ use std::{
 use mailflow_common::FlowKey;
 
 use super::{
-    compact_table::Slots,
-    delta::{Delta, Gain},
-    fingerprint::{Name, Names},
-    packed_counters::Slot,
+    compact_table::CompactTable,
+    delta::{CounterDelta, Delta},
+    fingerprint::{FingerprintHasher, FlowFingerprint},
+    packed_counters::PackedCounters,
     quantity::Quantities,
-    record::{Direction, Flow},
+    record::{DirectionStats, Flow},
 };
 use crate::{
-    eval::contribution::{LIVE_BYTES, LIVE_MESSAGES, Tally},
+    eval::contribution::{FlowContribution, LIVE_BYTES, LIVE_MESSAGES},
     time::Time,
 };
 
-/// Readings that may miss a living flow one after the other, at least; twice as many at most.
-const PATIENCE: u8 = 8;
-/// A flow that began so long after the last reading was not in it, however its time was rounded.
-const AFTER: Duration = Duration::from_secs(1);
-/// Readings told apart; the first is 1.
-const READINGS: u8 = 4 * PATIENCE;
+/// Consecutive polls that may miss a live flow before it is dropped. The table checks at each eighth poll, so it
+/// may miss twice as many.
+const MAX_MISSED_POLLS: u8 = 8;
+/// Margin of the rounding of flow times: a flow that began later than this after the previous poll was not in that
+/// poll.
+const NEW_FLOW_MARGIN: Duration = Duration::from_secs(1);
+/// Number of distinct poll numbers; the first is 1.
+const POLL_NUMBERS: u8 = 4 * MAX_MISSED_POLLS;
 
-/// The live flows.
+/// Table of live flows.
 #[derive(Debug)]
-pub(crate) struct Table {
-    slots: Slots,
-    names: Names,
-    /// What the rules have taken of living flows; few live long enough for that. A name is a keyed hash already.
-    marks: HashMap<Name, Mark, BuildHasherDefault<DefaultHasher>>,
-    /// The moments of the last readings; a flow knows at which it was seen.
-    readings: [Time; READINGS as usize],
-    reading: u8,
-    /// What began later than this is new in this reading.
-    new_from: Time,
-    /// Most flows at once since unused memory was last given back.
-    most: usize,
-    vanished: u64,
+pub(crate) struct LiveFlowTable {
+    slots: CompactTable,
+    hasher: FingerprintHasher,
+    /// Contributions of flows with several records, which are few. The fingerprint is a keyed hash already.
+    contributions: HashMap<FlowFingerprint, KeyedContribution, BuildHasherDefault<DefaultHasher>>,
+    /// Times of the last polls, by poll number.
+    poll_times: [Time; POLL_NUMBERS as usize],
+    poll: u8,
+    /// Flows with a later first packet are new in this poll.
+    new_after: Time,
+    /// Most flows at once since the last release of memory.
+    peak_flows: usize,
+    lost: u64,
 }
 
-/// A tally with its flow: a name alone says nothing to another process.
+/// Contribution with the identity of its flow, as another process has other fingerprints.
 #[derive(Debug)]
-struct Mark {
+struct KeyedContribution {
     key: FlowKey,
     first: Time,
-    tally: Tally,
+    contribution: FlowContribution,
 }
 
-/// What a look at a flow showed.
+/// Result of updating a flow.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    /// What it gained, if anything.
+pub(crate) struct FlowUpdate {
+    /// Delta of the flow; `None` without a change.
     pub(crate) delta: Option<Delta>,
-    /// The reading that showed it last, if one did.
-    pub(crate) before: Option<Time>,
+    /// Time of the last poll that showed the flow.
+    pub(crate) previous: Option<Time>,
 }
 
-impl Default for Table {
+impl Default for LiveFlowTable {
     fn default() -> Self {
         Self {
-            slots: Slots::default(),
-            names: Names::default(),
-            marks: HashMap::default(),
-            readings: [Time::ZERO; READINGS as usize],
-            reading: 1,
-            new_from: Time::END,
-            most: 0,
-            vanished: 0,
+            slots: CompactTable::default(),
+            hasher: FingerprintHasher::default(),
+            contributions: HashMap::default(),
+            poll_times: [Time::ZERO; POLL_NUMBERS as usize],
+            poll: 1,
+            new_after: Time::END,
+            peak_flows: 0,
+            lost: 0,
         }
     }
 }
 
-impl Table {
-    /// What tells the flows' gains: seeds of their names, and each with its name.
+impl LiveFlowTable {
+    /// Returns the seeds of the fingerprints, and fingerprint and packed counters of each flow.
     pub(crate) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
-        let words = |(name, slot): (Name, &Slot)| {
-            let [up, down, rest, ends] = slot.words();
-            [name.high, up, down, rest, ends]
+        let words = |(fingerprint, slot): (FlowFingerprint, &PackedCounters)| {
+            let [up, down, upper_packets, low_and_messages] = slot.words();
+            [fingerprint.high, up, down, upper_packets, low_and_messages]
         };
-        (self.names.seeds(), self.slots.iter().map(words).collect())
+        (self.hasher.seeds(), self.slots.iter().map(words).collect())
     }
 
-    /// Goes on where another stopped, as of a reading at `now`.
+    /// Restores a checkpoint with the last poll at `now`.
     pub(crate) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
-        *self = Self { names: Names::of_seeds(seeds), ..Self::default() };
-        self.readings[usize::from(self.reading - 1)] = now;
-        for [high, up, down, rest, ends] in flows {
-            let slot = Slot::from_words([*up, *down, *rest, *ends], self.reading);
-            self.slots.put(Name { high: *high, low: slot.low() }, slot);
+        *self = Self { hasher: FingerprintHasher::of_seeds(seeds), ..Self::default() };
+        self.poll_times[usize::from(self.poll - 1)] = now;
+        for [high, up, down, upper_packets, low_and_messages] in flows {
+            let slot = PackedCounters::from_words([*up, *down, *upper_packets, *low_and_messages], self.poll);
+            self.slots.insert(FlowFingerprint { high: *high, low: slot.low() }, slot);
         }
     }
 
-    /// A reading that another process made since. They have few numbers, so that for not having been shown in them
-    /// nothing is forgotten: when those are used up, the two oldest are one.
-    pub(crate) fn again(&mut self, now: Time) {
-        if self.reading + 1 < PATIENCE {
-            self.reading += 1;
+    /// Begins a poll that the previous process made after the checkpoint. These polls use at most
+    /// [`MAX_MISSED_POLLS`] numbers, so that flows are not dropped for being missed by them: when the numbers are
+    /// used up, the two oldest polls are merged.
+    pub(crate) fn begin_recovered_poll(&mut self, now: Time) {
+        if self.poll + 1 < MAX_MISSED_POLLS {
+            self.poll += 1;
         } else {
-            for slot in self.slots.iter_mut().filter(|slot| slot.reading() > 1) {
-                *slot = Slot::from_words(slot.words(), slot.reading() - 1);
+            for slot in self.slots.iter_mut().filter(|slot| slot.poll() > 1) {
+                *slot = PackedCounters::from_words(slot.words(), slot.poll() - 1);
             }
-            self.readings.copy_within(1..usize::from(self.reading), 0);
+            self.poll_times.copy_within(1..usize::from(self.poll), 0);
         }
-        self.readings[usize::from(self.reading - 1)] = now;
+        self.poll_times[usize::from(self.poll - 1)] = now;
     }
 
-    /// A reading begins. Flows that the last ones did not show are forgotten.
-    pub(crate) fn begin(&mut self, now: Time) {
-        self.new_from = self.readings[usize::from(self.reading - 1)] + AFTER;
-        self.reading = self.reading % READINGS + 1;
-        self.readings[usize::from(self.reading - 1)] = now;
-        self.most = self.most.max(self.slots.len());
-        if self.reading.is_multiple_of(PATIENCE) {
-            self.forget();
-            self.slots.shrink(std::mem::take(&mut self.most));
+    /// Begins a poll. Drops flows that the last polls missed.
+    pub(crate) fn begin_poll(&mut self, now: Time) {
+        self.new_after = self.poll_times[usize::from(self.poll - 1)] + NEW_FLOW_MARGIN;
+        self.poll = self.poll % POLL_NUMBERS + 1;
+        self.poll_times[usize::from(self.poll - 1)] = now;
+        self.peak_flows = self.peak_flows.max(self.slots.len());
+        if self.poll.is_multiple_of(MAX_MISSED_POLLS) {
+            self.remove_missed();
+            self.slots.shrink(std::mem::take(&mut self.peak_flows));
         }
     }
 
-    /// Returns true if no reading before this one can have shown a flow.
+    /// Returns true if no earlier poll can have shown the flow.
     pub(crate) fn is_new(&self, flow: &Flow) -> bool {
-        flow.first > self.new_from
+        flow.first > self.new_after
     }
 
-    /// A flow's name.
-    pub(crate) fn name(&self, flow: &Flow) -> Name {
-        self.names.of(flow)
+    /// Returns the fingerprint of a flow.
+    pub(crate) fn fingerprint(&self, flow: &Flow) -> FlowFingerprint {
+        self.hasher.of(flow)
     }
 
-    /// The names of `flows`, at most `N`, but for those to `skip`; their slots are in the caches then.
-    pub(crate) fn names<const N: usize>(
+    /// Returns the fingerprints of at most `N` flows, except those to `skip`, and prefetches their slots.
+    pub(crate) fn fingerprints<const N: usize>(
         &self,
         flows: &[Flow],
         skip: impl Fn(&Flow) -> bool,
-    ) -> [Option<Name>; N] {
-        let mut names = [None; N];
-        for (name, flow) in names.iter_mut().zip(flows).filter(|(_, flow)| !skip(flow)) {
-            *name = Some(self.names.of(flow));
+    ) -> [Option<FlowFingerprint>; N] {
+        let mut fingerprints = [None; N];
+        for (fingerprint, flow) in fingerprints.iter_mut().zip(flows).filter(|(_, flow)| !skip(flow)) {
+            *fingerprint = Some(self.hasher.of(flow));
         }
-        self.slots.warm(&names);
-        names
+        self.slots.prefetch(&fingerprints);
+        fingerprints
     }
 
-    /// Looks at a flow.
-    pub(crate) fn see(&mut self, name: Name, flow: &Flow) -> Seen {
-        let now = Slot::new(name, flow, self.reading);
-        match self.slots.get_mut(name) {
+    /// Updates the counters of a flow.
+    pub(crate) fn update(&mut self, fingerprint: FlowFingerprint, flow: &Flow) -> FlowUpdate {
+        let now = PackedCounters::new(fingerprint, flow, self.poll);
+        match self.slots.get_mut(fingerprint) {
             Some(slot) => {
-                let before = std::mem::replace(slot, now);
-                let reading = usize::from(before.reading() - 1);
-                Seen { delta: before.gain(&now, flow), before: Some(self.readings[reading]) }
+                let previous = std::mem::replace(slot, now);
+                let poll = usize::from(previous.poll() - 1);
+                FlowUpdate { delta: previous.delta_to(&now, flow), previous: Some(self.poll_times[poll]) }
             }
             None => {
-                self.slots.put(name, now);
-                Seen { delta: Some(all(flow)), before: None }
+                self.slots.insert(fingerprint, now);
+                FlowUpdate { delta: Some(first_delta(flow)), previous: None }
             }
         }
     }
 
-    /// Looks at a flow for the last time and forgets it.
-    pub(crate) fn take(&mut self, name: Name, flow: &Flow) -> Option<Delta> {
-        match self.slots.remove(name) {
-            Some(before) => before.gain(&Slot::new(name, flow, self.reading), flow),
-            None => Some(all(flow)),
+    /// Removes a flow, and returns its last delta.
+    pub(crate) fn remove(&mut self, fingerprint: FlowFingerprint, flow: &Flow) -> Option<Delta> {
+        match self.slots.remove(fingerprint) {
+            Some(previous) => previous.delta_to(&PackedCounters::new(fingerprint, flow, self.poll), flow),
+            None => Some(first_delta(flow)),
         }
     }
 
-    /// Takes a flow back, with all its gains told.
-    pub(crate) fn put(&mut self, flow: &Flow) {
-        let name = self.names.of(flow);
-        self.slots.put(name, Slot::new(name, flow, self.reading));
+    /// Inserts a flow whose delta is already emitted.
+    pub(crate) fn insert(&mut self, flow: &Flow) {
+        let fingerprint = self.hasher.of(flow);
+        self.slots.insert(fingerprint, PackedCounters::new(fingerprint, flow, self.poll));
     }
 
-    /// What the rules have taken of a flow.
-    pub(crate) fn tally(&self, flow: &Flow) -> Tally {
-        if self.marks.is_empty() {
-            return Tally::default();
+    /// Returns the contribution of a flow.
+    pub(crate) fn contribution(&self, flow: &Flow) -> FlowContribution {
+        if self.contributions.is_empty() {
+            return FlowContribution::default();
         }
-        self.marks.get(&self.names.of(flow)).map(|mark| mark.tally.clone()).unwrap_or_default()
+        self.contributions
+            .get(&self.hasher.of(flow))
+            .map(|keyed| keyed.contribution.clone())
+            .unwrap_or_default()
     }
 
-    /// Returns true if an open flow has gained enough to be shown to the rules between its records.
-    pub(crate) fn show(&mut self, flow: &Flow) -> bool {
-        // Most flows never get that far.
+    /// Returns true if an open flow has gained enough for a live update.
+    pub(crate) fn has_live_update(&mut self, flow: &Flow) -> bool {
+        // Most flows never reach these limits.
         if flow.up.bytes < LIVE_BYTES
             && flow.down.bytes < LIVE_BYTES
             && u64::from(flow.messages) < LIVE_MESSAGES
         {
             return false;
         }
-        let mark = || Mark { key: flow.key, first: flow.first, tally: Tally::default() };
-        self.marks.entry(self.names.of(flow)).or_insert_with(mark).tally.show(&Quantities::of(flow))
+        let keyed = || KeyedContribution {
+            key: flow.key,
+            first: flow.first,
+            contribution: FlowContribution::default(),
+        };
+        self.contributions
+            .entry(self.hasher.of(flow))
+            .or_insert_with(keyed)
+            .contribution
+            .take_live_update(&Quantities::of(flow))
     }
 
-    /// Notes what the rules have taken of a flow.
-    pub(crate) fn mark(&mut self, flow: &Flow, tally: Tally) {
-        if !tally.is_empty() {
-            self.marks.insert(self.names.of(flow), Mark { key: flow.key, first: flow.first, tally });
+    /// Stores the contribution of a flow.
+    pub(crate) fn set_contribution(&mut self, flow: &Flow, contribution: FlowContribution) {
+        if !contribution.is_empty() {
+            self.contributions.insert(
+                self.hasher.of(flow),
+                KeyedContribution { key: flow.key, first: flow.first, contribution },
+            );
         }
     }
 
-    /// The rules have other numbers now.
-    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
-        self.marks.values_mut().for_each(|mark| mark.tally.renumber(&number));
+    /// Changes the rule numbers of all contributions.
+    pub(crate) fn renumber_rules(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        self.contributions.values_mut().for_each(|keyed| keyed.contribution.renumber_rules(&number));
     }
 
-    /// What the rules have taken of which flow.
-    pub(crate) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &Tally)> {
-        self.marks.values().map(|mark| (mark.key, mark.first, &mark.tally))
+    /// Returns the contribution of each flow.
+    pub(crate) fn all_contributions(&self) -> impl Iterator<Item = (FlowKey, Time, &FlowContribution)> {
+        self.contributions.values().map(|keyed| (keyed.key, keyed.first, &keyed.contribution))
     }
 
-    /// After a flow's last record.
-    pub(crate) fn unmark(&mut self, flow: &Flow) {
-        if !self.marks.is_empty() {
-            self.marks.remove(&self.names.of(flow));
+    /// Removes the contribution of a flow after its last record.
+    pub(crate) fn remove_contribution(&mut self, flow: &Flow) {
+        if !self.contributions.is_empty() {
+            self.contributions.remove(&self.hasher.of(flow));
         }
     }
 
-    /// Flows held.
+    /// Returns the number of flows.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Flows that were forgotten without having been taken.
-    pub(crate) fn vanished(&self) -> u64 {
-        self.vanished
+    /// Returns the number of flows that were dropped without having been removed.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
-    /// Forgets every flow.
+    /// Removes all flows.
     pub(crate) fn clear(&mut self) {
-        self.slots = Slots::default();
+        self.slots = CompactTable::default();
     }
 
-    fn forget(&mut self) {
-        let (held, current) = (self.slots.len(), self.reading);
-        let Self { slots, marks, .. } = self;
-        slots.retain(|name, slot| {
-            // The reading that begins has not shown it yet.
-            let missed = (READINGS + current - slot.reading()) % READINGS > PATIENCE + 1;
-            if missed {
-                marks.remove(&name);
+    fn remove_missed(&mut self) {
+        let (flows_before, poll) = (self.slots.len(), self.poll);
+        let Self { slots, contributions, .. } = self;
+        slots.retain(|fingerprint, slot| {
+            // The poll that begins has not shown the flow yet.
+            let is_missed = (POLL_NUMBERS + poll - slot.poll()) % POLL_NUMBERS > MAX_MISSED_POLLS + 1;
+            if is_missed {
+                contributions.remove(&fingerprint);
             }
-            !missed
+            !is_missed
         });
-        self.vanished += (held - slots.len()) as u64;
+        self.lost += (flows_before - slots.len()) as u64;
     }
 }
 
-/// All that a flow has is its gain.
-pub(crate) fn all(flow: &Flow) -> Delta {
+/// Returns the first delta of a flow: all of its counters.
+pub(crate) fn first_delta(flow: &Flow) -> Delta {
     let messages = u64::from(flow.messages);
-    Delta { key: flow.key, up: reached(&flow.up), down: reached(&flow.down), messages, new_flow: true }
+    Delta { key: flow.key, up: totals(&flow.up), down: totals(&flow.down), messages, new_flow: true }
 }
 
-fn reached(direction: &Direction) -> Gain {
-    Gain { packets: direction.packets, bytes: direction.bytes }
+fn totals(direction: &DirectionStats) -> CounterDelta {
+    CounterDelta { packets: direction.packets, bytes: direction.bytes }
 }
 
 #[cfg(test)]
@@ -268,199 +285,208 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::contribution::Taken,
+        eval::contribution::Counted,
         fixture::{self, at},
-        flow::class::Kinds,
+        flow::class::FlowClasses,
     };
 
     fn flow() -> Flow {
         fixture::flow("10.0.0.1:4000", "9.9.9.9:25")
     }
 
-    fn see(table: &mut Table, flow: &Flow) -> Seen {
-        table.see(table.name(flow), flow)
+    fn update(table: &mut LiveFlowTable, flow: &Flow) -> FlowUpdate {
+        table.update(table.fingerprint(flow), flow)
     }
 
-    fn take(table: &mut Table, flow: &Flow) -> Option<Delta> {
-        table.take(table.name(flow), flow)
+    fn remove(table: &mut LiveFlowTable, flow: &Flow) -> Option<Delta> {
+        table.remove(table.fingerprint(flow), flow)
     }
 
-    /// One of 300 flows: 20 clients, 5 beginnings of each of 3 ports.
+    /// Returns one of 300 flows: 20 clients, 3 ports, 5 start times of each.
     fn numbered(n: u64) -> Flow {
         let flow = fixture::flow(&format!("10.0.0.{}:{}", n % 20, 4_000 + n / 20 % 3), "9.9.9.9:25");
         Flow { first: at(n / 60), ..flow }
     }
 
-    /// What may happen to a flow, by its number; gains are added to its counters before.
+    /// Operation on a flow, by its number. The increments are added to its counters before.
     #[derive(Clone, Debug)]
     enum Step {
         Begin,
         See(u64, [u64; 4], u32),
         Take(u64, [u64; 4], u32),
-        /// As if it had ended and could not be taken out.
+        /// The flow ended and was not evicted.
         TakeAndPut(u64, [u64; 4], u32),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let number = || 0..300u64;
-        let gain = |most: u64| prop_oneof![3 => Just(0), 3 => 0..2_000u64, 1 => 0..most];
-        let gains = move || (gain(1 << 40), gain(1 << 48), gain(1 << 40), gain(1 << 48));
-        let gains = move || gains().prop_map(|(a, b, c, d)| [a, b, c, d]);
+        let gain = |peak_flows: u64| prop_oneof![3 => Just(0), 3 => 0..2_000u64, 1 => 0..peak_flows];
+        let increments = move || (gain(1 << 40), gain(1 << 48), gain(1 << 40), gain(1 << 48));
+        let increments = move || increments().prop_map(|(a, b, c, d)| [a, b, c, d]);
         let messages = || prop_oneof![Just(0), any::<u32>()];
         let step = prop_oneof![
             1 => Just(Step::Begin),
-            30 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::See(n, gains, more)),
-            5 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::Take(n, gains, more)),
-            2 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::TakeAndPut(n, gains, more)),
+            30 => (number(), increments(), messages()).prop_map(|(n, increments, more)| Step::See(n, increments, more)),
+            5 => (number(), increments(), messages()).prop_map(|(n, increments, more)| Step::Take(n, increments, more)),
+            2 => (number(), increments(), messages()).prop_map(|(n, increments, more)| Step::TakeAndPut(n, increments, more)),
         ];
         prop::collection::vec(step, 1..2_000)
     }
 
-    /// A flow as a plain map remembers it.
+    /// Flow of the reference model.
     #[derive(Clone, Copy, Default)]
-    struct Plain {
+    struct ModelFlow {
         counters: [u64; 4],
         messages: u32,
-        /// Its last reading; none while it is not held.
-        reading: Option<u64>,
+        /// Number of its last poll; `None` while the table does not hold it.
+        poll: Option<u64>,
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Every gain is what a plain map of whole counters says.
+        /// Each delta equals that of a reference model with full-width counters.
         #[test]
-        fn it_tells_what_a_plain_map_tells(steps in steps()) {
-            let (mut table, mut plain) = (Table::default(), HashMap::<u64, Plain>::new());
-            let mut reading = 0;
+        fn deltas_equal_those_of_a_model(steps in steps()) {
+            let (mut table, mut model) = (LiveFlowTable::default(), HashMap::<u64, ModelFlow>::new());
+            let mut poll = 0;
             for step in steps {
-                let (Step::See(n, gains, more) | Step::Take(n, gains, more) | Step::TakeAndPut(n, gains, more)) = step
+                let (Step::See(n, increments, more) | Step::Take(n, increments, more) | Step::TakeAndPut(n, increments, more)) = step
                 else {
-                    reading += 1;
-                    table.begin(at(reading));
-                    if reading % u64::from(PATIENCE) == u64::from(PATIENCE) - 1 {
-                        let patience = u64::from(PATIENCE) + 1;
-                        let old = |plain: &Plain| plain.reading.is_some_and(|last| reading - last > patience);
-                        plain.values_mut().filter(|plain| old(plain)).for_each(|plain| plain.reading = None);
+                    poll += 1;
+                    table.begin_poll(at(poll));
+                    if poll % u64::from(MAX_MISSED_POLLS) == u64::from(MAX_MISSED_POLLS) - 1 {
+                        let patience = u64::from(MAX_MISSED_POLLS) + 1;
+                        let old = |model: &ModelFlow| model.poll.is_some_and(|last| poll - last > patience);
+                        model.values_mut().filter(|model| old(model)).for_each(|model| model.poll = None);
                     }
                     continue;
                 };
-                let past = plain.entry(n).or_default();
-                let now = Plain {
-                    counters: std::array::from_fn(|way| past.counters[way].wrapping_add(gains[way])),
+                let past = model.entry(n).or_default();
+                let now = ModelFlow {
+                    counters: std::array::from_fn(|way| past.counters[way].wrapping_add(increments[way])),
                     messages: past.messages.wrapping_add(more),
-                    reading: if matches!(step, Step::Take(..)) { None } else { Some(reading) },
+                    poll: if matches!(step, Step::Take(..)) { None } else { Some(poll) },
                 };
-                let before = std::mem::replace(past, now);
+                let previous = std::mem::replace(past, now);
                 let mut flow = Flow { messages: now.messages, ..numbered(n) };
                 [flow.up.packets, flow.up.bytes, flow.down.packets, flow.down.bytes] = now.counters;
-                let told = match step {
+                let delta = match step {
                     Step::See(..) => {
-                        let seen = see(&mut table, &flow);
-                        prop_assert_eq!(seen.before, before.reading.map(at));
-                        seen.delta
+                        let update = update(&mut table, &flow);
+                        prop_assert_eq!(update.previous, previous.poll.map(at));
+                        update.delta
                     }
-                    _ => take(&mut table, &flow),
+                    _ => remove(&mut table, &flow),
                 };
                 if matches!(step, Step::TakeAndPut(..)) {
-                    table.put(&flow);
+                    table.insert(&flow);
                 }
-                let (gains, more) = if before.reading.is_some() { (gains, more) } else { (now.counters, now.messages) };
-                let gained = before.reading.is_none() || gains != [0; 4] || more != 0;
-                prop_assert_eq!(told.is_some(), gained);
-                if let Some(delta) = told {
-                    prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], gains);
-                    prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(more), before.reading.is_none()));
+                let (increments, more) = if previous.poll.is_some() { (increments, more) } else { (now.counters, now.messages) };
+                let has_delta = previous.poll.is_none() || increments != [0; 4] || more != 0;
+                prop_assert_eq!(delta.is_some(), has_delta);
+                if let Some(delta) = delta {
+                    prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], increments);
+                    prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(more), previous.poll.is_none()));
                 }
-                prop_assert_eq!(table.len(), plain.values().filter(|plain| plain.reading.is_some()).count());
+                prop_assert_eq!(table.len(), model.values().filter(|model| model.poll.is_some()).count());
             }
         }
     }
 
     #[test]
-    fn only_gains_are_told() {
-        let mut table = Table::default();
+    fn unchanged_counters_give_no_delta() {
+        let mut table = LiveFlowTable::default();
         let mut flow = flow();
-        let first = see(&mut table, &flow).delta.unwrap();
-        assert_eq!((first.up, first.messages, first.new_flow), (Gain { packets: 10, bytes: 2_000 }, 1, true));
-        assert_eq!(see(&mut table, &flow).delta, None);
+        let first = update(&mut table, &flow).delta.unwrap();
+        assert_eq!(
+            (first.up, first.messages, first.new_flow),
+            (CounterDelta { packets: 10, bytes: 2_000 }, 1, true)
+        );
+        assert_eq!(update(&mut table, &flow).delta, None);
         (flow.down.packets, flow.down.bytes) = (11, 2_052);
-        let second = see(&mut table, &flow).delta.unwrap();
-        assert_eq!((second.up, second.down), (Gain::default(), Gain { packets: 1, bytes: 52 }));
+        let second = update(&mut table, &flow).delta.unwrap();
+        assert_eq!(
+            (second.up, second.down),
+            (CounterDelta::default(), CounterDelta { packets: 1, bytes: 52 })
+        );
         assert_eq!((second.messages, second.new_flow), (0, false));
         flow.up.packets += 1;
-        assert_eq!(take(&mut table, &flow).unwrap().up, Gain { packets: 1, bytes: 0 });
+        assert_eq!(remove(&mut table, &flow).unwrap().up, CounterDelta { packets: 1, bytes: 0 });
         assert_eq!(table.len(), 0);
     }
 
     #[test]
-    fn another_beginning_is_another_flow() {
-        let mut table = Table::default();
-        see(&mut table, &flow());
+    fn another_start_time_is_another_flow() {
+        let mut table = LiveFlowTable::default();
+        update(&mut table, &flow());
         let new = Flow { first: at(101), ..flow() };
-        assert!(see(&mut table, &new).delta.unwrap().new_flow);
-        assert_eq!((take(&mut table, &flow()), take(&mut table, &new)), (None, None), "both were booked");
+        assert!(update(&mut table, &new).delta.unwrap().new_flow);
+        assert_eq!((remove(&mut table, &flow()), remove(&mut table, &new)), (None, None), "both were booked");
     }
 
     #[test]
-    fn a_flow_is_forgotten_only_when_many_readings_missed_it() {
-        for misses in 0..3 * PATIENCE {
-            let mut table = Table::default();
-            table.begin(at(1));
-            see(&mut table, &flow());
-            for reading in 0..misses {
-                table.begin(at(2 + u64::from(reading)));
+    fn a_flow_is_dropped_after_many_missed_polls() {
+        for misses in 0..3 * MAX_MISSED_POLLS {
+            let mut table = LiveFlowTable::default();
+            table.begin_poll(at(1));
+            update(&mut table, &flow());
+            for poll in 0..misses {
+                table.begin_poll(at(2 + u64::from(poll)));
             }
-            table.begin(at(100));
-            let seen = see(&mut table, &flow());
-            match seen.before {
-                Some(before) => assert_eq!((before, seen.delta, table.vanished()), (at(1), None, 0)),
-                None => assert_eq!((seen.delta.unwrap().new_flow, table.vanished()), (true, 1)),
+            table.begin_poll(at(100));
+            let update = update(&mut table, &flow());
+            match update.previous {
+                Some(previous) => assert_eq!((previous, update.delta, table.lost()), (at(1), None, 0)),
+                None => assert_eq!((update.delta.unwrap().new_flow, table.lost()), (true, 1)),
             }
-            assert!(misses > PATIENCE || seen.before.is_some(), "{misses}");
-            assert!(misses <= 2 * PATIENCE || seen.before.is_none(), "{misses}");
+            assert!(misses > MAX_MISSED_POLLS || update.previous.is_some(), "{misses}");
+            assert!(misses <= 2 * MAX_MISSED_POLLS || update.previous.is_none(), "{misses}");
         }
     }
 
     #[test]
-    fn new_is_what_began_well_after_the_last_reading() {
-        let begun = |table: &Table, second| table.is_new(&Flow { first: at(second), ..flow() });
-        let mut table = Table::default();
+    fn flows_after_the_last_poll_and_its_margin_are_new() {
+        let begun = |table: &LiveFlowTable, second| table.is_new(&Flow { first: at(second), ..flow() });
+        let mut table = LiveFlowTable::default();
         assert!(!begun(&table, 1), "no reading is on");
-        table.begin(at(100));
+        table.begin_poll(at(100));
         assert!(begun(&table, 99), "it is the first");
-        table.begin(at(110));
+        table.begin_poll(at(110));
         assert_eq!([100, 101, 102, 110].map(|second| begun(&table, second)), [false, false, true, true]);
-        // The last reading of another process is the last one.
-        let mut table = Table::default();
+        // After a restore, the last poll of the previous process counts.
+        let mut table = LiveFlowTable::default();
         table.restore(at(100), [1, 2], &[]);
-        table.again(at(105));
-        table.begin(at(110));
+        table.begin_recovered_poll(at(105));
+        table.begin_poll(at(110));
         assert_eq!([102, 106, 107].map(|second| begun(&table, second)), [false, false, true]);
     }
 
     #[test]
-    fn marks_stay_with_the_flow_they_were_made_for() {
-        let mut table = Table::default();
-        let mut tally = Tally::default();
-        tally.set(3, Taken { kinds: Kinds::FLOWS, ..Taken::default() });
-        table.mark(&flow(), tally.clone());
+    fn contributions_belong_to_one_flow() {
+        let mut table = LiveFlowTable::default();
+        let mut contribution = FlowContribution::default();
+        contribution.set(3, Counted { classes: FlowClasses::FLOWS, ..Counted::default() });
+        table.set_contribution(&flow(), contribution.clone());
         let other = Flow { first: at(99), ..flow() };
-        assert_eq!([table.tally(&flow()), table.tally(&other)], [tally.clone(), Tally::default()]);
-        table.unmark(&other);
-        assert_eq!(table.tally(&flow()), tally);
-        table.unmark(&flow());
-        assert_eq!(table.tally(&flow()), Tally::default());
+        assert_eq!(
+            [table.contribution(&flow()), table.contribution(&other)],
+            [contribution.clone(), FlowContribution::default()]
+        );
+        table.remove_contribution(&other);
+        assert_eq!(table.contribution(&flow()), contribution);
+        table.remove_contribution(&flow());
+        assert_eq!(table.contribution(&flow()), FlowContribution::default());
     }
 
     #[test]
-    fn a_flow_is_shown_each_time_it_gained_enough() {
-        let mut table = Table::default();
+    fn each_large_gain_is_a_live_update() {
+        let mut table = LiveFlowTable::default();
         let mut flow = flow();
-        assert!(!table.show(&flow));
+        assert!(!table.has_live_update(&flow));
         flow.up.bytes = LIVE_BYTES;
-        assert!(table.show(&flow) && !table.show(&flow));
+        assert!(table.has_live_update(&flow) && !table.has_live_update(&flow));
         flow.messages = 100;
-        assert!(table.show(&flow) && !table.show(&flow));
+        assert!(table.has_live_update(&flow) && !table.has_live_update(&flow));
     }
 }

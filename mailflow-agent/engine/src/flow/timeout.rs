@@ -1,26 +1,26 @@
-//! When a flow ends, and what its record says.
+//! Timeouts: the end of a flow, and its record.
 
 use std::time::Duration;
 
 use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
 use super::{
-    fields::Inputs,
+    fields::RecordFields,
     record::{Flow, FlowRecord, RecordReason},
     service::Services,
 };
 use crate::time::Time;
 
-/// When a flow's record is made (RFC 5470's active and idle timeouts).
+/// Timeouts of flow records (active and idle timeouts of RFC 5470).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// After FIN both ways or RST, this long without a packet.
+    /// Timeout after FIN in both directions or RST.
     pub closed: Duration,
-    /// This long without a packet.
+    /// Timeout after the last packet.
     pub idle: Duration,
-    /// The same for a SYN nobody answered.
+    /// Timeout after an unanswered SYN.
     pub unanswered: Duration,
-    /// A living flow's record is made each time this much has passed.
+    /// Interval of the interim records of a live flow.
     pub active: Duration,
 }
 
@@ -35,16 +35,16 @@ impl Default for Timeouts {
     }
 }
 
-/// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
+/// Timeouts in nanoseconds, as each poll needs them for every flow.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct TimeoutNanos {
     closed: u64,
     idle: u64,
     unanswered: u64,
     active: u64,
 }
 
-impl Limits {
+impl TimeoutNanos {
     pub(crate) fn new(timeouts: &Timeouts) -> Self {
         let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let Timeouts { closed, idle, unanswered, active } = *timeouts;
@@ -52,61 +52,66 @@ impl Limits {
         Self { closed, idle, unanswered: unanswered.min(idle), active: active.max(1) }
     }
 
-    /// The longest silence before a flow's final record.
+    /// Returns the longest timeout before a final record.
     pub(crate) fn lateness(&self) -> Duration {
         Duration::from_nanos(self.closed.max(self.idle))
     }
 
-    /// When the last active interval of `flow`'s life ended, if that was after `before`: when it was last
-    /// looked at, if ever.
-    pub(crate) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
+    /// Returns the end of the last active interval of `flow` that ended after `previous_poll`, or `None` if none
+    /// did.
+    pub(crate) fn elapsed_interval(
+        &self,
+        flow: &Flow,
+        previous_poll: Option<Time>,
+        now: Time,
+    ) -> Option<Time> {
         let first = flow.first.as_nanos();
         let age = |at: Time| at.as_nanos().saturating_sub(first);
-        // Most flows are younger than one: no division for those.
+        // Most flows are younger than one interval and need no division.
         if age(now) < self.active {
             return None;
         }
         let passed = age(now) / self.active;
-        let known = before.map_or(0, |before| age(before) / self.active);
-        (passed > known).then(|| Time::from_nanos(first + passed * self.active))
+        let previous = previous_poll.map_or(0, |previous_poll| age(previous_poll) / self.active);
+        (passed > previous).then(|| Time::from_nanos(first + passed * self.active))
     }
 }
 
-/// When a flow ends if no further packet comes, and why.
+/// End of a flow without further packets, and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct FlowEnd {
     pub(crate) at: Time,
     pub(crate) reason: RecordReason,
 }
 
-impl End {
-    /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
-    /// from when somebody looked.
-    pub(crate) fn of(flow: &Flow, limits: &Limits) -> Self {
+impl FlowEnd {
+    /// Returns the end of `flow` by the first timeout that passes. It depends on the packets only, not on the time
+    /// of a poll.
+    pub(crate) fn of(flow: &Flow, limits: &TimeoutNanos) -> Self {
         let facts = &flow.facts;
-        let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
-        let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
-        if facts.closed() && limits.closed <= silence {
+        let after = |timeout: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(timeout));
+        let timeout = if facts.unanswered() { limits.unanswered } else { limits.idle };
+        if facts.closed() && limits.closed <= timeout {
             Self { at: after(limits.closed), reason: RecordReason::Closed }
         } else {
-            Self { at: after(silence), reason: RecordReason::Idle }
+            Self { at: after(timeout), reason: RecordReason::Idle }
         }
     }
 }
 
-/// The application class of `flow`. Ports watched for no service are an operator's own: SMTP.
+/// Returns the application class of `flow`. A port without a service counts as SMTP.
 pub(crate) fn app(flow: &Flow, services: &Services) -> App {
     let family = services.get(&flow.key.server_port).map_or(Family::Smtp, |service| service.family());
     classify(&flow.facts, family)
 }
 
-/// The record of `flow`.
+/// Returns the record of `flow`.
 pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
     let facts = &flow.facts;
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let complete = from_the_start && both_ways;
-    FlowRecord { app: app(&flow, services), reason, complete, inputs: Inputs::all(), flow }
+    FlowRecord { app: app(&flow, services), reason, complete, fields: RecordFields::all(), flow }
 }
 
 #[cfg(test)]
@@ -117,7 +122,7 @@ mod tests {
     fn end(change: impl FnOnce(&mut Flow)) -> (Time, RecordReason) {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         change(&mut flow);
-        let end = End::of(&flow, &Limits::new(&Timeouts::default()));
+        let end = FlowEnd::of(&flow, &TimeoutNanos::new(&Timeouts::default()));
         (end.at, end.reason)
     }
 
@@ -134,18 +139,19 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_told_once() {
-        let limits = Limits::new(&Timeouts::default());
+    fn an_elapsed_interval_is_returned_once() {
+        let limits = TimeoutNanos::new(&Timeouts::default());
         let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-        let told = |before: Option<u64>, now| limits.interval(&flow, before.map(at), at(now));
-        assert_eq!([told(None, 399), told(Some(398), 399)], [None; 2], "the flow began at 100");
-        assert_eq!([told(None, 400), told(Some(399), 400)], [Some(at(400)); 2]);
-        assert_eq!([told(Some(400), 401), told(Some(400), 699)], [None; 2]);
-        assert_eq!(told(Some(650), 1_350), Some(at(1_300)), "the last of several");
+        let interval =
+            |previous_poll: Option<u64>, now| limits.elapsed_interval(&flow, previous_poll.map(at), at(now));
+        assert_eq!([interval(None, 399), interval(Some(398), 399)], [None; 2], "the flow began at 100");
+        assert_eq!([interval(None, 400), interval(Some(399), 400)], [Some(at(400)); 2]);
+        assert_eq!([interval(Some(400), 401), interval(Some(400), 699)], [None; 2]);
+        assert_eq!(interval(Some(650), 1_350), Some(at(1_300)), "the last of several");
     }
 
     #[test]
-    fn an_unanswered_syn_ends_sooner() {
+    fn an_unanswered_syn_has_a_shorter_timeout() {
         let silent = |flow: &mut Flow| {
             (flow.facts.syn_ack, flow.facts.seen) = (0, 0);
             flow.down = Default::default();
@@ -158,11 +164,11 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         silent(&mut flow);
         let short = Timeouts { idle: Duration::from_secs(10), ..Timeouts::default() };
-        assert_eq!(End::of(&flow, &Limits::new(&short)).at, at(111));
+        assert_eq!(FlowEnd::of(&flow, &TimeoutNanos::new(&short)).at, at(111));
     }
 
     #[test]
-    fn complete_needs_the_beginning_of_both_directions() {
+    fn a_complete_flow_has_the_handshake_of_both_directions() {
         let complete = |syn, syn_ack, down| {
             let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
             (flow.facts.syn, flow.facts.syn_ack) = (syn, syn_ack);
@@ -170,7 +176,7 @@ mod tests {
             record(flow, &Services::new(), RecordReason::Closed).complete
         };
         assert!(complete(1, 1, 9));
-        assert!(complete(1, 0, 0), "nobody answered");
+        assert!(complete(1, 0, 0), "no answer");
         assert!(!complete(1, 0, 9), "the SYN-ACK is missing");
         assert!(!complete(0, 1, 9), "the SYN is missing");
         assert!(

@@ -1,71 +1,71 @@
-//! Sets of addresses, as rules and allow-lists name them.
+//! Address sets of rules and allow-lists.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::{
-    internal::{Place, Site},
+    internal::{AddressScope, ResolvedAddress},
     role::AssetRole,
 };
 
-/// Addresses: any of some members, without those of others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Set {
-    // Shared: each rule has the entries of the common allow-list.
+/// Set of addresses: those in any of some members and in none of the excepted ones.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct AddressSet {
+    // Shared, as each rule has the entries of the global allow-list.
     any: Arc<Members>,
-    but: Arc<Members>,
+    except: Arc<Members>,
 }
 
-/// Members in the order in which they were given.
+/// Members in their configured order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Members {
     all: Vec<Member>,
-    /// The networks among them, ascending, where there are many; otherwise empty.
+    /// Networks among the members, ascending, if there are at least [`MIN_INDEXED_NETWORKS`]; otherwise empty.
     nets: Vec<IpNet>,
-    /// The lengths of those, and whether they are IPv6.
+    /// Address family (true for IPv6) and prefix length of each network.
     lengths: Vec<(bool, u8)>,
 }
 
-/// Networks from which on they are searched for rather than gone over.
-const MANY: usize = 8;
+/// Number of networks from which on they are searched by prefix rather than compared one by one.
+const MIN_INDEXED_NETWORKS: usize = 8;
 
-/// What a set is made of.
+/// Member of an address set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Member {
     /// Every address.
     Any,
-    /// Inside the internal networks.
+    /// Address in the internal networks.
     Internal,
-    /// Outside of them, and not a special-use address: the Internet.
+    /// Internet address: not internal, and not a special-use address.
     External,
-    /// Internal, and of the group of this name.
+    /// Internal address of the group of this name.
     Group(Arc<str>),
-    /// Internal, and of this role.
+    /// Internal address of this role.
     Role(AssetRole),
-    /// In this prefix, internal or not.
+    /// Address in this prefix, internal or not.
     Net(IpNet),
 }
 
-impl Set {
-    /// Any of `any` (of all addresses, where that is empty), but none of `but`.
-    pub fn new(any: Vec<Member>, but: Vec<Member>) -> Self {
-        Self { any: Members::new(any).into(), but: Members::new(but).into() }
+impl AddressSet {
+    /// Returns the set of the addresses in `any` (all addresses if empty) and not in `except`.
+    pub fn new(any: Vec<Member>, except: Vec<Member>) -> Self {
+        Self { any: Members::new(any).into(), except: Members::new(except).into() }
     }
 
-    /// Returns true if an address is in the set.
-    pub fn holds(&self, site: &Site<'_>) -> bool {
-        (self.any.all.is_empty() || self.any.hold(site)) && !self.but.hold(site)
+    /// Returns true if the set contains an address.
+    pub fn contains(&self, address: &ResolvedAddress<'_>) -> bool {
+        (self.any.all.is_empty() || self.any.contains(address)) && !self.except.contains(address)
     }
 
-    /// The members of which an address must be one; none, where it may be any.
+    /// Returns the members of which an address must match one; empty if every address matches.
     pub(crate) fn any(&self) -> &[Member] {
         &self.any.all
     }
 
-    /// The members that it names, those it leaves out among them.
+    /// Returns all members, excepted ones included.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.any.all.iter().chain(&self.but.all)
+        self.any.all.iter().chain(&self.except.all)
     }
 }
 
@@ -76,73 +76,84 @@ impl Members {
             _ => None,
         };
         let mut nets: Vec<IpNet> = all.iter().filter_map(net).collect();
-        if nets.len() < MANY {
+        if nets.len() < MIN_INDEXED_NETWORKS {
             return Self { all, ..Self::default() };
         }
         nets.sort_unstable();
-        let mut lengths: Vec<_> = nets.iter().map(length).collect();
+        let mut lengths: Vec<_> = nets.iter().map(prefix_length).collect();
         lengths.sort_unstable();
         lengths.dedup();
         Self { all, nets, lengths }
     }
 
-    /// Returns true if one of them holds the address; of many networks in logarithmic time.
-    fn hold(&self, site: &Site<'_>) -> bool {
+    /// Returns true if a member contains the address. Takes logarithmic time for many networks.
+    fn contains(&self, address: &ResolvedAddress<'_>) -> bool {
         let searched = |member: &&Member| self.nets.is_empty() || !matches!(member, Member::Net(_));
-        let around = |(v6, length): &(bool, u8)| {
-            *v6 == site.ip.is_ipv6()
-                && around(site.ip, *length).is_some_and(|net| self.nets.binary_search(&net).is_ok())
+        let network_around = |(v6, prefix_length): &(bool, u8)| {
+            *v6 == address.ip.is_ipv6()
+                && network_around(address.ip, *prefix_length)
+                    .is_some_and(|net| self.nets.binary_search(&net).is_ok())
         };
         if self.nets.len() == self.all.len() {
-            return self.lengths.iter().any(around);
+            return self.lengths.iter().any(network_around);
         }
-        self.all.iter().filter(searched).any(|member| member.holds(site)) || self.lengths.iter().any(around)
+        self.all.iter().filter(searched).any(|member| member.contains(address))
+            || self.lengths.iter().any(network_around)
     }
 }
 
-/// Returns the length of a network, and whether it is IPv6.
-pub(crate) fn length(net: &IpNet) -> (bool, u8) {
+/// Returns true for an IPv6 network, and the prefix length.
+pub(crate) fn prefix_length(net: &IpNet) -> (bool, u8) {
     (matches!(net, IpNet::V6(_)), net.prefix_len())
 }
 
-/// Returns the network of this length around an address.
-pub(crate) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
-    IpNet::new(ip, length).ok().map(|net| net.trunc())
+/// Returns the network of this prefix length that contains an address.
+pub(crate) fn network_around(ip: IpAddr, prefix_length: u8) -> Option<IpNet> {
+    IpNet::new(ip, prefix_length).ok().map(|net| net.trunc())
 }
 
 impl Member {
-    fn holds(&self, site: &Site<'_>) -> bool {
+    fn contains(&self, address: &ResolvedAddress<'_>) -> bool {
         match self {
             Member::Any => true,
-            Member::Internal => site.place == Place::Internal,
-            Member::External => site.place == Place::Internet,
+            Member::Internal => address.scope == AddressScope::Internal,
+            Member::External => address.scope == AddressScope::Internet,
             Member::Group(name) => {
-                site.network.is_some_and(|network| network.group.as_deref() == Some(name.as_ref()))
+                address.network.is_some_and(|network| network.group.as_deref() == Some(name.as_ref()))
             }
-            Member::Role(role) => site.network.is_some_and(|network| network.role == Some(*role)),
-            Member::Net(net) => net.contains(&site.ip),
+            Member::Role(role) => address.network.is_some_and(|network| network.role == Some(*role)),
+            Member::Net(net) => net.contains(&address.ip),
         }
     }
 }
 
-impl From<Member> for Set {
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Checkpoints of the rules contain this text. It keeps the type's first name, so that they stay valid.
+        f.debug_struct("Set").field("any", &self.any).field("but", &self.except).finish()
+    }
+}
+
+impl From<Member> for AddressSet {
     fn from(member: Member) -> Self {
         Self::new(vec![member], Vec::new())
     }
 }
 
-/// As it is written in a configuration.
-impl fmt::Display for Set {
+/// Text of the set in the configuration.
+impl fmt::Display for AddressSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.all.iter().map(|member| ("", member));
-        for (index, (not, member)) in any.chain(self.but.all.iter().map(|member| ("!", member))).enumerate() {
+        for (index, (not, member)) in
+            any.chain(self.except.all.iter().map(|member| ("!", member))).enumerate()
+        {
             write!(f, "{}{not}{member}", if index == 0 { "" } else { ", " })?;
         }
-        if self.any.all.is_empty() && self.but.all.is_empty() { f.write_str("any") } else { Ok(()) }
+        if self.any.all.is_empty() && self.except.all.is_empty() { f.write_str("any") } else { Ok(()) }
     }
 }
 
-/// As it is written in a configuration.
+/// Text of the member in the configuration.
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -174,17 +185,17 @@ mod tests {
         ])
     }
 
-    fn held(set: &Set) -> Vec<&'static str> {
+    fn contained(set: &AddressSet) -> Vec<&'static str> {
         let networks = networks();
         ["10.0.0.1", "10.1.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"]
             .into_iter()
-            .filter(|ip| set.holds(&networks.locate(ip.parse().unwrap())))
+            .filter(|ip| set.contains(&networks.resolve(ip.parse().unwrap())))
             .collect()
     }
 
     #[test]
-    fn each_member_holds_its_own() {
-        let set = |member: Member| held(&Set::from(member));
+    fn each_member_contains_its_addresses() {
+        let set = |member: Member| contained(&AddressSet::from(member));
         assert_eq!(set(Member::Any).len(), 5);
         assert_eq!(set(Member::Internal), ["10.0.0.1", "10.1.0.1", "fd00::1"]);
         assert_eq!(set(Member::External), ["9.9.9.9"], "loopback is not the Internet");
@@ -194,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn many_members_hold_what_each_of_them_holds() {
+    fn indexed_members_contain_what_each_member_contains() {
         let networks = networks();
         let nets = |from: u32| {
             (from..from + 3_000).map(|n| {
@@ -204,35 +215,38 @@ mod tests {
                 )
             })
         };
-        let (any, but): (Vec<_>, Vec<_>) = (nets(0).collect(), nets(5_000).skip(2_900).collect());
+        let (any, except): (Vec<_>, Vec<_>) = (nets(0).collect(), nets(5_000).skip(2_900).collect());
         let any: Vec<Member> = any
             .into_iter()
             .chain([Member::Group("berlin".into()), Member::Net("fd00::/9".parse().unwrap())])
             .collect();
-        let set = Set::new(any.clone(), but.clone());
-        let mut held = 0;
+        let set = AddressSet::new(any.clone(), except.clone());
+        let mut contained = 0;
         for n in 0..20_000_u32 {
             let ip = match n % 50 {
                 0 => IpAddr::from(std::net::Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(n) << 103)),
                 _ => std::net::Ipv4Addr::from(n.wrapping_mul(0x85eb_ca6b)).into(),
             };
-            let site = networks.locate(ip);
-            let holds = |members: &[Member]| members.iter().any(|member| member.holds(&site));
-            assert_eq!(set.holds(&site), holds(&any) && !holds(&but), "{ip}");
-            held += u32::from(set.holds(&site));
+            let address = networks.resolve(ip);
+            let holds = |members: &[Member]| members.iter().any(|member| member.contains(&address));
+            assert_eq!(set.contains(&address), holds(&any) && !holds(&except), "{ip}");
+            contained += u32::from(set.contains(&address));
         }
-        assert!((1_000..19_000).contains(&held), "{held}");
+        assert!((1_000..19_000).contains(&contained), "{contained}");
     }
 
     #[test]
-    fn what_is_left_out_is_left_out_of_all() {
+    fn excepted_members_are_in_no_set() {
         let mta = || vec![Member::Role(AssetRole::Mta)];
-        let set = Set::new(vec![Member::Internal, Member::External], mta());
-        assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9"]);
+        let set = AddressSet::new(vec![Member::Internal, Member::External], mta());
+        assert_eq!(contained(&set), ["10.0.0.1", "fd00::1", "9.9.9.9"]);
         assert_eq!(set.to_string(), "internal, external, !role:mta");
-        let set = Set::new(Vec::new(), mta());
-        assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"], "all but these");
+        let set = AddressSet::new(Vec::new(), mta());
+        assert_eq!(contained(&set), ["10.0.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"], "all but these");
         assert_eq!(set.to_string(), "!role:mta");
-        assert_eq!((held(&Set::default()).len(), Set::default().to_string()), (5, "any".to_owned()));
+        assert_eq!(
+            (contained(&AddressSet::default()).len(), AddressSet::default().to_string()),
+            (5, "any".to_owned())
+        );
     }
 }

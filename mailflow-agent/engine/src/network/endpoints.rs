@@ -1,20 +1,20 @@
-//! Client and server of a flow, located against the internal networks.
+//! Endpoints of a flow, resolved against the internal networks.
 
-use super::internal::{Networks, Site};
+use super::internal::{Networks, ResolvedAddress};
 use crate::flow::Flow;
 
-/// Where the two ends of a flow are. It is the same for every rule, so it is looked up once.
+/// Resolved client and server of a flow. They are equal for every rule, so they are resolved once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends<'a> {
-    /// The client.
-    pub source: Site<'a>,
-    /// The server.
-    pub destination: Site<'a>,
+pub struct Endpoints<'a> {
+    /// Client.
+    pub source: ResolvedAddress<'a>,
+    /// Server.
+    pub destination: ResolvedAddress<'a>,
 }
 
-impl<'a> Ends<'a> {
-    /// The ends of `flow`.
+impl<'a> Endpoints<'a> {
+    /// Returns the resolved endpoints of `flow`.
     pub fn of(flow: &Flow, internal: &'a Networks) -> Self {
-        Self { source: internal.locate(flow.client()), destination: internal.locate(flow.server()) }
+        Self { source: internal.resolve(flow.client()), destination: internal.resolve(flow.server()) }
     }
 }

@@ -1,4 +1,4 @@
-//! The internal networks: which addresses are ours, and whose.
+//! Internal networks: longest-prefix match of addresses against the configured lists.
 
 use std::{
     collections::BTreeSet,
@@ -10,67 +10,67 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    range_table::{Ranges, Span},
+    range_table::{AddressSpan, RangeTable},
     role::AssetRole,
     special_use::{SpecialUse, special_use},
 };
 
-/// One line of a network list.
+/// Line of a network list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// The prefix, host bits clear.
+    /// Prefix, with host bits clear.
     pub net: IpNet,
-    /// True if the line takes its prefix out (`!10.9.0.0/16`) instead of putting it in.
+    /// True if the line excludes its prefix (`!10.9.0.0/16`).
     pub exclude: bool,
-    /// The line as written, for evidence.
+    /// Line as written, for evidence.
     pub line: String,
-    /// The group it belongs to, a name of the operator's.
+    /// Configured group of the network.
     pub group: Option<String>,
-    /// What its hosts are for.
+    /// Role of the network's hosts.
     pub role: Option<AssetRole>,
-    /// Where the line stands.
-    pub origin: Option<Origin>,
+    /// File and line of the entry.
+    pub origin: Option<NetworkOrigin>,
 }
 
 impl Network {
-    /// An internal network of no group and no role.
+    /// Returns an internal network without group and role.
     pub fn new(net: IpNet, line: impl Into<String>) -> Self {
         Self { net, exclude: false, line: line.into(), group: None, role: None, origin: None }
     }
 }
 
-/// Where a network is listed.
+/// Location of an entry in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// The file as it was named.
+pub struct NetworkOrigin {
+    /// File name as configured.
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for NetworkOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
 }
 
-/// A set of networks; the longest match decides, of equal prefixes the later line. Clones share it.
+/// List of networks. The longest match decides; of equal prefixes, the later line. Clones share the list.
 ///
-/// A network that names no group, or no role, has that of the nearest network around it. An excluded
-/// network ends this: what is put back inside it begins anew.
+/// A network without a group or role inherits it from the nearest enclosing network. An excluded network ends the
+/// inheritance: networks inside it inherit nothing from outside.
 #[derive(Clone, Debug, Default)]
-pub struct Networks(Arc<Index>);
+pub struct Networks(Arc<NetworkIndex>);
 
 #[derive(Debug, Default)]
-struct Index {
-    /// At most as many as a `u32` counts; memory ends before.
+struct NetworkIndex {
+    /// Networks by line number. A line number fits into 32 bits, as memory would end before.
     networks: Vec<Network>,
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
+    v4: RangeTable<u32>,
+    v6: RangeTable<u128>,
 }
 
 impl Networks {
-    /// A set of these lines. A v4-mapped prefix stands for the IPv4 prefix inside it.
+    /// Returns the list of these lines. An IPv4-mapped prefix stands for its IPv4 prefix.
     pub fn new(mut networks: Vec<Network>) -> Self {
         inherit(&mut networks);
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -79,20 +79,20 @@ impl Networks {
             match canonical(network.net) {
                 IpNet::V4(net) => {
                     let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
-                    v4.push(Span { first, last, line });
+                    v4.push(AddressSpan { first, last, line });
                 }
                 IpNet::V6(net) => {
                     let [first, last] = [net.network(), net.broadcast()].map(Ipv6Addr::to_bits);
-                    v6.push(Span { first, last, line });
+                    v6.push(AddressSpan { first, last, line });
                 }
             }
         }
-        // A range behind the last IPv4 address would begin at none: it holds no address.
-        let v4 = Ranges::new(v4, |start| u32::try_from(start).ok());
-        Self(Arc::new(Index { networks, v4, v6: Ranges::new(v6, Some) }))
+        // A range behind the last IPv4 address has no 32-bit start, and contains no address.
+        let v4 = RangeTable::new(v4, |start| u32::try_from(start).ok());
+        Self(Arc::new(NetworkIndex { networks, v4, v6: RangeTable::new(v6, Some) }))
     }
 
-    /// The line that makes `ip` internal: the longest that matches, unless it excludes.
+    /// Returns the network that makes `ip` internal: the longest match, unless that excludes.
     pub fn find(&self, ip: IpAddr) -> Option<&Network> {
         self.0.networks.get(self.line(ip)?)
     }
@@ -104,80 +104,80 @@ impl Networks {
         }
     }
 
-    /// Returns true if both are one and the same set, and not only alike.
-    pub fn is(&self, other: &Self) -> bool {
+    /// Returns true if both share one list. Equal lists that are not shared return false.
+    pub fn is_same_list(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The lines, with the groups and roles that they inherit.
+    /// Returns all lines, with inherited groups and roles.
     pub fn networks(&self) -> &[Network] {
         &self.0.networks
     }
 
-    /// Returns true if the network behind an interface is not internal, and was not left out on purpose: by a line that
-    /// excludes it, or by a list of parts of it.
-    pub fn misses(&self, prefix: &IpNet) -> bool {
+    /// Returns true if the network of an interface is neither internal nor omitted on purpose: no line excludes it,
+    /// and no line lists a part of it.
+    pub fn is_unlisted(&self, prefix: &IpNet) -> bool {
         let mut lines = self.networks().iter();
-        let meant = |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
-        self.find(prefix.addr()).is_none() && !lines.any(meant)
+        let is_intended =
+            |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
+        self.find(prefix.addr()).is_none() && !lines.any(is_intended)
     }
 
-    /// The groups that internal networks belong to.
+    /// Returns the groups of the internal networks.
     pub fn groups(&self) -> BTreeSet<&str> {
         let internal = self.networks().iter().filter(|network| !network.exclude);
         internal.filter_map(|network| network.group.as_deref()).collect()
     }
 
-    /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
-    /// special use or not.
-    pub fn locate(&self, ip: IpAddr) -> Site<'_> {
-        self.locate_line(ip).0
+    /// Resolves `ip`. The internal list takes precedence over special use.
+    pub fn resolve(&self, ip: IpAddr) -> ResolvedAddress<'_> {
+        self.resolve_line(ip).0
     }
 
-    /// The same with the number of the line that makes it internal, from 0.
-    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
+    /// Resolves `ip`, and returns the line number that makes it internal, from 0.
+    pub(super) fn resolve_line(&self, ip: IpAddr) -> (ResolvedAddress<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
         let network = line.and_then(|line| self.0.networks.get(line));
-        let place = match network {
-            Some(_) => Place::Internal,
-            None => special_use(ip).map_or(Place::Internet, Place::Special),
+        let scope = match network {
+            Some(_) => AddressScope::Internal,
+            None => special_use(ip).map_or(AddressScope::Internet, AddressScope::Special),
         };
-        (Site { ip, place, network }, line)
+        (ResolvedAddress { ip, scope, network }, line)
     }
 
-    /// Where `ip` is.
-    pub fn place(&self, ip: IpAddr) -> Place {
-        self.locate(ip).place
+    /// Returns the scope of `ip`.
+    pub fn scope(&self, ip: IpAddr) -> AddressScope {
+        self.resolve(ip).scope
     }
 }
 
-/// An address with all that is known of it.
+/// Address with its scope and network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Site<'a> {
-    /// The address; a v4-mapped one as the IPv4 address inside it.
+pub struct ResolvedAddress<'a> {
+    /// Address; an IPv4-mapped one as its IPv4 address.
     pub ip: IpAddr,
-    /// Where it is.
-    pub place: Place,
-    /// The line that makes it internal.
+    /// Scope of the address.
+    pub scope: AddressScope,
+    /// Line that makes the address internal.
     pub network: Option<&'a Network>,
 }
 
-/// Where an address is, seen from inside.
+/// Scope of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AddressScope {
     /// In the internal networks.
     Internal,
-    /// Neither internal nor on the Internet.
+    /// Special-use address that is not internal.
     Special(&'static SpecialUse),
-    /// Anywhere else.
+    /// Any other address.
     Internet,
 }
 
-/// The form in which prefixes are compared: a v4-mapped one as the IPv4 prefix inside it.
+/// Returns the canonical form of a prefix: an IPv4-mapped one as its IPv4 prefix.
 pub fn canonical(net: IpNet) -> IpNet {
     match (net, net.network().to_canonical()) {
-        // A v4-mapped network address under a shorter prefix than /96 is more than IPv4.
+        // An IPv4-mapped network address with a prefix shorter than /96 covers more than IPv4.
         (IpNet::V6(v6), IpAddr::V4(network)) if v6.prefix_len() >= 96 => {
             Ipv4Net::new(network, v6.prefix_len() - 96).map_or(net, IpNet::V4)
         }
@@ -185,17 +185,17 @@ pub fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// Hands groups and roles on to networks inside that have none.
+/// Copies groups and roles to enclosed networks without them.
 fn inherit(networks: &mut [Network]) {
     let mut order: Vec<(IpNet, usize)> =
         networks.iter().enumerate().map(|(line, network)| (canonical(network.net), line)).collect();
-    // By address, the wider first: what contains a network comes before it.
+    // By address, shorter prefixes first: an enclosing network precedes the enclosed one.
     order.sort_unstable();
-    let mut around: Vec<(IpNet, usize)> = Vec::new();
+    let mut enclosing: Vec<(IpNet, usize)> = Vec::new();
     for (net, line) in order {
-        // A later line takes the place of an earlier one with the same prefix.
-        while around.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
-        if let Some((_, outer)) = around.last()
+        // A later line replaces an earlier one of the same prefix.
+        while enclosing.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
+        if let Some((_, outer)) = enclosing.last()
             && let Ok([outer, inner]) = networks.get_disjoint_mut([*outer, line])
             && !outer.exclude
             && !inner.exclude
@@ -205,7 +205,7 @@ fn inherit(networks: &mut [Network]) {
             }
             inner.role = inner.role.or(outer.role);
         }
-        around.push((net, line));
+        enclosing.push((net, line));
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_missed_unless_it_is_internal_or_left_out_on_purpose() {
+    fn a_network_is_unlisted_unless_internal_or_omitted_on_purpose() {
         for (lines, prefix, missed) in [
             (&["10.0.0.0/8"][..], "2001:db8:1::/64", true),
             (&["10.0.0.0/8", "2001:db8::/32"], "2001:db8:1::/64", false),
@@ -236,7 +236,7 @@ mod tests {
             (&["10.0.0.0/8"], "203.0.113.7/32", true),
         ] {
             let networks = Networks::new(lines.iter().map(|line| network(line)).collect());
-            assert_eq!(networks.misses(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
+            assert_eq!(networks.is_unlisted(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
         }
     }
 
@@ -268,11 +268,13 @@ mod tests {
     #[test]
     fn internal_goes_before_special_use() {
         let networks = Networks::new(vec![network("198.18.0.0/24")]);
-        let place = |ip: &str| networks.place(ip.parse().unwrap());
-        assert_eq!(place("198.18.0.7"), Place::Internal);
-        assert!(matches!(place("198.18.1.7"), Place::Special(special) if special.name == "benchmarking"));
-        assert_eq!(place("9.9.9.9"), Place::Internet);
-        assert_eq!(place("10.0.0.1"), Place::Internet, "a neighbour's");
+        let scope = |ip: &str| networks.scope(ip.parse().unwrap());
+        assert_eq!(scope("198.18.0.7"), AddressScope::Internal);
+        assert!(
+            matches!(scope("198.18.1.7"), AddressScope::Special(special) if special.name == "benchmarking")
+        );
+        assert_eq!(scope("9.9.9.9"), AddressScope::Internet);
+        assert_eq!(scope("10.0.0.1"), AddressScope::Internet, "a neighbour's");
     }
 
     #[test]
@@ -307,14 +309,13 @@ mod tests {
         assert_eq!(networks.groups(), BTreeSet::from(["corp", "lab", "old"]));
     }
 
-    /// What a walk over all lines finds, without an index: the longest match, and the group and role
-    /// that the lines around it give.
+    /// Returns the result of a linear search: the longest match, with the group and role of the enclosing lines.
     fn walked(lines: &[Network], ip: IpAddr) -> Option<Network> {
-        let mut around: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
-        // Stable, so that of equal prefixes the later one stays the later.
-        around.sort_by_key(|line| line.net.prefix_len());
+        let mut enclosing: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
+        // The sort is stable: of equal prefixes, the later line stays the later.
+        enclosing.sort_by_key(|line| line.net.prefix_len());
         let mut kept: Vec<&Network> = Vec::new();
-        for line in around {
+        for line in enclosing {
             kept.retain(|other| other.net != line.net);
             kept.push(line);
         }
@@ -326,7 +327,7 @@ mod tests {
         Some(found)
     }
 
-    /// Lines within 256 addresses of either family, so that they nest and repeat.
+    /// Returns lines within 256 addresses of each family, so that they nest and repeat.
     fn lines() -> impl Strategy<Value = Vec<Network>> {
         let group = prop::option::weighted(0.4, prop::sample::select(vec!["a", "b", "c"]));
         let role = prop::option::weighted(0.4, prop::sample::select(AssetRole::ALL.to_vec()));
@@ -349,7 +350,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn finds_what_a_walk_over_all_lines_finds(lines in lines()) {
+        fn lookups_equal_a_linear_search(lines in lines()) {
             let networks = Networks::new(lines.clone());
             for host in 0..300u32 {
                 let v4 = IpAddr::V4((0x0a00_0000 + host).into());

@@ -1,4 +1,4 @@
-//! Addresses, located against the internal networks and the special-use registries, and sets of addresses.
+//! Networks: address sets, and addresses resolved against the internal networks and the special-use registries.
 
 pub mod address_set;
 pub mod endpoints;
@@ -9,8 +9,8 @@ pub mod role;
 pub mod special_use;
 
 pub use self::{
-    address_set::{Member, Set},
-    endpoints::Ends,
-    internal::{Network, Networks, Origin, Place, Site, canonical},
+    address_set::{AddressSet, Member},
+    endpoints::Endpoints,
+    internal::{AddressScope, Network, NetworkOrigin, Networks, ResolvedAddress, canonical},
     role::AssetRole,
 };

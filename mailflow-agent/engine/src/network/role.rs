@@ -1,41 +1,40 @@
-//! What the hosts of a network are for.
+//! Roles of the hosts of a network.
 
 use serde::{Deserialize, Serialize};
 
-/// What the hosts of a network are for: a fixed vocabulary, so that rules written by one person mean the
-/// same with another's lists.
+/// Role of the hosts of a network. The vocabulary is fixed, so that rules mean the same with any network list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AssetRole {
-    /// People's computers.
+    /// Computers of users.
     Workstation,
-    /// Servers that are none of the others here.
+    /// Servers without another role.
     Server,
-    /// Mail servers and relays (mail transfer agents, RFC 5598): they send much, and to many.
+    /// Mail servers and relays (mail transfer agents, RFC 5598), which send many messages to many destinations.
     Mta,
-    /// Hosts that send mail in bulk by their purpose.
+    /// Hosts that send bulk mail.
     Newsletter,
-    /// Applications that send mail of their own: shops, ticket systems.
+    /// Applications that send mail themselves, such as shops and ticket systems.
     Application,
-    /// Devices that send what they scanned by mail.
+    /// Devices that send scanned documents by mail.
     Scanner,
     /// Printers.
     Printer,
-    /// Hosts that try mail servers to see whether they live.
+    /// Hosts that probe mail servers.
     Monitoring,
-    /// Telephones and their exchanges.
+    /// Telephones and telephone exchanges.
     Phone,
-    /// Cameras, sensors, building control.
+    /// Cameras, sensors and building control.
     Iot,
-    /// Guests' devices.
+    /// Devices of guests.
     Guest,
-    /// Addresses given to remote users.
+    /// Addresses of remote users.
     Vpn,
-    /// Addresses that stand for many hosts behind them.
+    /// Addresses that many hosts share by address translation.
     Nat,
 }
 
 impl AssetRole {
-    /// Every role.
+    /// All roles.
     pub const ALL: [AssetRole; 13] = [
         AssetRole::Workstation,
         AssetRole::Server,
@@ -52,7 +51,7 @@ impl AssetRole {
         AssetRole::Nat,
     ];
 
-    /// The name in configuration, lists and alerts.
+    /// Returns the name in configuration, lists and alerts.
     pub const fn name(self) -> &'static str {
         match self {
             AssetRole::Workstation => "workstation",
@@ -71,7 +70,7 @@ impl AssetRole {
         }
     }
 
-    /// The role of this name, in any case.
+    /// Returns the role of this name, ignoring case.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name().eq_ignore_ascii_case(name))
     }

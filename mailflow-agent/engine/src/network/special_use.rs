@@ -1,4 +1,4 @@
-//! Addresses that are not the Internet, whoever's network it is.
+//! Special-use addresses, which are not part of the Internet.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,55 +7,55 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// A prefix set aside for a special use.
+/// Prefix of a special-use registry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SpecialUse {
-    /// The prefix.
+    /// Prefix.
     pub net: IpNet,
-    /// What it is for.
+    /// Name of the use.
     pub name: &'static str,
-    /// Where that is written.
+    /// Defining RFC, with its section.
     pub rfc: &'static str,
 }
 
-/// The entry `ip` falls under, the most specific one, if any.
+/// Returns the most specific entry that contains `ip`.
 ///
-/// Private addresses (RFC 1918, RFC 6598, RFC 4193) are not in the table: which of them are inside is
-/// for the internal list to say, and the others are a neighbour's.
+/// Private addresses (RFC 1918, RFC 6598, RFC 4193) are not in the table. The internal list decides which of them
+/// are internal, and the others belong to neighbouring networks.
 pub fn special_use(ip: IpAddr) -> Option<&'static SpecialUse> {
     let ip = ip.to_canonical();
-    if !BEGINNINGS[family(ip)][beginning(ip)] {
+    if !FIRST_BYTES[family(ip)][first_byte(ip)] {
         return None;
     }
     SPECIAL_USE.iter().find(|entry| entry.net.contains(&ip))
 }
 
-/// First bytes of the addresses in the table, by family. Most addresses have others, and every record's
-/// server is looked for.
-static BEGINNINGS: LazyLock<[[bool; 256]; 2]> = LazyLock::new(|| {
-    let mut beginnings = [[false; 256]; 2];
+/// First bytes of the addresses in the table, by family. Most addresses have another first byte, and the server of
+/// every record is looked up.
+static FIRST_BYTES: LazyLock<[[bool; 256]; 2]> = LazyLock::new(|| {
+    let mut first_bytes = [[false; 256]; 2];
     for SpecialUse { net, .. } in &SPECIAL_USE {
-        beginnings[family(net.addr())][beginning(net.network())..=beginning(net.broadcast())].fill(true);
+        first_bytes[family(net.addr())][first_byte(net.network())..=first_byte(net.broadcast())].fill(true);
     }
-    beginnings
+    first_bytes
 });
 
 fn family(ip: IpAddr) -> usize {
     usize::from(ip.is_ipv6())
 }
 
-fn beginning(ip: IpAddr) -> usize {
+fn first_byte(ip: IpAddr) -> usize {
     match ip {
         IpAddr::V4(v4) => usize::from(v4.octets()[0]),
         IpAddr::V6(v6) => usize::from(v6.octets()[0]),
     }
 }
 
-/// From the IANA special-purpose and multicast registries; a prefix inside another comes first.
+/// Entries of the IANA special-purpose and multicast registries. A prefix precedes the one that contains it.
 ///
-/// Left out are prefixes behind which the Internet lies: translation (64:ff9b::/96, RFC 6052, and
-/// 64:ff9b:1::/48, RFC 8215), Teredo (2001::/32), 6to4 (2002::/16, 192.88.99.0/24), anycast services
-/// (AS112, AMT) and what else is globally reachable.
+/// Not included are prefixes that reach the Internet: translation (64:ff9b::/96, RFC 6052, and 64:ff9b:1::/48, RFC
+/// 8215), Teredo (2001::/32), 6to4 (2002::/16, 192.88.99.0/24), anycast services (AS112, AMT), and all other
+/// globally reachable ones.
 static SPECIAL_USE: [SpecialUse; 24] = [
     v4([0, 0, 0, 0], 8, "this network", "RFC 791, 3.2"),
     v4([127, 0, 0, 0], 8, "loopback", "RFC 1122, 3.2.1.3"),

@@ -1,4 +1,4 @@
-//! Questions about the state of the engine, which change nothing.
+//! Read-only queries of the engine's state.
 
 pub mod explain;
-pub mod window_values;
+pub mod window_scan;

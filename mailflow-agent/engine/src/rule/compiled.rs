@@ -1,394 +1,449 @@
-//! A rule, worked out: what each of its terms looks at, and how they go together.
+//! Compiled rule: terms with their window parameters, indices of allow-list and thresholds, and the evaluation of
+//! the condition.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    definition::{Allow, Condition, GroupBy, Rule},
-    pair_index::Pairs,
-    term::{End, Measure, Term},
-    thresholds::Level,
+    definition::{AllowEntry, Condition, GroupBy, Rule},
+    pair_index::PairIndex,
+    term::{Endpoint, Measure, Term},
+    thresholds::Thresholds,
 };
 use crate::{
     eval::window::{
-        distinct::Mark,
-        spec::{PARTS, Shape},
-        state::{Frame, Gain, Store, Until},
+        distinct::EndpointBytes,
+        spec::{SUBWINDOWS, WindowSpec},
+        state::{HoldsUntil, Increment, TermSpec, WindowState},
         value::{TermValue, Value},
     },
     flow::{
-        class::{Kind, Kinds},
-        fields::Inputs,
+        class::{FlowClass, FlowClasses},
+        fields::RecordFields,
         quantity::Quantities,
     },
-    network::{Ends, Set, Site},
-    time::{Epoch, Time},
+    network::{AddressSet, Endpoints, ResolvedAddress},
+    time::{Time, WallClockOffset},
 };
 
-/// A rule with what follows from it.
+/// Compiled rule.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct CompiledRule {
     pub(crate) rule: Rule,
-    frames: Vec<Frame>,
-    names: Vec<Arc<str>>,
-    /// The rule's allow-list.
-    allow: Pairs,
-    /// Those for whom it has other thresholds.
-    others: Pairs,
-    inputs: Vec<Inputs>,
-    /// What some record did not tell.
-    lacking: Inputs,
-    levels: Vec<Level>,
-    /// The lowest threshold of any subject, by term.
-    least: Vec<u64>,
-    /// True if it has something to say about flows that are open, between their records.
+    term_specs: Vec<TermSpec>,
+    term_names: Vec<Arc<str>>,
+    /// Index of the rule's allow-list.
+    allow_index: PairIndex,
+    /// Index of the threshold overrides.
+    override_index: PairIndex,
+    required_fields: Vec<RecordFields>,
+    /// Fields that at least one matching record did not carry.
+    missing_fields: RecordFields,
+    thresholds: Vec<Thresholds>,
+    /// Lowest threshold of any group, by term.
+    lowest_thresholds: Vec<u64>,
+    /// True if the rule evaluates open flows between their records.
     pub(crate) live: bool,
-    /// How long anything can matter.
+    /// Longest retention of any term.
     pub(crate) retention: Duration,
-    /// How long what a record gave any of the terms matters at least.
-    pub(crate) soonest: Duration,
+    /// Shortest retention of any term.
+    pub(crate) min_retention: Duration,
 }
 
-/// What a record, or a look at an open flow, tells that was not known yet.
+/// Part of a record, or of a live update, that the rule has not counted yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
+pub(crate) struct RecordDelta {
     pub(crate) time: Time,
-    pub(crate) kinds: Kinds,
-    pub(crate) gains: Quantities,
-    pub(crate) inputs: Inputs,
-    pub(crate) source: Mark,
-    pub(crate) destination: Mark,
+    pub(crate) classes: FlowClasses,
+    pub(crate) quantities: Quantities,
+    pub(crate) fields: RecordFields,
+    pub(crate) source: EndpointBytes,
+    pub(crate) destination: EndpointBytes,
     pub(crate) port: u16,
-    /// True if the server has answered with payload, which it does to a client at that address only.
-    pub(crate) completed: bool,
+    /// True if the server answered with payload, which shows that the client's address is not spoofed.
+    pub(crate) has_server_payload: bool,
 }
 
-impl Plan {
-    /// Of `rule`; a record is at most `lateness` late.
+impl CompiledRule {
+    /// Compiles `rule`; a record is at most `lateness` late.
     pub(crate) fn new(rule: Rule, lateness: Duration) -> Self {
-        let frame = |(index, term): (usize, &Term)| {
-            let levels = rule.thresholds.iter().filter_map(|thresholds| thresholds.levels.get(index));
-            let need = levels.chain([&term.level]).map(|level| level.at_least).max().unwrap_or(1);
-            let shape = Shape::new(term.window, need, lateness);
-            let shape = if rule.terms.len() > 1 { shape.with_room(PARTS as usize + 1) } else { shape };
-            Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
+        let term_spec = |(index, term): (usize, &Term)| {
+            let thresholds =
+                rule.threshold_overrides.iter().filter_map(|thresholds| thresholds.thresholds.get(index));
+            let max_threshold =
+                thresholds.chain([&term.thresholds]).map(|thresholds| thresholds.at_least).max().unwrap_or(1);
+            let window_spec = WindowSpec::new(term.window, max_threshold, lateness);
+            let window_spec = if rule.terms.len() > 1 {
+                window_spec.with_capacity(SUBWINDOWS as usize + 1)
+            } else {
+                window_spec
+            };
+            TermSpec {
+                measure: term.measure,
+                window_spec,
+                max_threshold: max_threshold,
+                learning_ends: Time::ZERO,
+            }
         };
-        let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();
+        let term_specs: Vec<TermSpec> = rule.terms.iter().enumerate().map(term_spec).collect();
         let live = |measure: &Measure| {
-            matches!(measure, Measure::Sum(_) | Measure::Count(Kind::Delivering))
-                || matches!(measure, Measure::Distinct { among: Kind::Delivering, .. })
+            matches!(measure, Measure::Sum(_) | Measure::Count(FlowClass::Delivering))
+                || matches!(measure, Measure::Distinct { among: FlowClass::Delivering, .. })
         };
-        let anywhere = Set::default();
+        let any_address = AddressSet::default();
         Self {
-            retention: frames.iter().map(Frame::retention).max().unwrap_or_default(),
-            soonest: frames.iter().map(Frame::retention).min().unwrap_or_default(),
-            names: names(&rule.terms),
-            allow: Pairs::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
-            others: Pairs::new(rule.thresholds.iter().map(|other| (&other.of, &anywhere))),
-            inputs: rule.terms.iter().map(Term::inputs).collect(),
-            lacking: Inputs::empty(),
-            levels: rule.terms.iter().map(|term| term.level).collect(),
-            least: (0..rule.terms.len()).map(|term| least(&rule, term)).collect(),
+            retention: term_specs.iter().map(TermSpec::retention).max().unwrap_or_default(),
+            min_retention: term_specs.iter().map(TermSpec::retention).min().unwrap_or_default(),
+            term_names: term_names(&rule.terms),
+            allow_index: PairIndex::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
+            override_index: PairIndex::new(
+                rule.threshold_overrides
+                    .iter()
+                    .map(|threshold_override| (&threshold_override.of, &any_address)),
+            ),
+            required_fields: rule.terms.iter().map(Term::required_fields).collect(),
+            missing_fields: RecordFields::empty(),
+            thresholds: rule.terms.iter().map(|term| term.thresholds).collect(),
+            lowest_thresholds: (0..rule.terms.len()).map(|term| lowest_thresholds(&rule, term)).collect(),
             live: rule.terms.iter().any(|term| live(&term.measure)),
-            frames,
+            term_specs,
             rule,
         }
     }
 
-    /// Returns true if what was remembered for `other` means the same for this.
-    pub(crate) fn continues(&self, other: &Plan) -> bool {
-        let terms = |plan: &Plan| -> Vec<_> {
-            plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
+    /// Returns true if the windows of `previous` are valid for this rule.
+    pub(crate) fn continues(&self, previous: &CompiledRule) -> bool {
+        let terms = |compiled: &CompiledRule| -> Vec<_> {
+            compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
         };
-        self.rule.matching == other.rule.matching
-            && self.rule.group_by == other.rule.group_by
-            && terms(self) == terms(other)
+        self.rule.matching == previous.rule.matching
+            && self.rule.group_by == previous.rule.group_by
+            && terms(self) == terms(previous)
     }
 
-    /// Begins to watch at `since`: from then on it learns what is not new.
-    pub(crate) fn begin(&mut self, since: Time) {
-        for frame in &mut self.frames {
-            if let Measure::FirstSeen { learning, .. } = frame.measure {
-                frame.learnt = if learning.is_zero() { Time::ZERO } else { since + learning };
+    /// Begins the learning period of first-seen terms at `since`.
+    pub(crate) fn begin_learning(&mut self, since: Time) {
+        for term_spec in &mut self.term_specs {
+            if let Measure::FirstSeen { learning, .. } = term_spec.measure {
+                term_spec.learning_ends = if learning.is_zero() { Time::ZERO } else { since + learning };
             }
         }
     }
 
-    /// When each term has learnt what is not new.
-    pub(crate) fn learnt(&self) -> Vec<Time> {
-        self.frames.iter().map(|frame| frame.learnt).collect()
+    /// Returns the end of the learning period of each term.
+    pub(crate) fn learning_ends(&self) -> Vec<Time> {
+        self.term_specs.iter().map(|term_spec| term_spec.learning_ends).collect()
     }
 
-    /// Goes on as it was saved.
-    pub(crate) fn set_learnt(&mut self, learnt: &[Time]) {
-        for (frame, learnt) in self.frames.iter_mut().zip(learnt) {
-            frame.learnt = *learnt;
+    /// Restores the ends of the learning periods.
+    pub(crate) fn set_learning_ends(&mut self, learning_ends: &[Time]) {
+        for (term_spec, learning_ends) in self.term_specs.iter_mut().zip(learning_ends) {
+            term_spec.learning_ends = *learning_ends;
         }
     }
 
-    /// Goes on from `before`: what was learnt stays so.
-    pub(crate) fn inherit(&mut self, before: &Plan) {
-        self.set_learnt(&before.learnt());
+    /// Takes the ends of the learning periods from `previous`.
+    pub(crate) fn inherit_learning(&mut self, previous: &CompiledRule) {
+        self.set_learning_ends(&previous.learning_ends());
     }
 
-    /// The terms.
-    pub(crate) fn frames(&self) -> &[Frame] {
-        &self.frames
+    /// Returns the specification of each term.
+    pub(crate) fn term_specs(&self) -> &[TermSpec] {
+        &self.term_specs
     }
 
-    /// Name of a term.
+    /// Returns the name of a term.
     pub(crate) fn name(&self, term: usize) -> Option<&Arc<str>> {
-        self.names.get(term)
+        self.term_names.get(term)
     }
 
-    /// The thresholds for a subject whose flow is between `ends`.
-    pub(crate) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
-        let site = if self.rule.group_by == GroupBy::Destination { &ends.destination } else { &ends.source };
-        self.levels_of(site)
+    /// Returns the thresholds of a group with a flow between `endpoints`.
+    pub(crate) fn thresholds(&self, endpoints: &Endpoints<'_>) -> &[Thresholds] {
+        let address = if self.rule.group_by == GroupBy::Destination {
+            &endpoints.destination
+        } else {
+            &endpoints.source
+        };
+        self.thresholds_at(address)
     }
 
-    /// The thresholds for a subject at `site`.
-    pub(crate) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
-        let ends = Ends { source: *site, destination: *site };
-        let of = |number: usize| self.rule.thresholds.get(number);
-        let own = self.others.first(&ends, |number| of(number).is_some_and(|other| other.of.holds(site)));
-        own.and_then(of).map_or(&self.levels, |thresholds| &thresholds.levels)
+    /// Returns the thresholds of a group at `address`.
+    pub(crate) fn thresholds_at(&self, address: &ResolvedAddress<'_>) -> &[Thresholds] {
+        let endpoints = Endpoints { source: *address, destination: *address };
+        let of = |number: usize| self.rule.threshold_overrides.get(number);
+        let own = self.override_index.first(&endpoints, |number| {
+            of(number).is_some_and(|threshold_override| threshold_override.of.contains(address))
+        });
+        own.and_then(of).map_or(&self.thresholds, |thresholds| &thresholds.thresholds)
     }
 
-    /// Returns what makes a flow between these ends at `time` known, if anything does.
-    pub(crate) fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
+    /// Returns the first allow-list entry that applies to a flow between these endpoints at `time`.
+    pub(crate) fn allowed(
+        &self,
+        endpoints: &Endpoints<'_>,
+        time: Time,
+        clock_offset: WallClockOffset,
+    ) -> Option<&AllowEntry> {
         let of = |number: usize| self.rule.allow.get(number);
-        let holds = |number| of(number).is_some_and(|allow| allow.holds(ends, time, epoch));
-        self.allow.first(ends, holds).and_then(of)
+        let holds = |number| of(number).is_some_and(|allow| allow.applies(endpoints, time, clock_offset));
+        self.allow_index.first(endpoints, holds).and_then(of)
     }
 
-    /// The thresholds of everybody else.
-    pub(crate) fn usual_levels(&self) -> &[Level] {
-        &self.levels
+    /// Returns the thresholds of groups without an override.
+    pub(crate) fn default_thresholds(&self) -> &[Thresholds] {
+        &self.thresholds
     }
 
-    /// A record that counts tells this much.
-    pub(crate) fn told(&mut self, inputs: Inputs) {
-        self.lacking |= inputs.complement();
+    /// Records the fields that a matching record did not carry.
+    pub(crate) fn note_missing_fields(&mut self, fields: RecordFields) {
+        self.missing_fields |= fields.complement();
     }
 
-    /// What is held of a term, as far as it is known: what a record does not tell is not zero.
-    fn known(&self, term: usize, value: Value) -> Value {
-        let lacks = self.inputs.get(term).is_some_and(|inputs| inputs.intersects(self.lacking));
+    /// Weakens a value if records lacked the fields of its term: a missing field is not zero.
+    fn adjust_for_missing(&self, term: usize, value: Value) -> Value {
+        let is_missing =
+            self.required_fields.get(term).is_some_and(|fields| fields.intersects(self.missing_fields));
         match value {
-            value if !lacks => value,
+            value if !is_missing => value,
             Value::Exactly(0) | Value::AtLeast(0) => Value::Unknown,
             value => Value::AtLeast(value.number()),
         }
     }
 
-    /// What `news` adds to a term, if anything.
-    pub(crate) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
-        let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
-        // Of a ratio's flow it may be known that it is below the line, and not whether it is above: it is not.
-        let below_only =
-            matches!(frame.measure, Measure::Ratio { to, .. } if news.inputs.contains(to.inputs()));
-        let known = news.inputs.contains(*inputs);
-        if !known && !below_only {
+    /// Returns the increment of a term by `delta`, or `None` if the term does not count it.
+    pub(crate) fn increment(&self, term: usize, delta: &RecordDelta) -> Option<Increment> {
+        let (term_spec, fields) = (self.term_specs.get(term)?, self.required_fields.get(term)?);
+        // A record may carry the fields of the denominator and not those of the numerator. Then the flow does not
+        // count for the numerator.
+        let denominator_only = matches!(term_spec.measure, Measure::Ratio { to, .. } if delta.fields.contains(to.required_fields()));
+        let has_fields = delta.fields.contains(*fields);
+        if !has_fields && !denominator_only {
             return None;
         }
-        let of = |end| match end {
-            End::Source => news.source,
-            End::Destination => news.destination,
-            End::Port => mark_of_port(news.port),
+        let of = |endpoint| match endpoint {
+            Endpoint::Source => delta.source,
+            Endpoint::Destination => delta.destination,
+            Endpoint::Port => port_bytes(delta.port),
         };
-        match frame.measure {
-            Measure::Count(kind) => news.kinds.are(kind).then_some(Gain::One),
+        match term_spec.measure {
+            Measure::Count(class) => delta.classes.contains_class(class).then_some(Increment::One),
             Measure::Sum(quantity) => {
-                let amount = news.gains.get(quantity);
-                (amount > 0).then_some(Gain::Amount(amount))
+                let amount = delta.quantities.get(quantity);
+                (amount > 0).then_some(Increment::Amount(amount))
             }
             Measure::Ratio { of, to } => {
-                let of = u64::from(known && news.kinds.are(of));
-                let to = u64::from(news.kinds.are(to));
-                (of + to > 0).then_some(Gain::Parts(of, to))
+                let of = u64::from(has_fields && delta.classes.contains_class(of));
+                let to = u64::from(delta.classes.contains_class(to));
+                (of + to > 0).then_some(Increment::Ratio(of, to))
             }
-            Measure::Distinct { of: end, among } => news.kinds.are(among).then(|| Gain::With(of(end))),
-            Measure::FirstSeen { of: end, .. } => {
-                news.kinds.contains(Kinds::FLOWS).then(|| Gain::With(of(end)))
+            Measure::Distinct { of: endpoint, among } => {
+                delta.classes.contains_class(among).then(|| Increment::Endpoint(of(endpoint)))
+            }
+            Measure::FirstSeen { of: endpoint, .. } => {
+                delta.classes.contains(FlowClasses::FLOWS).then(|| Increment::Endpoint(of(endpoint)))
             }
         }
     }
 
-    /// Returns true if the first news of a subject can be kept as they are: they give each term at most one flow, or
-    /// one end, and the condition does not hold by them alone, whatever the subject's thresholds are.
-    pub(crate) fn keeps_first(&self, news: &News, clock: Time) -> bool {
-        let gain = |term| self.gain(term, news);
-        let small = self.frames.iter().enumerate().all(|(term, frame)| match gain(term) {
-            None => !matches!(frame.measure, Measure::FirstSeen { .. }),
-            Some(Gain::Amount(_)) => false,
+    /// Returns true if the first record of a group can be stored as it is. It must give each term at most one flow
+    /// or one endpoint, and must not fulfil the condition with the lowest thresholds of any group.
+    pub(crate) fn can_keep_first(&self, delta: &RecordDelta, clock: Time) -> bool {
+        let increment = |term| self.increment(term, delta);
+        let small = self.term_specs.iter().enumerate().all(|(term, term_spec)| match increment(term) {
+            None => !matches!(term_spec.measure, Measure::FirstSeen { .. }),
+            Some(Increment::Amount(_)) => false,
             Some(_) => {
-                !matches!(frame.measure, Measure::FirstSeen { .. }) && frame.shape.matters(news.time, clock)
+                !matches!(term_spec.measure, Measure::FirstSeen { .. })
+                    && term_spec.window_spec.is_relevant(delta.time, clock)
             }
         });
-        let holds = |term: usize| match gain(term) {
-            None | Some(Gain::Amount(_)) => false,
-            Some(Gain::Parts(of, _)) => of > 0,
-            Some(Gain::One | Gain::With(_)) => self.least.get(term).is_none_or(|least| *least <= 1),
+        let holds = |term: usize| match increment(term) {
+            None | Some(Increment::Amount(_)) => false,
+            Some(Increment::Ratio(of, _)) => of > 0,
+            Some(Increment::One | Increment::Endpoint(_)) => {
+                self.lowest_thresholds.get(term).is_none_or(|lowest_thresholds| *lowest_thresholds <= 1)
+            }
         };
-        small && !self.holding(&self.rule.condition, &holds)
+        small && !self.is_fulfilled(&self.rule.condition, &holds)
     }
 
-    /// What the windows that end at `time` hold.
-    pub(crate) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
-        let value = |(index, (store, level)): (usize, (&Store, &Level))| {
-            let (frame, name) = (self.frames.get(index)?, self.names.get(index)?);
-            let value = self.known(index, store.value(frame, time));
+    /// Returns the values of the windows that end at `time`.
+    pub(crate) fn values(
+        &self,
+        windows: &[WindowState],
+        thresholds: &[Thresholds],
+        time: Time,
+    ) -> Vec<TermValue> {
+        let value = |(index, (window, thresholds)): (usize, (&WindowState, &Thresholds))| {
+            let (term_spec, name) = (self.term_specs.get(index)?, self.term_names.get(index)?);
+            let value = self.adjust_for_missing(index, window.value(term_spec, time));
             Some(TermValue {
                 name: Arc::clone(name),
                 window: self.rule.terms.get(index)?.window.length,
                 value,
-                threshold: level.at_least,
-                scale: frame.measure.scale(),
-                holds: value.number() >= level.at_least,
+                threshold: thresholds.at_least,
+                scale: term_spec.measure.scale(),
+                holds: value.number() >= thresholds.at_least,
             })
         };
-        stores.iter().zip(levels).enumerate().filter_map(value).collect()
+        windows.iter().zip(thresholds).enumerate().filter_map(value).collect()
     }
 
-    /// The value of one term.
-    pub(crate) fn value(&self, stores: &[Store], term: usize, time: Time) -> Value {
-        match (self.frames.get(term), stores.get(term)) {
-            (Some(frame), Some(store)) => store.value(frame, time),
+    /// Returns the value of one term.
+    pub(crate) fn value(&self, windows: &[WindowState], term: usize, time: Time) -> Value {
+        match (self.term_specs.get(term), windows.get(term)) {
+            (Some(term_spec), Some(window)) => window.value(term_spec, time),
             _ => Value::Exactly(0),
         }
     }
 
-    /// Returns true if the condition may hold at any time: cheap, and no for most.
-    pub(crate) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
-        self.holding(&self.rule.condition, &|term| {
-            let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
-            stores.get(term).is_some_and(|store| store.most() >= level)
+    /// Returns true if the condition may hold at some time, by upper bounds. Cheap, and false for most groups.
+    pub(crate) fn may_hold(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> bool {
+        self.is_fulfilled(&self.rule.condition, &|term| {
+            let thresholds = thresholds.get(term).map_or(u64::MAX, |thresholds| thresholds.at_least);
+            windows.get(term).is_some_and(|window| window.upper_bound() >= thresholds)
         })
     }
 
     /// Returns true if the condition holds at `time`.
-    pub(crate) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
-        self.holding(&self.rule.condition, &|term| {
-            let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
-            self.value(stores, term, time).number() >= level
+    pub(crate) fn holds(&self, windows: &[WindowState], thresholds: &[Thresholds], time: Time) -> bool {
+        self.is_fulfilled(&self.rule.condition, &|term| {
+            let thresholds = thresholds.get(term).map_or(u64::MAX, |thresholds| thresholds.at_least);
+            self.value(windows, term, time).number() >= thresholds
         })
     }
 
-    /// Of the terms that hold, the one that decides the condition.
-    pub(crate) fn decided(&self, values: &[TermValue]) -> usize {
-        self.leading(&self.rule.condition, values).unwrap_or(0)
+    /// Returns the term that decides the condition, of those that hold.
+    pub(crate) fn deciding_term(&self, values: &[TermValue]) -> usize {
+        self.first_holding(&self.rule.condition, values).unwrap_or(0)
     }
 
-    /// The same of what keeps an incident up: if none of them holds any more, the one nearest to its threshold;
-    /// none where all hold nothing.
-    pub(crate) fn decides_now(&self, values: &[TermValue]) -> Option<usize> {
+    /// Returns the term that keeps an incident active. If no term holds any more, that is the term nearest to its
+    /// threshold; `None` if all values are zero.
+    pub(crate) fn deciding_term_now(&self, values: &[TermValue]) -> Option<usize> {
         let nearest = || {
             let ratio = |term: usize| {
-                self.frames.get(term).is_none_or(|frame| matches!(frame.measure, Measure::Ratio { .. }))
+                self.term_specs
+                    .get(term)
+                    .is_none_or(|term_spec| matches!(term_spec.measure, Measure::Ratio { .. }))
             };
             let some =
                 values.iter().enumerate().filter(|(term, value)| value.value.number() > 0 && !ratio(*term));
-            // Of equals the first.
+            // Of equally near terms the first.
             some.rev()
                 .max_by(|(_, one), (_, other)| nearness(one).total_cmp(&nearness(other)))
                 .map(|(term, _)| term)
         };
-        self.leading(&self.rule.condition, values).or_else(nearest)
+        self.first_holding(&self.rule.condition, values).or_else(nearest)
     }
 
-    /// Until when the condition last held, or will have held, at the thresholds for its end.
-    pub(crate) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
-        match self.lasting(&self.rule.condition, stores, levels, Time::END) {
-            Until::Then(until) => Some(until),
-            Until::Never => None,
-            // Nothing but ratios: for as long as there is something above the line.
-            Until::Whatever => {
-                let both = self.frames.iter().zip(stores);
-                both.filter_map(|(frame, store)| store.empties(frame)).max()
+    /// Returns the end of the last period in which the condition holds, by the resolve thresholds. The end may lie
+    /// in the future.
+    pub(crate) fn holds_until(&self, windows: &[WindowState], thresholds: &[Thresholds]) -> Option<Time> {
+        match self.part_holds_until(&self.rule.condition, windows, thresholds, Time::END) {
+            HoldsUntil::At(until) => Some(until),
+            HoldsUntil::Never => None,
+            // With ratios only, the incident lasts while a numerator is not empty.
+            HoldsUntil::Undecided => {
+                let terms = self.term_specs.iter().zip(windows);
+                terms.filter_map(|(term_spec, window)| window.numerator_empty_at(term_spec)).max()
             }
         }
     }
 
-    fn holding(&self, condition: &Condition, holds: &impl Fn(usize) -> bool) -> bool {
+    fn is_fulfilled(&self, condition: &Condition, holds: &impl Fn(usize) -> bool) -> bool {
         match condition {
             Condition::Term(term) => holds(*term),
-            Condition::Any(parts) => parts.iter().any(|part| self.holding(part, holds)),
-            Condition::All(parts) => parts.iter().all(|part| self.holding(part, holds)),
+            Condition::Any(parts) => parts.iter().any(|part| self.is_fulfilled(part, holds)),
+            Condition::All(parts) => parts.iter().all(|part| self.is_fulfilled(part, holds)),
         }
     }
 
-    fn leading(&self, condition: &Condition, values: &[TermValue]) -> Option<usize> {
+    fn first_holding(&self, condition: &Condition, values: &[TermValue]) -> Option<usize> {
         match condition {
             Condition::Term(term) => values.get(*term)?.holds.then_some(*term),
-            Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, values)),
+            Condition::Any(parts) => parts.iter().find_map(|part| self.first_holding(part, values)),
             Condition::All(parts) => {
-                let terms: Option<Vec<usize>> = parts.iter().map(|part| self.leading(part, values)).collect();
+                let terms: Option<Vec<usize>> =
+                    parts.iter().map(|part| self.first_holding(part, values)).collect();
                 let terms = terms?;
-                // A ratio says little without the number it is a part of.
-                let says = |term: &&usize| {
-                    self.frames
+                // A ratio means little without its absolute number.
+                let is_absolute = |term: &&usize| {
+                    self.term_specs
                         .get(**term)
-                        .is_some_and(|frame| !matches!(frame.measure, Measure::Ratio { .. }))
+                        .is_some_and(|term_spec| !matches!(term_spec.measure, Measure::Ratio { .. }))
                 };
-                terms.iter().find(says).or(terms.first()).copied()
+                terms.iter().find(is_absolute).or(terms.first()).copied()
             }
         }
     }
 
-    /// Until when, `before` at the latest, a part of the condition last held.
-    fn lasting(&self, condition: &Condition, stores: &[Store], levels: &[Level], before: Time) -> Until {
+    /// Returns the end of the last period in which a part of the condition holds, at most `limit`.
+    fn part_holds_until(
+        &self,
+        condition: &Condition,
+        windows: &[WindowState],
+        thresholds: &[Thresholds],
+        limit: Time,
+    ) -> HoldsUntil {
         match condition {
-            Condition::Term(term) => match (self.frames.get(*term), stores.get(*term), levels.get(*term)) {
-                (Some(frame), Some(store), Some(level)) => store.until(frame, level.resolve_below, before),
-                _ => Until::Never,
-            },
+            Condition::Term(term) => {
+                match (self.term_specs.get(*term), windows.get(*term), thresholds.get(*term)) {
+                    (Some(term_spec), Some(window), Some(thresholds)) => {
+                        window.holds_until(term_spec, thresholds.resolve_below, limit)
+                    }
+                    _ => HoldsUntil::Never,
+                }
+            }
             Condition::Any(parts) => {
-                let untils = parts.iter().map(|part| self.lasting(part, stores, levels, before));
-                untils.fold(Until::Whatever, |one, other| match (one, other) {
-                    (Until::Then(one), Until::Then(other)) => Until::Then(one.max(other)),
-                    (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
-                    (Until::Never, _) | (_, Until::Never) => Until::Never,
-                    (Until::Whatever, Until::Whatever) => Until::Whatever,
+                let untils = parts.iter().map(|part| self.part_holds_until(part, windows, thresholds, limit));
+                untils.fold(HoldsUntil::Undecided, |one, other| match (one, other) {
+                    (HoldsUntil::At(one), HoldsUntil::At(other)) => HoldsUntil::At(one.max(other)),
+                    (HoldsUntil::At(until), _) | (_, HoldsUntil::At(until)) => HoldsUntil::At(until),
+                    (HoldsUntil::Never, _) | (_, HoldsUntil::Never) => HoldsUntil::Never,
+                    (HoldsUntil::Undecided, HoldsUntil::Undecided) => HoldsUntil::Undecided,
                 })
             }
-            Condition::All(parts) => self.lasting_together(parts, stores, levels, before),
+            Condition::All(parts) => self.holds_together_until(parts, windows, thresholds, limit),
         }
     }
 
-    /// Until when all parts last held at once: where one did no longer, the others are asked about before that.
-    fn lasting_together(
+    /// Returns the end of the last period in which all parts hold. If one part ends earlier, the search continues
+    /// before that time.
+    fn holds_together_until(
         &self,
         parts: &[Condition],
-        stores: &[Store],
-        levels: &[Level],
-        mut before: Time,
-    ) -> Until {
+        windows: &[WindowState],
+        thresholds: &[Thresholds],
+        mut limit: Time,
+    ) -> HoldsUntil {
         loop {
             let mut first = None;
             for part in parts {
-                match self.lasting(part, stores, levels, before) {
-                    Until::Never => return Until::Never,
-                    Until::Then(until) => first = Some(first.map_or(until, |first: Time| first.min(until))),
-                    Until::Whatever => {}
+                match self.part_holds_until(part, windows, thresholds, limit) {
+                    HoldsUntil::Never => return HoldsUntil::Never,
+                    HoldsUntil::At(until) => {
+                        first = Some(first.map_or(until, |first: Time| first.min(until)))
+                    }
+                    HoldsUntil::Undecided => {}
                 }
             }
             match first {
-                None => return Until::Whatever,
-                Some(until) if until >= before => return Until::Then(until),
-                Some(until) => before = until,
+                None => return HoldsUntil::Undecided,
+                Some(until) if until >= limit => return HoldsUntil::At(until),
+                Some(until) => limit = until,
             }
         }
     }
 }
 
-/// How near a value is to its threshold, as a part of that.
+/// Returns the value as a fraction of its threshold.
 fn nearness(term: &TermValue) -> f64 {
     term.value.number() as f64 / term.threshold.max(1) as f64
 }
 
-/// What the terms measure, in words. Those that measure the same, over another time or to another threshold, are
-/// told apart by a number: an alert names one of them, and each has a series of its own.
-fn names(terms: &[Term]) -> Vec<Arc<str>> {
+/// Returns the names of the terms. Terms of equal measures get a number, as an alert names one of them, and each
+/// has its own time series.
+fn term_names(terms: &[Term]) -> Vec<Arc<str>> {
     let name = |(place, term): (usize, &Term)| {
         let name = term.measure.name();
         let before = terms.iter().take(place).filter(|before| before.measure.name() == name).count();
@@ -397,17 +452,20 @@ fn names(terms: &[Term]) -> Vec<Arc<str>> {
     terms.iter().enumerate().map(name).collect()
 }
 
-/// The lowest threshold of a term.
-fn least(rule: &Rule, term: usize) -> u64 {
-    let others = rule.thresholds.iter().filter_map(|other| other.levels.get(term));
-    let usual = rule.terms.get(term).map(|term| &term.level);
-    others.chain(usual).map(|level| level.at_least).min().unwrap_or(0)
+/// Returns the lowest threshold of a term for any group.
+fn lowest_thresholds(rule: &Rule, term: usize) -> u64 {
+    let override_index = rule
+        .threshold_overrides
+        .iter()
+        .filter_map(|threshold_override| threshold_override.thresholds.get(term));
+    let default = rule.terms.get(term).map(|term| &term.thresholds);
+    override_index.chain(default).map(|thresholds| thresholds.at_least).min().unwrap_or(0)
 }
 
-fn mark_of_port(port: u16) -> Mark {
-    let mut mark = [0; 16];
-    if let Some(last) = mark.last_chunk_mut::<2>() {
+fn port_bytes(port: u16) -> EndpointBytes {
+    let mut bytes = [0; 16];
+    if let Some(last) = bytes.last_chunk_mut::<2>() {
         *last = port.to_be_bytes();
     }
-    mark
+    bytes
 }

@@ -1,4 +1,4 @@
-//! Rules as a whole: whose flows they take together, over which time, and how what they look at goes together.
+//! Definition of a rule: match, grouping, terms, condition and alert settings.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -6,86 +6,86 @@ use super::{
     filter::Match,
     severity::Severity,
     term::{Term, Window},
-    thresholds::Thresholds,
+    thresholds::ThresholdOverride,
 };
-use crate::network::Set;
+use crate::network::AddressSet;
 
-/// A rule: which flows count, and what of them is too much.
+/// Rule: matching flows, and the condition on their windows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name, unique.
+    /// Unique name.
     pub name: Arc<str>,
-    /// Raised by its author when its meaning changes.
+    /// Version, incremented by the author when the meaning changes.
     pub version: u32,
-    /// How loud it speaks.
+    /// Severity of its alerts.
     pub severity: Severity,
-    /// Which flows count.
+    /// Match of the flows that the rule counts.
     pub matching: Match,
-    /// Whose flows are taken together.
+    /// Group key by which flows are counted.
     pub group_by: GroupBy,
-    /// The window of the terms that name none of their own.
+    /// Default window of the terms.
     pub window: Window,
-    /// What is looked at, in the order of the condition.
+    /// Terms, in the order of the condition.
     pub terms: Vec<Term>,
-    /// How the terms go together.
+    /// Condition over the terms.
     pub condition: Condition,
-    /// Other thresholds for some; the first whose set holds the subject decides.
-    pub thresholds: Vec<Thresholds>,
-    /// Flows that are known and put aside: the first that holds one decides.
-    pub allow: Vec<Allow>,
-    /// A firing alert ends once the condition has not held, with each term's `resolve_below` for
-    /// `at_least`, for this long.
+    /// Thresholds for some groups. The first override whose set contains the address applies.
+    pub threshold_overrides: Vec<ThresholdOverride>,
+    /// Allow-list of the rule. The first entry that applies decides.
+    pub allow: Vec<AllowEntry>,
+    /// Duration for which the condition must not hold before a firing alert resolves. Here each term has its
+    /// threshold `resolve_below` instead of `at_least`.
     pub resolve_after: Duration,
-    /// A firing alert is repeated this often.
+    /// Interval of the repeats of a firing alert.
     pub repeat_interval: Duration,
-    /// Labels copied to its alerts.
+    /// Labels that alerts carry.
     pub labels: BTreeMap<String, String>,
     /// MITRE ATT&CK technique ids.
     pub attack: Vec<String>,
 }
 
 impl Rule {
-    /// How long after the last record an alert of it may still have something to say: the longest window and
-    /// the time until it is resolved.
-    pub fn memory(&self) -> Duration {
+    /// Returns the longest time between the last record and the resolve of an alert: the longest window and
+    /// `resolve_after`.
+    pub fn max_alert_delay(&self) -> Duration {
         let longest = self.terms.iter().map(|term| term.window.length).max().unwrap_or_default();
         longest + self.resolve_after
     }
 }
 
-/// Whose flows a rule takes together.
+/// Group key of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GroupBy {
-    /// The client, IPv6 by prefix.
+    /// Client; for IPv6, its prefix.
     Source,
-    /// The client, IPv6 by prefix, and the server's address.
+    /// Client (for IPv6, its prefix) and server address.
     SourceAndDestination,
-    /// The server's address.
+    /// Server address.
     Destination,
-    /// The group of the internal network that the client is in; a client without one is in the group "".
+    /// Group of the client's internal network; "" for a client without one.
     Group,
 }
 
-/// How terms go together; terms by their place in [`Rule::terms`].
+/// Condition over terms, which are given as indices into [`Rule::terms`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The term holds.
     Term(usize),
-    /// At least one of them holds.
+    /// At least one part holds.
     Any(Vec<Condition>),
-    /// Each of them holds.
+    /// Every part holds.
     All(Vec<Condition>),
 }
 
-/// Flows that are known: they are counted apart, and alerts about them are suppressed.
+/// Allow-list entry. Its flows are counted separately, and alerts about them are suppressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
-    /// The client.
-    pub source: Set,
-    /// The server.
-    pub destination: Set,
-    /// Why, in words.
+pub struct AllowEntry {
+    /// Client.
+    pub source: AddressSet,
+    /// Server.
+    pub destination: AddressSet,
+    /// Reason, as text.
     pub reason: Arc<str>,
-    /// Flows from then on are not known any more, nanoseconds since 1970.
+    /// Expiry in nanoseconds since 1970. The entry does not apply to flows from then on.
     pub until: Option<i128>,
 }

@@ -1,13 +1,13 @@
-//! Which flows a rule counts.
+//! Match of a rule: conditions on single flows.
 
 use mailflow_common::App;
 
 use crate::{
     flow::{quantity::Quantity, service::Service},
-    network::Set,
+    network::AddressSet,
 };
 
-/// Transport protocols.
+/// Transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// TCP.
@@ -16,48 +16,48 @@ pub enum Transport {
     Udp,
 }
 
-/// Which flows count; every clause must hold.
+/// Match of a rule. A flow must fulfil every clause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
-    /// The client.
-    pub source: Set,
-    /// The server.
-    pub destination: Set,
+    /// Client.
+    pub source: AddressSet,
+    /// Server.
+    pub destination: AddressSet,
     /// Server ports.
     pub ports: Vec<u16>,
-    /// Services all of whose ports are in `ports`, as the rule names them.
+    /// Services by which the rule names ports. All of their ports are in `ports`.
     pub services: Vec<Service>,
-    /// Applications; `App::Unseen` always matches, as the port decides.
+    /// Applications. `App::Unseen` always matches, as the port decides then.
     pub apps: Vec<App>,
     /// Transport protocols.
     pub protocols: Vec<Transport>,
-    /// Size test, if any.
+    /// Size test.
     pub size: Option<SizeTest>,
-    /// Only sessions: a SYN was answered by a SYN-ACK.
+    /// True if the flow must have a SYN and a SYN-ACK.
     pub sessions_only: bool,
-    /// Bounds on a flow's counters.
+    /// Bounds on the flow's counters.
     pub bounds: Vec<Bound>,
-    /// The hours of the week at which the last packet must lie, if not any.
+    /// Hours of the week in which the last packet must lie.
     pub hours: Option<Hours>,
 }
 
-/// Bounds on one counter of a flow. A flow that may still pass an upper bound is judged when it ended.
+/// Bounds on a counter of a flow. With an upper bound, a flow is evaluated when it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The counter.
+    /// Counter.
     pub of: Counter,
-    /// At least this.
+    /// Lower bound.
     pub at_least: u64,
-    /// At most this.
+    /// Upper bound.
     pub at_most: Option<u64>,
-    /// At most this, where the application is encrypted; `at_most` if not given.
+    /// Upper bound for encrypted applications; `at_most` applies if `None`.
     pub at_most_tls: Option<u64>,
 }
 
-/// A counter of a flow.
+/// Counter of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counter {
-    /// One that can be summed as well.
+    /// Counter that can be summed as well.
     Quantity(Quantity),
     /// Packets with payload, client to server.
     DataPacketsUp,
@@ -68,17 +68,18 @@ pub enum Counter {
 /// Hours of the week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hours {
-    /// The days on which the hours begin, a bit each; Monday is 1.
+    /// Days on which the hours begin, as bits; Monday is bit 0.
     pub days: u8,
-    /// Minute of the day at which they begin, 0 to 1439.
+    /// First minute of the day, 0 to 1439.
     pub from: u16,
-    /// Minute of the day before which they end, 1 to 1440; where it is not after `from`, on the next day.
+    /// Minute of the day at which the hours end, 1 to 1440. If it is not after `from`, the hours end on the next
+    /// day.
     pub to: u16,
-    /// Seconds that the clock on the wall is ahead of UTC.
+    /// Offset of local time from UTC, in seconds.
     pub utc_offset: i32,
 }
 
-/// Which byte count a size test looks at.
+/// Byte count of a size test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layer {
     /// IP total length.
@@ -87,7 +88,7 @@ pub enum Layer {
     Payload,
 }
 
-/// The forms of the size test.
+/// Kind of a size test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SizeKind {
     /// Bytes per packet, both directions: `bytes >= up * packets` with packets > 0.
@@ -96,21 +97,21 @@ pub enum SizeKind {
     Count,
     /// Ratio or count.
     Either,
-    /// Ratio over the packets that carried payload.
+    /// Ratio over the packets with payload.
     DataRatio,
-    /// Ratio of the up direction alone.
+    /// Ratio of the direction from client to server only.
     UpOnly,
 }
 
-/// The size test: a threshold for each direction.
+/// Size test, with a threshold for each direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SizeTest {
-    /// Which form.
+    /// Kind of the test.
     pub kind: SizeKind,
-    /// Which bytes.
+    /// Byte count that the test uses.
     pub layer: Layer,
-    /// Threshold of client to server.
+    /// Threshold from client to server.
     pub up: u64,
-    /// Threshold of server to client.
+    /// Threshold from server to client.
     pub down: u64,
 }

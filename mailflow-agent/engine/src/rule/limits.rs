@@ -1,28 +1,28 @@
-//! Bounds on what rules remember and alert.
+//! Limits of the state and of the alerts of rules.
 
-/// Most subjects of a rule, whatever the settings say: places are 32 bits, and few of them have more.
-pub(crate) const MOST: usize = 1 << 24;
+/// Most groups of a table, whatever the settings are. Slot indices have 32 bits.
+pub(crate) const MAX_GROUPS: usize = 1 << 24;
 
-/// What the rules may hold and tell, however many sources are made up.
+/// Limits of the state and of the alerts of rules, which hold for any number of spoofed sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleLimits {
-    /// Most subjects that one rule remembers; of flows on an allow-list as many again.
-    pub subjects: usize,
-    /// Most bytes of what one rule remembers of them.
+    /// Most groups of one rule. Groups of allow-listed flows have a limit of their own, of the same number.
+    pub groups: usize,
+    /// Most bytes of the groups of one rule.
     pub memory: usize,
-    /// New alerts of one rule in a minute. Those beyond are told together.
+    /// New alerts of one rule in a minute. An aggregate alert reports all further ones.
     pub alerts_per_minute: u32,
-    /// Sources that began a connection in a minute and completed none, from which on they are named as a flood.
+    /// New half-open sources in a minute from which on a flood is reported.
     pub flood_sources: u32,
 }
 
 impl RuleLimits {
-    /// Name of the alert about a flood, which no rule may have.
+    /// Name of the alert about a flood. No rule may have it.
     pub const FLOOD_ALERT: &'static str = "spoofed-sources";
 
-    /// The bounds of a rule's table, and none else: what was logged is told alert by alert.
+    /// Widest limits, for flow logs: each alert is reported by itself.
     pub const WIDEST: Self =
-        Self { subjects: MOST, memory: usize::MAX, alerts_per_minute: u32::MAX, flood_sources: u32::MAX };
+        Self { groups: MAX_GROUPS, memory: usize::MAX, alerts_per_minute: u32::MAX, flood_sources: u32::MAX };
 }
 
 impl Default for RuleLimits {

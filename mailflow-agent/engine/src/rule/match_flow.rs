@@ -1,72 +1,83 @@
-//! Which flows a rule counts, and for the others the first clause that speaks against them.
+//! Match of a flow against a rule, with the first clause that fails.
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::{
-    definition::Allow,
+    definition::AllowEntry,
     filter::{Bound, Counter, Hours, Match, Transport},
     size_test::Shortfall,
 };
 use crate::{
-    flow::{Flow, phase::Stage, quantity::Quantity},
-    network::{Ends, Place},
-    time::{Epoch, Time},
+    flow::{Flow, phase::RecordPhase, quantity::Quantity},
+    network::{AddressScope, Endpoints},
+    time::{Time, WallClockOffset},
 };
 
-/// The clause of a match that a flow does not fulfil, with what was found instead.
+/// Clause that a flow fails, with the value of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clause {
-    /// The client is not in the rule's set, but there.
-    Source(Place),
-    /// The server is not in the rule's set, but there.
-    Destination(Place),
+    /// The client is not in the rule's set; its scope.
+    Source(AddressScope),
+    /// The server is not in the rule's set; its scope.
+    Destination(AddressScope),
     /// The server port is not one of the rule's.
     Port(u16),
-    /// The flow was identified as another application.
+    /// The application is not one of the rule's.
     App(App),
     /// The protocol (IANA number) is not one of the rule's.
     Protocol(u8),
-    /// Too small.
+    /// The flow fails the size test.
     Size(Shortfall),
-    /// The handshake was not seen.
+    /// The flow has no complete handshake.
     NoSession,
-    /// A counter is out of its bounds.
+    /// A counter is out of bounds.
     Bound {
-        /// Which counter.
+        /// Counter.
         of: Counter,
-        /// What the flow has.
-        found: u64,
-        /// What the rule wants.
+        /// Value of the flow.
+        actual: u64,
+        /// Bounds of the rule.
         wanted: Bound,
     },
-    /// The last packet came at another hour.
+    /// The last packet is outside the hours of the rule.
     Hours,
-    /// The flow is open, and may still pass an upper bound.
+    /// The flow is open, and may still exceed an upper bound.
     NotEnded,
 }
 
 impl Match {
-    /// Checks if `flow` counts.
+    /// Matches `flow` against all clauses.
     ///
     /// # Errors
     /// The first clause that fails, in the order of the fields.
-    pub fn check(&self, flow: &Flow, app: App, ends: &Ends<'_>, epoch: Epoch) -> Result<(), Clause> {
-        if !self.source.holds(&ends.source) {
-            return Err(Clause::Source(ends.source.place));
+    pub fn check(
+        &self,
+        flow: &Flow,
+        app: App,
+        endpoints: &Endpoints<'_>,
+        clock_offset: WallClockOffset,
+    ) -> Result<(), Clause> {
+        if !self.source.contains(&endpoints.source) {
+            return Err(Clause::Source(endpoints.source.scope));
         }
-        if !self.destination.holds(&ends.destination) {
-            return Err(Clause::Destination(ends.destination.place));
+        if !self.destination.contains(&endpoints.destination) {
+            return Err(Clause::Destination(endpoints.destination.scope));
         }
-        self.check_flow(flow, app, epoch)
+        self.check_flow(flow, app, clock_offset)
     }
 
-    /// The same of the ends alone.
-    pub(crate) fn joins(&self, ends: &Ends<'_>) -> bool {
-        self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
+    /// Returns true if the endpoints match.
+    pub(crate) fn matches_endpoints(&self, endpoints: &Endpoints<'_>) -> bool {
+        self.source.contains(&endpoints.source) && self.destination.contains(&endpoints.destination)
     }
 
-    /// The same without the ends: what needs no look-up.
-    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
+    /// Matches `flow` against all clauses except its endpoints, which need a lookup.
+    pub(crate) fn check_flow(
+        &self,
+        flow: &Flow,
+        app: App,
+        clock_offset: WallClockOffset,
+    ) -> Result<(), Clause> {
         if !self.ports.contains(&flow.key.server_port) {
             return Err(Clause::Port(flow.key.server_port));
         }
@@ -83,33 +94,34 @@ impl Match {
         }
         self.bounds.iter().try_for_each(|bound| bound.check(flow, app))?;
         match &self.hours {
-            Some(hours) if !hours.hold(flow.last(), epoch) => Err(Clause::Hours),
+            Some(hours) if !hours.contains(flow.last(), clock_offset) => Err(Clause::Hours),
             _ => Ok(()),
         }
     }
 
-    /// Returns true if flows can be judged at this stage: an open one may still pass an upper bound.
-    pub(crate) fn judges(&self, stage: Stage) -> bool {
-        stage == Stage::Ended || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
+    /// Returns true if the rule can be evaluated for a flow in this phase. An open flow may still exceed an upper
+    /// bound.
+    pub(crate) fn can_evaluate(&self, phase: RecordPhase) -> bool {
+        phase == RecordPhase::Final || self.bounds.iter().all(|bound| bound.upper_bound(App::Smtps).is_none())
     }
 }
 
 impl Bound {
     fn check(&self, flow: &Flow, app: App) -> Result<(), Clause> {
-        let found = self.of.of(flow);
-        if found < self.at_least || self.most(app).is_some_and(|most| found > most) {
-            return Err(Clause::Bound { of: self.of, found, wanted: *self });
+        let actual = self.of.of(flow);
+        if actual < self.at_least || self.upper_bound(app).is_some_and(|upper_bound| actual > upper_bound) {
+            return Err(Clause::Bound { of: self.of, actual, wanted: *self });
         }
         Ok(())
     }
 
-    fn most(&self, app: App) -> Option<u64> {
+    fn upper_bound(&self, app: App) -> Option<u64> {
         if app.encrypted() { self.at_most_tls.or(self.at_most) } else { self.at_most }
     }
 }
 
 impl Counter {
-    /// The name in configuration.
+    /// Returns the name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Counter::Quantity(quantity) => quantity.name(),
@@ -118,7 +130,7 @@ impl Counter {
         }
     }
 
-    /// What `flow` has of it.
+    /// Returns the value of the counter for `flow`.
     pub fn of(self, flow: &Flow) -> u64 {
         match self {
             Counter::Quantity(Quantity::PayloadUp) => flow.up.payload,
@@ -135,9 +147,9 @@ impl Counter {
 }
 
 impl Hours {
-    /// Returns true if `time` is within them.
-    fn hold(&self, time: Time, epoch: Epoch) -> bool {
-        let seconds = epoch.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
+    /// Returns true if `time` is within the hours.
+    fn contains(&self, time: Time, clock_offset: WallClockOffset) -> bool {
+        let seconds = clock_offset.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
         let minutes = seconds.div_euclid(60);
         // 1 January 1970 was a Thursday.
         let day = (minutes.div_euclid(1_440) + 3).rem_euclid(7);
@@ -151,17 +163,22 @@ impl Hours {
     }
 }
 
-impl Allow {
-    /// Returns true if a flow between these ends at `time` is known.
-    pub(crate) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
-        self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
-            && self.source.holds(&ends.source)
-            && self.destination.holds(&ends.destination)
+impl AllowEntry {
+    /// Returns true if the entry applies to a flow between these endpoints at `time`.
+    pub(crate) fn applies(
+        &self,
+        endpoints: &Endpoints<'_>,
+        time: Time,
+        clock_offset: WallClockOffset,
+    ) -> bool {
+        self.until.is_none_or(|until| clock_offset.unix_nanos(time) < until)
+            && self.source.contains(&endpoints.source)
+            && self.destination.contains(&endpoints.destination)
     }
 }
 
 impl Transport {
-    /// Its IANA protocol number.
+    /// Returns the IANA protocol number.
     pub const fn number(self) -> u8 {
         match self {
             Transport::Tcp => PROTOCOL_TCP,
@@ -176,13 +193,13 @@ mod tests {
     use crate::{
         fixture::{self, at},
         network::Member,
-        rule::{compiled::Plan, definition::Rule},
+        rule::{compiled::CompiledRule, definition::Rule},
     };
 
     fn verdict_of(matching: &Match, client: &str, server: &str, app: App) -> Result<(), Clause> {
         let flow = fixture::flow(client, server);
         let internal = fixture::internal();
-        matching.check(&flow, app, &Ends::of(&flow, &internal), Epoch::default())
+        matching.check(&flow, app, &Endpoints::of(&flow, &internal), WallClockOffset::default())
     }
 
     fn verdict(client: &str, server: &str, app: App) -> Result<(), Clause> {
@@ -202,15 +219,18 @@ mod tests {
     #[test]
     fn the_first_clause_that_fails_is_named() {
         let (source, destination) =
-            (|found| Err(Clause::Source(found)), |found| Err(Clause::Destination(found)));
-        assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(Place::Internet));
-        assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(Place::Internal));
+            (|actual| Err(Clause::Source(actual)), |actual| Err(Clause::Destination(actual)));
+        assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(AddressScope::Internet));
+        assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(AddressScope::Internal));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:8025", App::Smtp), Err(Clause::Port(8025)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Other), Err(Clause::App(App::Other)));
         assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Imap), Err(Clause::App(App::Imap)));
         for special in ["192.0.2.1", "127.0.0.1", "224.0.0.1", "[2001:db8::1]"] {
-            let found = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
-            assert!(matches!(found, Err(Clause::Destination(Place::Special(_)))), "{special}: {found:?}");
+            let actual = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
+            assert!(
+                matches!(actual, Err(Clause::Destination(AddressScope::Special(_)))),
+                "{special}: {actual:?}"
+            );
         }
     }
 
@@ -218,9 +238,10 @@ mod tests {
     fn udp_counts_only_by_name() {
         let flow = fixture::udp("10.0.0.1:4000", "9.9.9.9:25");
         let internal = fixture::internal();
-        let ends = Ends::of(&flow, &internal);
+        let endpoints = Endpoints::of(&flow, &internal);
         let mut matching = fixture::rule().matching;
-        let check = |matching: &Match| matching.check(&flow, App::Unseen, &ends, Epoch::default());
+        let check =
+            |matching: &Match| matching.check(&flow, App::Unseen, &endpoints, WallClockOffset::default());
         assert_eq!(check(&matching), Err(Clause::Protocol(PROTOCOL_UDP)));
         matching.protocols.push(Transport::Udp);
         assert_eq!(check(&matching), Ok(()));
@@ -231,8 +252,9 @@ mod tests {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.down.bytes = flow.down.packets * 80 - 1;
         let internal = fixture::internal();
-        let ends = Ends::of(&flow, &internal);
-        let check = |matching: &Match, app| matching.check(&flow, app, &ends, Epoch::default());
+        let endpoints = Endpoints::of(&flow, &internal);
+        let check =
+            |matching: &Match, app| matching.check(&flow, app, &endpoints, WallClockOffset::default());
         let matching = fixture::rule().matching;
         assert!(matches!(check(&matching, App::Smtp), Err(Clause::Size(_))));
         assert_eq!(check(&matching, App::Other), Err(Clause::App(App::Other)));
@@ -241,36 +263,37 @@ mod tests {
     }
 
     #[test]
-    fn bounds_differ_for_what_is_encrypted() {
+    fn encrypted_applications_have_bounds_of_their_own() {
         let of = Counter::Quantity(Quantity::PayloadUp);
         let bound = Bound { of, at_least: 0, at_most: Some(399), at_most_tls: Some(1_400) };
         let matching = Match { bounds: vec![bound], ..fixture::rule().matching };
         let check = |app| verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", app);
-        assert_eq!(check(App::Smtp), Err(Clause::Bound { of, found: 1_400, wanted: bound }));
+        assert_eq!(check(App::Smtp), Err(Clause::Bound { of, actual: 1_400, wanted: bound }));
         assert_eq!(check(App::Smtps), Ok(()));
-        assert!(!matching.judges(Stage::Open) && matching.judges(Stage::Ended));
-        assert!(fixture::rule().matching.judges(Stage::Open));
+        assert!(!matching.can_evaluate(RecordPhase::Interim) && matching.can_evaluate(RecordPhase::Final));
+        assert!(fixture::rule().matching.can_evaluate(RecordPhase::Interim));
         let least = Bound { at_least: 1_401, at_most: None, at_most_tls: None, ..bound };
         let matching = Match { bounds: vec![least], ..matching };
         assert!(verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", App::Smtps).is_err());
-        assert!(matching.judges(Stage::Open), "what an open flow has, it keeps");
+        assert!(matching.can_evaluate(RecordPhase::Interim), "what an open flow has, it keeps");
     }
 
     #[test]
-    fn sessions_are_asked_for_by_name() {
+    fn sessions_only_needs_a_handshake() {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
         flow.facts.syn_ack = 0;
         let matching = Match { sessions_only: true, ..fixture::rule().matching };
-        assert_eq!(matching.check_flow(&flow, App::Smtp, Epoch::default()), Err(Clause::NoSession));
+        assert_eq!(matching.check_flow(&flow, App::Smtp, WallClockOffset::default()), Err(Clause::NoSession));
     }
 
     #[test]
-    fn hours_are_those_of_the_wall() {
+    fn hours_are_in_local_time() {
         // 2026-11-21, a Saturday, 00:00 UTC.
         const SATURDAY: i128 = 1_795_219_200;
         let hold = |hours: &Hours, hour: i128| {
-            let epoch = Epoch::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
-            hours.hold(at(100), epoch)
+            let clock_offset =
+                WallClockOffset::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
+            hours.contains(at(100), clock_offset)
         };
         let weekend = Hours { days: 0b110_0000, from: 0, to: 1_440, utc_offset: 0 };
         let held: Vec<_> = (-30..60).filter(|hour| hold(&weekend, *hour)).collect();
@@ -283,22 +306,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_so_until_its_end() {
-        let allow = |until| Allow {
+    fn an_allow_list_entry_applies_until_its_expiry() {
+        let allow = |until| AllowEntry {
             source: Member::Net("10.0.0.1/32".parse().unwrap()).into(),
             destination: Member::Any.into(),
             reason: "relay".into(),
             until,
         };
         let internal = fixture::internal();
-        let plan = |until| {
+        let compiled = |until| {
             let rule = Rule { allow: vec![allow(until)], ..fixture::rule() };
-            Plan::new(rule, std::time::Duration::from_secs(300))
+            CompiledRule::new(rule, std::time::Duration::from_secs(300))
         };
         let allowed = |client: &str, until| {
             let flow = fixture::flow(client, "9.9.9.9:25");
-            let ends = Ends::of(&flow, &internal);
-            plan(until).allowed(&ends, at(100), Epoch::default()).is_some()
+            let endpoints = Endpoints::of(&flow, &internal);
+            compiled(until).allowed(&endpoints, at(100), WallClockOffset::default()).is_some()
         };
         assert!(allowed("10.0.0.1:4000", None));
         assert!(!allowed("10.0.0.2:4000", None));

@@ -14,13 +14,12 @@ pub mod term;
 pub mod thresholds;
 
 pub use self::{
-    definition::{Allow, Condition, GroupBy, Rule},
+    definition::{AllowEntry, Condition, GroupBy, Rule},
     filter::{Bound, Counter, Hours, Layer, Match, SizeKind, SizeTest, Transport},
     limits::RuleLimits,
     match_flow::Clause,
     severity::Severity,
     signature::signature_id,
-    term::{End, Measure, Term, Window, WindowKind, unit},
-    thresholds::{Level, Thresholds},
+    term::{Endpoint, Measure, Term, Window, WindowKind, unit},
+    thresholds::{ThresholdOverride, Thresholds},
 };
-pub use crate::network::Ends;

@@ -1,56 +1,56 @@
-//! Which of many pairs of sets is the first to hold both ends of a flow.
+//! Index of pairs of address sets: finds the first pair that contains both endpoints of a flow.
 //!
-//! An allow-list may have 100,000 entries, and each flow that counts is looked up in it. A pair is found by the members
-//! that its sets are made of: each combination of two is a key. An address has few keys: one for each length of a
-//! network that some pair names, its group, its role, and where it is. So a look-up takes as many steps as there
-//! are kinds of combinations, whatever the number of pairs.
+//! An allow-list may have 100,000 entries, and each matching flow is looked up in it. The keys of a pair are the
+//! combinations of the members of its two sets. An address has few keys: one for each prefix length that some pair
+//! uses, its group, its role, and its scope. So the cost of a lookup depends on the number of kinds of
+//! combinations, not on the number of pairs.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::network::{
-    Ends, Member, Place, Set, Site,
-    address_set::{around, length},
+    AddressScope, AddressSet, Endpoints, Member, ResolvedAddress,
+    address_set::{network_around, prefix_length},
 };
 
-/// Pairs up to which they are gone over one by one.
-const FEW: usize = 8;
+/// Most pairs that are compared one by one.
+const MAX_SCANNED_PAIRS: usize = 8;
 
-/// Most keys of one pair. One with more is found by its source alone, or else by any flow.
-const MOST_KEYS: usize = 64;
+/// Most keys of one pair. A pair with more is indexed by one endpoint only, with any other endpoint.
+const MAX_KEYS_PER_PAIR: usize = 64;
 
-/// Pairs by the members of their sets.
+/// Index of pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pairs {
-    /// How many there are, if they are gone over one by one.
-    few: usize,
-    /// The numbers of the pairs, ascending, by their keys.
+pub(super) struct PairIndex {
+    /// Number of pairs, if they are compared one by one.
+    scanned_pairs: usize,
+    /// Pair numbers of each key, ascending.
     keys: HashMap<(Member, Member), Vec<u32>>,
-    /// The kinds of the keys that there are.
-    kinds: Vec<(Kind, Kind)>,
+    /// Kinds of the keys in the index.
+    kinds: Vec<(KeyKind, KeyKind)>,
 }
 
-/// Which of the keys of an address.
+/// Kind of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum KeyKind {
     Any,
     Internal,
     External,
     Group,
     Role,
-    /// True if it is IPv6, and its length.
+    /// Network, with address family (true for IPv6) and prefix length.
     Net(bool, u8),
 }
 
-impl Pairs {
-    /// Returns an index of sources and destinations.
-    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
-        if pairs.len() <= FEW {
-            return Self { few: pairs.len(), ..Self::default() };
+impl PairIndex {
+    /// Returns the index of these sources and destinations.
+    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a AddressSet, &'a AddressSet)>) -> Self {
+        if pairs.len() <= MAX_SCANNED_PAIRS {
+            return Self { scanned_pairs: pairs.len(), ..Self::default() };
         }
         let (mut index, mut kinds) = (Self::default(), HashSet::new());
         for (number, (source, destination)) in (0..).zip(pairs) {
             let (mut sources, mut destinations) = (members(source), members(destination));
-            if sources.len() * destinations.len() > MOST_KEYS {
+            if sources.len() * destinations.len() > MAX_KEYS_PER_PAIR {
                 if sources.len() <= destinations.len() {
                     destinations = vec![Member::Any];
                 } else {
@@ -59,7 +59,7 @@ impl Pairs {
             }
             for source in &sources {
                 for destination in &destinations {
-                    kinds.insert((Kind::of(source), Kind::of(destination)));
+                    kinds.insert((KeyKind::of(source), KeyKind::of(destination)));
                     let numbers = index.keys.entry((source.clone(), destination.clone())).or_default();
                     if numbers.last() != Some(&number) {
                         numbers.push(number);
@@ -71,18 +71,18 @@ impl Pairs {
         index
     }
 
-    /// Returns the number of the first pair between `ends` for which `holds` says so.
-    pub(super) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Returns the number of the first pair with keys of `endpoints` for which `holds` returns true.
+    pub(super) fn first(&self, endpoints: &Endpoints<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
-            return (0..self.few).find(|number| holds(*number));
+            return (0..self.scanned_pairs).find(|number| holds(*number));
         }
         let mut first: Option<u32> = None;
         for (source, destination) in &self.kinds {
-            let Some(source) = source.of_site(&ends.source) else { continue };
-            let Some(destination) = destination.of_site(&ends.destination) else { continue };
+            let Some(source) = source.key_of(&endpoints.source) else { continue };
+            let Some(destination) = destination.key_of(&endpoints.destination) else { continue };
             let numbers = self.keys.get(&(source, destination)).map(Vec::as_slice).unwrap_or_default();
-            let sooner = numbers.iter().take_while(|number| first.is_none_or(|first| **number < first));
-            if let Some(found) = sooner.copied().find(|number| holds(*number as usize)) {
+            let earlier = numbers.iter().take_while(|number| first.is_none_or(|first| **number < first));
+            if let Some(found) = earlier.copied().find(|number| holds(*number as usize)) {
                 first = Some(found);
             }
         }
@@ -90,8 +90,8 @@ impl Pairs {
     }
 }
 
-/// Members of which an address of the set is one.
-fn members(set: &Set) -> Vec<Member> {
+/// Returns members such that each address of the set matches one.
+fn members(set: &AddressSet) -> Vec<Member> {
     let key = |member: &Member| match member {
         Member::Net(net) => Member::Net(net.trunc()),
         other => other.clone(),
@@ -99,31 +99,31 @@ fn members(set: &Set) -> Vec<Member> {
     if set.any().is_empty() { vec![Member::Any] } else { set.any().iter().map(key).collect() }
 }
 
-impl Kind {
+impl KeyKind {
     fn of(member: &Member) -> Self {
         match member {
-            Member::Any => Kind::Any,
-            Member::Internal => Kind::Internal,
-            Member::External => Kind::External,
-            Member::Group(_) => Kind::Group,
-            Member::Role(_) => Kind::Role,
+            Member::Any => KeyKind::Any,
+            Member::Internal => KeyKind::Internal,
+            Member::External => KeyKind::External,
+            Member::Group(_) => KeyKind::Group,
+            Member::Role(_) => KeyKind::Role,
             Member::Net(net) => {
-                let (v6, length) = length(net);
-                Kind::Net(v6, length)
+                let (v6, prefix_length) = prefix_length(net);
+                KeyKind::Net(v6, prefix_length)
             }
         }
     }
 
-    /// Returns the member of this kind that holds an address, if one can.
-    fn of_site(self, site: &Site<'_>) -> Option<Member> {
+    /// Returns the key of this kind that an address has.
+    fn key_of(self, address: &ResolvedAddress<'_>) -> Option<Member> {
         match self {
-            Kind::Any => Some(Member::Any),
-            Kind::Internal => (site.place == Place::Internal).then_some(Member::Internal),
-            Kind::External => (site.place == Place::Internet).then_some(Member::External),
-            Kind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
-            Kind::Role => site.network?.role.map(Member::Role),
-            Kind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
-            Kind::Net(_, length) => around(site.ip, length).map(Member::Net),
+            KeyKind::Any => Some(Member::Any),
+            KeyKind::Internal => (address.scope == AddressScope::Internal).then_some(Member::Internal),
+            KeyKind::External => (address.scope == AddressScope::Internet).then_some(Member::External),
+            KeyKind::Group => address.network?.group.as_deref().map(|name| Member::Group(name.into())),
+            KeyKind::Role => address.network?.role.map(Member::Role),
+            KeyKind::Net(v6, _) if v6 != address.ip.is_ipv6() => None,
+            KeyKind::Net(_, prefix_length) => network_around(address.ip, prefix_length).map(Member::Net),
         }
     }
 }
@@ -138,68 +138,69 @@ mod tests {
     use crate::fixture;
 
     fn member() -> impl Strategy<Value = Member> {
-        let net = (0..40u32, 24..33u8).prop_map(|(n, length)| {
-            Member::Net(ipnet::IpNet::new(Ipv4Addr::from(0x0a00_0000 + n * 7).into(), length).unwrap())
+        let net = (0..40u32, 24..33u8).prop_map(|(n, prefix_length)| {
+            Member::Net(ipnet::IpNet::new(Ipv4Addr::from(0x0a00_0000 + n * 7).into(), prefix_length).unwrap())
         });
         let group = prop::sample::select(vec!["lan", "berlin"]).prop_map(|name| Member::Group(name.into()));
         prop_oneof![8 => net, 1 => group, 1 => Just(Member::Internal), 1 => Just(Member::External), 1 => Just(Member::Any)]
     }
 
-    fn set() -> impl Strategy<Value = Set> {
-        let many = |most| prop::collection::vec(member(), 0..most);
-        (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| Set::new(any, but))
+    fn set() -> impl Strategy<Value = AddressSet> {
+        let many = |max_asked| prop::collection::vec(member(), 0..max_asked);
+        (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| AddressSet::new(any, but))
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Finds what a walk over all pairs finds first, also where some do not hold for another reason.
+        /// The index finds the pair that a linear search finds first, also if `holds` rejects some pairs.
         #[test]
-        fn it_finds_the_first_that_a_walk_finds(
+        fn the_index_finds_what_a_linear_search_finds(
             pairs in prop::collection::vec((set(), set()), 0..60), out in prop::collection::vec(any::<bool>(), 60),
         ) {
             let internal = fixture::internal();
-            let index = Pairs::new(pairs.iter().map(|(source, destination)| (source, destination)));
+            let index = PairIndex::new(pairs.iter().map(|(source, destination)| (source, destination)));
             for n in 0..300u32 {
                 let ip = |n: u32| Ipv4Addr::from(if n.is_multiple_of(3) { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
-                let ends = Ends { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
+                let endpoints = Endpoints { source: internal.resolve(ip(n)), destination: internal.resolve(ip(n * 7)) };
                 let holds = |number: usize| {
                     let (source, destination) = &pairs[number];
-                    !out[number] && source.holds(&ends.source) && destination.holds(&ends.destination)
+                    !out[number] && source.contains(&endpoints.source) && destination.contains(&endpoints.destination)
                 };
-                prop_assert_eq!(index.first(&ends, holds), (0..pairs.len()).find(|number| holds(*number)));
+                prop_assert_eq!(index.first(&endpoints, holds), (0..pairs.len()).find(|number| holds(*number)));
             }
         }
     }
 
     #[test]
-    fn of_100_000_entries_a_look_up_asks_a_few() {
+    fn a_lookup_among_100_000_entries_tests_few() {
         let internal = fixture::internal();
-        let net = |n: u32| Set::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));
-        let ten = Set::from(Member::Net("10.0.0.0/8".parse().unwrap()));
-        let sets: Vec<(Set, Set)> = (0..100_000u32)
+        let net =
+            |n: u32| AddressSet::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));
+        let ten = AddressSet::from(Member::Net("10.0.0.0/8".parse().unwrap()));
+        let sets: Vec<(AddressSet, AddressSet)> = (0..100_000u32)
             .map(|n| match n % 3 {
-                0 => (net(0x0a00_0000 + n), Set::default()),
+                0 => (net(0x0a00_0000 + n), AddressSet::default()),
                 1 => (ten.clone(), net(0x0900_0000 + n)),
                 _ => (net(0x0a00_0001), net(0x0900_0000 + n)),
             })
             .collect();
-        let index = Pairs::new(sets.iter().map(|(source, destination)| (source, destination)));
+        let index = PairIndex::new(sets.iter().map(|(source, destination)| (source, destination)));
         let asked = std::cell::Cell::new(0);
-        let mut most = 0;
+        let mut max_asked = 0;
         for n in 0..100_000u32 {
-            let ends = Ends {
-                source: internal.locate(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
-                destination: internal.locate(Ipv4Addr::from(0x0900_0000 + n).into()),
+            let endpoints = Endpoints {
+                source: internal.resolve(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
+                destination: internal.resolve(Ipv4Addr::from(0x0900_0000 + n).into()),
             };
             asked.set(0);
             let holds = |number: usize| {
                 asked.set(asked.get() + 1);
-                sets[number].0.holds(&ends.source) && sets[number].1.holds(&ends.destination)
+                sets[number].0.contains(&endpoints.source) && sets[number].1.contains(&endpoints.destination)
             };
-            assert_eq!(index.first(&ends, holds), Some(n as usize));
-            most = most.max(asked.get());
+            assert_eq!(index.first(&endpoints, holds), Some(n as usize));
+            max_asked = max_asked.max(asked.get());
         }
-        assert!(most <= 3, "{most} entries were asked");
+        assert!(max_asked <= 3, "{max_asked} entries were asked");
     }
 }

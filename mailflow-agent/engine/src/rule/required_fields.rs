@@ -1,71 +1,77 @@
-//! Fields that a record must carry for a rule, or one of its terms, to be evaluated.
+//! Fields that a record must carry so that a rule, or one of its terms, can be evaluated.
 
 use super::{
     filter::{Counter, Layer, Match, SizeKind, SizeTest},
     term::{Measure, Term},
 };
-use crate::flow::{class::Kind, fields::Inputs, quantity::Quantity};
+use crate::flow::{class::FlowClass, fields::RecordFields, quantity::Quantity};
 
 impl Match {
-    /// What a record must tell for a rule to say whether its flow counts.
-    pub fn inputs(&self) -> Inputs {
-        let size = self.size.as_ref().map_or(Inputs::empty(), SizeTest::inputs);
-        let session = if self.sessions_only { Inputs::SYN | Inputs::SYN_ACK } else { Inputs::empty() };
-        self.bounds.iter().fold(size | session, |inputs, bound| inputs | bound.of.inputs())
+    /// Returns the fields that the match needs.
+    pub fn required_fields(&self) -> RecordFields {
+        let size = self.size.as_ref().map_or(RecordFields::empty(), SizeTest::required_fields);
+        let session = if self.sessions_only {
+            RecordFields::SYN | RecordFields::SYN_ACK
+        } else {
+            RecordFields::empty()
+        };
+        self.bounds.iter().fold(size | session, |fields, bound| fields | bound.of.required_fields())
     }
 }
 
 impl Term {
-    /// What a record must tell for this term to count its flow.
-    pub fn inputs(&self) -> Inputs {
+    /// Returns the fields that the term needs.
+    pub fn required_fields(&self) -> RecordFields {
         match self.measure {
-            Measure::Count(kind) | Measure::Distinct { among: kind, .. } => kind.inputs(),
-            Measure::Sum(quantity) => quantity.inputs(),
-            Measure::Ratio { of, to } => of.inputs() | to.inputs(),
-            Measure::FirstSeen { .. } => Inputs::empty(),
+            Measure::Count(class) | Measure::Distinct { among: class, .. } => class.required_fields(),
+            Measure::Sum(quantity) => quantity.required_fields(),
+            Measure::Ratio { of, to } => of.required_fields() | to.required_fields(),
+            Measure::FirstSeen { .. } => RecordFields::empty(),
         }
     }
 }
 
-impl Kind {
-    /// What a record must tell to be known as one of this kind, or not.
-    pub fn inputs(self) -> Inputs {
+impl FlowClass {
+    /// Returns the fields that decide about the class.
+    pub fn required_fields(self) -> RecordFields {
         match self {
-            Kind::Flows => Inputs::empty(),
-            Kind::Attempts => Inputs::SYN,
-            Kind::Sessions => Inputs::SYN | Inputs::SYN_ACK,
-            Kind::Failed | Kind::Delivering => Inputs::SYN | Inputs::SYN_ACK | Inputs::MESSAGES,
+            FlowClass::Flows => RecordFields::empty(),
+            FlowClass::Attempts => RecordFields::SYN,
+            FlowClass::Sessions => RecordFields::SYN | RecordFields::SYN_ACK,
+            FlowClass::Failed | FlowClass::Delivering => {
+                RecordFields::SYN | RecordFields::SYN_ACK | RecordFields::MESSAGES
+            }
         }
     }
 }
 
 impl Quantity {
-    fn inputs(self) -> Inputs {
+    fn required_fields(self) -> RecordFields {
         match self {
-            Quantity::PayloadUp | Quantity::PayloadDown => Inputs::PAYLOAD,
-            Quantity::BytesUp | Quantity::BytesDown => Inputs::BYTES,
-            Quantity::PacketsUp | Quantity::PacketsDown => Inputs::PACKETS,
-            Quantity::Messages => Inputs::MESSAGES,
+            Quantity::PayloadUp | Quantity::PayloadDown => RecordFields::PAYLOAD,
+            Quantity::BytesUp | Quantity::BytesDown => RecordFields::BYTES,
+            Quantity::PacketsUp | Quantity::PacketsDown => RecordFields::PACKETS,
+            Quantity::Messages => RecordFields::MESSAGES,
         }
     }
 }
 
 impl Counter {
-    fn inputs(self) -> Inputs {
+    fn required_fields(self) -> RecordFields {
         match self {
-            Counter::Quantity(quantity) => quantity.inputs(),
-            Counter::DataPacketsUp | Counter::DataPacketsDown => Inputs::DATA_PACKETS,
+            Counter::Quantity(quantity) => quantity.required_fields(),
+            Counter::DataPacketsUp | Counter::DataPacketsDown => RecordFields::DATA_PACKETS,
         }
     }
 }
 
 impl SizeTest {
-    fn inputs(&self) -> Inputs {
+    fn required_fields(&self) -> RecordFields {
         match (self.kind, self.layer) {
-            (SizeKind::DataRatio, Layer::L3) => Inputs::DATA_PACKETS | Inputs::DATA_BYTES,
-            (SizeKind::DataRatio, Layer::Payload) => Inputs::DATA_PACKETS | Inputs::PAYLOAD,
-            (_, Layer::L3) => Inputs::PACKETS | Inputs::BYTES,
-            (_, Layer::Payload) => Inputs::PACKETS | Inputs::PAYLOAD,
+            (SizeKind::DataRatio, Layer::L3) => RecordFields::DATA_PACKETS | RecordFields::DATA_BYTES,
+            (SizeKind::DataRatio, Layer::Payload) => RecordFields::DATA_PACKETS | RecordFields::PAYLOAD,
+            (_, Layer::L3) => RecordFields::PACKETS | RecordFields::BYTES,
+            (_, Layer::Payload) => RecordFields::PACKETS | RecordFields::PAYLOAD,
         }
     }
 }
@@ -76,11 +82,11 @@ mod tests {
     use crate::{fixture, rule::filter::Bound};
 
     #[test]
-    fn a_match_needs_what_it_looks_at() {
+    fn a_match_needs_the_fields_it_tests() {
         let mut rule = fixture::rule();
         let mut needs = |kind, layer| {
             rule.matching.size = Some(SizeTest { kind, layer, up: 80, down: 80 });
-            rule.matching.inputs().to_string()
+            rule.matching.required_fields().to_string()
         };
         assert_eq!(needs(SizeKind::Ratio, Layer::L3), "packets, IP bytes");
         assert_eq!(needs(SizeKind::Count, Layer::Payload), "packets, payload bytes");
@@ -90,19 +96,20 @@ mod tests {
         );
         assert_eq!(needs(SizeKind::DataRatio, Layer::Payload), "payload bytes, packets with payload");
         rule.matching.size = None;
-        assert_eq!(rule.matching.inputs(), Inputs::empty());
+        assert_eq!(rule.matching.required_fields(), RecordFields::empty());
         let of = Counter::DataPacketsDown;
         rule.matching.bounds = vec![Bound { of, at_least: 5, at_most: None, at_most_tls: None }];
         rule.matching.sessions_only = true;
-        assert_eq!(rule.matching.inputs().to_string(), "packets with payload, SYN, SYN-ACK");
+        assert_eq!(rule.matching.required_fields().to_string(), "packets with payload, SYN, SYN-ACK");
     }
 
     #[test]
-    fn a_term_needs_what_it_measures() {
-        let term = |measure| Term { measure, ..fixture::rule().terms[0].clone() }.inputs().to_string();
-        assert_eq!(term(Measure::Count(Kind::Flows)), "");
+    fn a_term_needs_the_fields_it_measures() {
+        let term =
+            |measure| Term { measure, ..fixture::rule().terms[0].clone() }.required_fields().to_string();
+        assert_eq!(term(Measure::Count(FlowClass::Flows)), "");
         assert_eq!(term(Measure::Sum(Quantity::PayloadUp)), "payload bytes");
-        let failed = Measure::Ratio { of: Kind::Failed, to: Kind::Attempts };
+        let failed = Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts };
         assert_eq!(term(failed), "estimated messages, SYN, SYN-ACK");
     }
 }

@@ -2,21 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How loud a rule speaks.
+/// Severity of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
-    /// Worth a look.
+    /// For information.
     Low,
-    /// Worth a look today.
+    /// To be examined within a day.
     Medium,
-    /// Worth a look now.
+    /// To be examined at once.
     High,
-    /// Worth waking somebody.
+    /// To be examined at once, also outside of working hours.
     Critical,
 }
 
 impl Severity {
-    /// The name in configuration and alerts.
+    /// Returns the name in configuration and alerts.
     pub const fn name(self) -> &'static str {
         match self {
             Severity::Low => "low",
@@ -26,6 +26,6 @@ impl Severity {
         }
     }
 
-    /// Every severity.
+    /// All severities.
     pub const ALL: [Severity; 4] = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
 }

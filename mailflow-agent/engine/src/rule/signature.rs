@@ -1,16 +1,16 @@
-//! The numbers of rules, for those who know signatures by number.
+//! Numeric signature ids of rules, for outputs that identify signatures by number.
 
 use sha1::{Digest, Sha1};
 
-/// What signature ids begin with, and how many there are: none has more than 31 bits.
-const FIRST: u32 = 1_000_000_000;
-const IDS: u64 = 1_000_000_000;
+/// First signature id, and the number of ids. All ids fit into 31 bits.
+const FIRST_SIGNATURE_ID: u32 = 1_000_000_000;
+const SIGNATURE_IDS: u64 = 1_000_000_000;
 
-/// Returns the signature id of a rule: from 1000000000 to 1999999999, and the same as long as the rule keeps its name.
+/// Returns the signature id of a rule, from 1000000000 to 1999999999. It depends on the rule's name only.
 pub fn signature_id(rule: &str) -> u32 {
     let digest: [u8; 20] = Sha1::digest(rule).into();
     let number = digest[..8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    FIRST + (number % IDS) as u32
+    FIRST_SIGNATURE_ID + (number % SIGNATURE_IDS) as u32
 }
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ mod tests {
 
     #[test]
     fn ids_stay_as_they_are_and_in_their_range() {
-        // What readers keep must not change with a version.
+        // Consumers store the ids, so they must not change between versions.
         assert_eq!([signature_id("smtp-burst"), signature_id("smtp-bulk")], [1_026_403_007, 1_602_220_356]);
         let ids: HashSet<u32> = (0..10_000).map(|rule| signature_id(&format!("rule-{rule}"))).collect();
         assert!(ids.iter().all(|id| (1_000_000_000..2_000_000_000).contains(id)));

@@ -1,80 +1,87 @@
-//! The size test of a rule: is this flow heavy enough to be a delivery?
+//! Size test of a rule, which selects flows that are large enough for a delivery.
 
 use super::filter::{Layer, SizeKind, SizeTest};
-use crate::flow::{Direction, Flow};
+use crate::flow::{DirectionStats, Flow};
 
-/// One of a flow's two ways.
+/// Direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum FlowDirection {
     /// Client to server.
     Up,
     /// Server to client.
     Down,
 }
 
-/// How one way was measured.
+/// Measure of a size test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Measure {
+pub enum SizeMeasure {
     /// Bytes per packet.
     Ratio,
-    /// Packets, and bytes.
+    /// Packets and bytes.
     Count,
 }
 
-/// A way that fell short of its threshold, with the numbers.
+/// Direction that fails a size test, with its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shortfall {
-    /// Which way.
-    pub way: Way,
-    /// What was measured.
-    pub measure: Measure,
-    /// The bytes looked at.
+    /// Direction that fails.
+    pub direction: FlowDirection,
+    /// Measure of the test.
+    pub measure: SizeMeasure,
+    /// Bytes that were compared.
     pub bytes: u64,
-    /// The packets looked at.
+    /// Packets that were compared.
     pub packets: u64,
-    /// The threshold.
-    pub needed: u64,
+    /// Threshold of the direction.
+    pub threshold: u64,
 }
 
 impl SizeTest {
-    /// Checks if `flow` passes. The error is the first direction that falls short. For [`SizeKind::Either`] that
-    /// is the ratio's, as both fell short.
+    /// Tests `flow`. The error is the first direction that fails. For [`SizeKind::Either`] the error is that of the
+    /// ratio, as both tests failed.
     pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
         match self.kind {
-            SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, Measure::Ratio),
-            SizeKind::Count => self.both(flow, Measure::Count),
+            SizeKind::Ratio | SizeKind::DataRatio => self.check_both(flow, SizeMeasure::Ratio),
+            SizeKind::Count => self.check_both(flow, SizeMeasure::Count),
             SizeKind::Either => self
-                .both(flow, Measure::Ratio)
-                .or_else(|ratio| self.both(flow, Measure::Count).or(Err(ratio))),
-            SizeKind::UpOnly => self.one(flow, Way::Up, Measure::Ratio),
+                .check_both(flow, SizeMeasure::Ratio)
+                .or_else(|ratio| self.check_both(flow, SizeMeasure::Count).or(Err(ratio))),
+            SizeKind::UpOnly => self.check_direction(flow, FlowDirection::Up, SizeMeasure::Ratio),
         }
     }
 
-    fn both(&self, flow: &Flow, measure: Measure) -> Result<(), Shortfall> {
-        self.one(flow, Way::Up, measure)?;
-        self.one(flow, Way::Down, measure)
+    fn check_both(&self, flow: &Flow, measure: SizeMeasure) -> Result<(), Shortfall> {
+        self.check_direction(flow, FlowDirection::Up, measure)?;
+        self.check_direction(flow, FlowDirection::Down, measure)
     }
 
-    fn one(&self, flow: &Flow, way: Way, measure: Measure) -> Result<(), Shortfall> {
-        let (direction, needed) = match way {
-            Way::Up => (&flow.up, self.up),
-            Way::Down => (&flow.down, self.down),
+    fn check_direction(
+        &self,
+        flow: &Flow,
+        direction: FlowDirection,
+        measure: SizeMeasure,
+    ) -> Result<(), Shortfall> {
+        let (counters, threshold) = match direction {
+            FlowDirection::Up => (&flow.up, self.up),
+            FlowDirection::Down => (&flow.down, self.down),
         };
-        let (bytes, packets) = self.looked_at(direction);
+        let (bytes, packets) = self.bytes_and_packets(counters);
         let enough = match measure {
-            // Multiplied, as a quotient would be rounded.
-            Measure::Ratio => packets > 0 && u128::from(bytes) >= u128::from(needed) * u128::from(packets),
-            Measure::Count => packets >= needed && bytes >= needed,
+            // A product, as a quotient would be rounded.
+            SizeMeasure::Ratio => {
+                packets > 0 && u128::from(bytes) >= u128::from(threshold) * u128::from(packets)
+            }
+            SizeMeasure::Count => packets >= threshold && bytes >= threshold,
         };
-        if enough { Ok(()) } else { Err(Shortfall { way, measure, bytes, packets, needed }) }
+        if enough { Ok(()) } else { Err(Shortfall { direction, measure, bytes, packets, threshold }) }
     }
 
-    fn looked_at(&self, direction: &Direction) -> (u64, u64) {
+    fn bytes_and_packets(&self, counters: &DirectionStats) -> (u64, u64) {
         match (self.kind, self.layer) {
-            (SizeKind::DataRatio, Layer::L3) => (direction.data_bytes, direction.data_packets),
-            (SizeKind::DataRatio, Layer::Payload) => (direction.payload, direction.data_packets),
-            (_, Layer::L3) => (direction.bytes, direction.packets),
-            (_, Layer::Payload) => (direction.payload, direction.packets),
+            (SizeKind::DataRatio, Layer::L3) => (counters.data_bytes, counters.data_packets),
+            (SizeKind::DataRatio, Layer::Payload) => (counters.payload, counters.data_packets),
+            (_, Layer::L3) => (counters.bytes, counters.packets),
+            (_, Layer::Payload) => (counters.payload, counters.packets),
         }
     }
 }
@@ -99,9 +106,15 @@ mod tests {
     fn ratio_is_exact_at_its_threshold_both_ways() {
         let ratio = test(SizeKind::Ratio);
         assert_eq!(ratio.check(&flow((3, 240), (7, 560))), Ok(()));
-        let short = Shortfall { way: Way::Up, measure: Measure::Ratio, bytes: 239, packets: 3, needed: 80 };
+        let short = Shortfall {
+            direction: FlowDirection::Up,
+            measure: SizeMeasure::Ratio,
+            bytes: 239,
+            packets: 3,
+            threshold: 80,
+        };
         assert_eq!(ratio.check(&flow((3, 239), (7, 560))), Err(short));
-        let short = Shortfall { way: Way::Down, bytes: 559, packets: 7, ..short };
+        let short = Shortfall { direction: FlowDirection::Down, bytes: 559, packets: 7, ..short };
         assert_eq!(ratio.check(&flow((3, 240), (7, 559))), Err(short));
         assert!(ratio.check(&flow((3, 240), (0, 0))).is_err(), "no packet, no ratio");
     }

@@ -1,96 +1,96 @@
-//! What a rule looks at: the terms of its condition.
+//! Terms of a rule's condition.
 
 use std::time::Duration;
 
-use super::thresholds::Level;
-use crate::flow::{class::Kind, quantity::Quantity};
+use super::thresholds::Thresholds;
+use crate::flow::{class::FlowClass, quantity::Quantity};
 
-/// One thing that a rule looks at: a number over a window, and when it is too high.
+/// Term of a condition: a measure over a window, with thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// What is measured.
+    /// Measure of the term.
     pub measure: Measure,
-    /// Over which time.
+    /// Window of the term.
     pub window: Window,
-    /// When it is too much, for whom no other thresholds are named.
-    pub level: Level,
+    /// Thresholds of groups without an override.
+    pub thresholds: Thresholds,
 }
 
-/// A window of event time.
+/// Window of event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its length.
+    /// Length of the window.
     pub length: Duration,
-    /// How it moves.
+    /// Kind of the window.
     pub kind: WindowKind,
 }
 
-/// How a window moves.
+/// Kind of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WindowKind {
-    /// (t - length, t] for every t.
+    /// Window (t - length, t] for every t.
     Sliding,
     /// Fixed windows [n * length, (n + 1) * length), for comparison with other systems.
     Tumbling,
 }
 
-/// What a term measures.
+/// Measure of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Measure {
-    /// Flows of a kind.
-    Count(Kind),
-    /// A quantity, summed over flows. Open flows count with what they have so far.
+    /// Number of flows of a class.
+    Count(FlowClass),
+    /// Sum of a quantity over flows. Open flows count with their current value.
     Sum(Quantity),
-    /// Distinct ends of flows of a kind.
+    /// Number of distinct endpoints of flows of a class.
     Distinct {
-        /// Which end.
-        of: End,
-        /// Of which flows.
-        among: Kind,
+        /// Endpoint to count.
+        of: Endpoint,
+        /// Class of the flows.
+        among: FlowClass,
     },
-    /// Flows of one kind for each of another, at most one. It takes part in how an incident begins; its
-    /// end follows from the other terms, or, where there are none, from the flows of the first kind.
+    /// Ratio of flows of one class to flows of another, at most one. A ratio takes part in the start of an
+    /// incident. The end depends on the other terms; without other terms, on the numerator.
     Ratio {
-        /// Numerator.
-        of: Kind,
-        /// Denominator.
-        to: Kind,
+        /// Class of the numerator.
+        of: FlowClass,
+        /// Class of the denominator.
+        to: FlowClass,
     },
-    /// Ends that the subject was seen with for the first time within the window.
+    /// Number of endpoints that the group used for the first time within the window.
     FirstSeen {
-        /// Which end.
-        of: End,
-        /// What was not seen for this long is new again.
+        /// Endpoint to count.
+        of: Endpoint,
+        /// Duration without a flow after which an endpoint is new again.
         horizon: Duration,
-        /// Nothing is new before the rule has watched for this long.
+        /// Learning period, in which no endpoint is new.
         learning: Duration,
     },
 }
 
 impl Measure {
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub fn name(&self) -> String {
         match self {
-            Measure::Count(Kind::Flows) => "count".to_owned(),
+            Measure::Count(FlowClass::Flows) => "count".to_owned(),
             Measure::Count(kind) => format!("count {}", kind.name()),
             Measure::Sum(quantity) => format!("sum {}", quantity.name()),
-            Measure::Distinct { of, among: Kind::Flows } => format!("distinct {}", of.name()),
+            Measure::Distinct { of, among: FlowClass::Flows } => format!("distinct {}", of.name()),
             Measure::Distinct { of, among } => format!("distinct {} among {}", of.name(), among.name()),
             Measure::Ratio { of, to } => format!("ratio {}/{}", of.name(), to.name()),
             Measure::FirstSeen { of, .. } => format!("first_seen {}", of.name()),
         }
     }
 
-    /// What its values and thresholds are divided by to be shown.
+    /// Returns the divisor of values and thresholds for display.
     pub const fn scale(&self) -> u64 {
         match self {
-            Measure::Ratio { .. } => Level::PARTS,
+            Measure::Ratio { .. } => Thresholds::PARTS,
             _ => 1,
         }
     }
 }
 
-/// Returns the unit of a term's values by the term's name, in the plural; nothing for a ratio, which has none.
+/// Returns the unit of a term by its name, in the plural; empty for a ratio.
 pub fn unit(term: &str) -> &'static str {
     let mut words = term.split(' ');
     match (words.next(), words.next()) {
@@ -105,27 +105,27 @@ pub fn unit(term: &str) -> &'static str {
     }
 }
 
-/// An end of a flow.
+/// Endpoint of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
-    /// The client, IPv6 by prefix.
+pub enum Endpoint {
+    /// Client; for IPv6, its prefix.
     Source,
-    /// The server's address.
+    /// Server address.
     Destination,
-    /// The server's port.
+    /// Server port.
     Port,
 }
 
-impl End {
-    /// Every one.
-    pub const ALL: [End; 3] = [End::Source, End::Destination, End::Port];
+impl Endpoint {
+    /// All endpoints.
+    pub const ALL: [Endpoint; 3] = [Endpoint::Source, Endpoint::Destination, Endpoint::Port];
 
-    /// The name in configuration, alerts and metrics.
+    /// Returns the name in configuration, alerts and metrics.
     pub const fn name(self) -> &'static str {
         match self {
-            End::Source => "source",
-            End::Destination => "destination",
-            End::Port => "port",
+            Endpoint::Source => "source",
+            Endpoint::Destination => "destination",
+            Endpoint::Port => "port",
         }
     }
 }
@@ -144,17 +144,17 @@ mod tests {
             };
             assert_eq!(unit(&Measure::Sum(quantity).name()), expected);
         }
-        for of in End::ALL {
+        for of in Endpoint::ALL {
             let expected = format!("{}s", of.name());
             let seen = Measure::FirstSeen { of, horizon: Duration::ZERO, learning: Duration::ZERO };
             assert_eq!(unit(&seen.name()), expected);
-            for among in Kind::ALL {
+            for among in FlowClass::ALL {
                 assert_eq!(unit(&Measure::Distinct { of, among }.name()), expected);
             }
         }
-        for kind in Kind::ALL {
+        for kind in FlowClass::ALL {
             assert_eq!(unit(&Measure::Count(kind).name()), "flows");
-            assert_eq!(unit(&Measure::Ratio { of: kind, to: Kind::Flows }.name()), "");
+            assert_eq!(unit(&Measure::Ratio { of: kind, to: FlowClass::Flows }.name()), "");
         }
         assert_eq!((unit("count #2"), unit("sum payload_up #2"), unit("none")), ("flows", "bytes", ""));
     }

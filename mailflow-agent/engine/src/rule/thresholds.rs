@@ -1,26 +1,26 @@
-//! Thresholds of the terms of a rule, and other ones for some subjects.
+//! Thresholds of a rule's terms, and overrides for some groups.
 
-use crate::network::Set;
+use crate::network::AddressSet;
 
-/// The thresholds of a term. A ratio's are in [`Level::PARTS`].
+/// Fire and resolve threshold of a term; for a ratio in [`Thresholds::PARTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level {
-    /// This much holds.
+pub struct Thresholds {
+    /// Value from which on the term holds.
     pub at_least: u64,
-    /// Below this a firing alert may end; at most `at_least`, at least 1.
+    /// Value below which a firing alert may resolve; at most `at_least`, at least 1.
     pub resolve_below: u64,
 }
 
-impl Level {
-    /// What a ratio of one is.
+impl Thresholds {
+    /// Value of a ratio of one.
     pub const PARTS: u64 = 1_000_000;
 }
 
-/// Thresholds for some subjects.
+/// Thresholds for some groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// For whom: the client; the server, where the rule groups by destination.
-    pub of: Set,
-    /// One for each term.
-    pub levels: Vec<Level>,
+pub struct ThresholdOverride {
+    /// Addresses that the override applies to: clients, or servers if the rule groups by destination.
+    pub of: AddressSet,
+    /// Thresholds of each term.
+    pub thresholds: Vec<Thresholds>,
 }

@@ -4,18 +4,18 @@
 use mailflow_common::{DirectionTotals, FlowCounters, Totals};
 
 use mailflow_engine::{
-    event::Gain,
-    flow::{Direction, Flow},
-    spill::Spill,
+    event::CounterDelta,
+    flow::SourceOverflow,
+    flow::{DirectionStats, Flow},
 };
 
 /// Packets and bytes of both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     /// Client to server.
-    pub up: Gain,
+    pub up: CounterDelta,
     /// Server to client.
-    pub down: Gain,
+    pub down: CounterDelta,
 }
 
 /// Location of the packets that the program has counted.
@@ -81,12 +81,12 @@ impl Held {
     }
 
     /// Sets the counts of the overflow map.
-    pub(crate) fn spilled(&mut self, spilled: &[Spill]) {
+    pub(crate) fn spilled(&mut self, spilled: &[SourceOverflow]) {
         self.sources = 0;
         self.overflow = Sum::default();
         for spill in spilled {
             let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
-            if spill.over {
+            if spill.is_final {
                 self.overflow_taken.add(&sum);
             } else {
                 self.sources += 1;
@@ -112,7 +112,7 @@ impl Held {
     }
 
     /// Adds a source that is in no table any more.
-    pub(crate) fn retire_spill(&mut self, spill: &Spill) {
+    pub(crate) fn retire_spill(&mut self, spill: &SourceOverflow) {
         let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
         self.overflow_taken.add(&sum);
         self.overflow.add(&sum);
@@ -132,7 +132,7 @@ impl Held {
 }
 
 /// Returns by how many packets and bytes `held` and `unattributed` are outside of the bounds.
-fn beyond(held: Gain, counted: [&DirectionTotals; 2], unattributed: &DirectionTotals) -> (i64, i64) {
+fn beyond(held: CounterDelta, counted: [&DirectionTotals; 2], unattributed: &DirectionTotals) -> (i64, i64) {
     let outside = |held: u64, [least, most]: [u64; 2]| {
         let distance = |from: u64, to: u64| i64::try_from(from.abs_diff(to)).unwrap_or(i64::MAX);
         if held < least {
@@ -152,7 +152,7 @@ impl Sum {
     /// Returns the counts of an entry.
     pub(crate) fn of(counters: &FlowCounters) -> Self {
         let [up, down] = [&counters.up, &counters.down]
-            .map(|direction| Gain { packets: direction.packets(), bytes: direction.bytes() });
+            .map(|direction| CounterDelta { packets: direction.packets(), bytes: direction.bytes() });
         Self { up, down }
     }
 
@@ -171,8 +171,8 @@ impl Sum {
     }
 }
 
-fn gain(direction: &Direction) -> Gain {
-    Gain { packets: direction.packets, bytes: direction.bytes }
+fn gain(direction: &DirectionStats) -> CounterDelta {
+    CounterDelta { packets: direction.packets, bytes: direction.bytes }
 }
 
 #[cfg(test)]
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn only_what_lies_outside_of_what_was_counted_is_a_difference() {
-        let up = Gain { packets: 10, bytes: 1_000 };
+        let up = CounterDelta { packets: 10, bytes: 1_000 };
         let held = Held { live: Sum { up, ..Sum::default() }, ..Held::default() };
         let packets = |before, after| held.difference(&counted(before, 0), &counted(after, 0)).packets[0];
         assert_eq!((packets(10, 10), packets(8, 12)), (0, 0));

@@ -8,7 +8,7 @@ use crate::{
     error::KernelError,
     program::load::{Loaded, REMOVE},
 };
-use mailflow_engine::flow::{Fate, Flow};
+use mailflow_engine::flow::{EvictOutcome, Flow};
 
 /// Evicts flows, each only if it has not changed since it was read. `counting`: packets are counted at the
 /// same time.
@@ -17,7 +17,7 @@ pub(crate) fn remove(
     book: &mut Book,
     flows: &[Flow],
     counting: bool,
-) -> Result<Vec<Fate>, KernelError> {
+) -> Result<Vec<EvictOutcome>, KernelError> {
     if let Some(sets) = &loaded.sets {
         book.held.late(&sets.free(counting));
     }
@@ -26,15 +26,15 @@ pub(crate) fn remove(
     for (number, flow) in flows.iter().enumerate() {
         // An entry of the tuple would be another flow's.
         let fate = if book.carried.is_over(flow) {
-            Fate::Absent
+            EvictOutcome::Missing
         } else {
             let packets = book.packets(flow);
             match loaded.sets.as_ref().map_or(Taken::Absent, |sets| sets.take(&flow.key, packets)) {
-                Taken::Out => Fate::Removed,
-                Taken::Lives => Fate::Lives,
+                Taken::Out => EvictOutcome::Evicted,
+                Taken::Lives => EvictOutcome::Changed,
                 Taken::Absent => {
                     asked.push((number, Removal { flow: flow.key, packets, answer: removal_outcome::ASKED }));
-                    Fate::Lives
+                    EvictOutcome::Changed
                 }
             }
         };
@@ -51,7 +51,11 @@ pub(crate) fn remove(
 }
 
 /// Evicts flows from the fallback map by a BPF program, each with its index among the outcomes.
-fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Result<(), KernelError> {
+fn beside(
+    loaded: &Loaded,
+    asked: &[(usize, Removal)],
+    fates: &mut [EvictOutcome],
+) -> Result<(), KernelError> {
     let mut answered = [Removal::default(); removal_outcome::MOST];
     for asked in asked.chunks(removal_outcome::MOST) {
         let removals: Vec<Removal> = asked.iter().map(|(_, removal)| *removal).collect();
@@ -59,9 +63,9 @@ fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Re
         run(loaded, &removals, answered)?;
         for ((number, _), answered) in asked.iter().zip(answered) {
             fates[*number] = match answered.answer {
-                removal_outcome::REMOVED => Fate::Removed,
-                removal_outcome::ABSENT => Fate::Absent,
-                _ => Fate::Lives,
+                removal_outcome::REMOVED => EvictOutcome::Evicted,
+                removal_outcome::ABSENT => EvictOutcome::Missing,
+                _ => EvictOutcome::Changed,
             };
         }
     }

@@ -25,8 +25,8 @@ use crate::{
     persist::migrated_flows::{Carried, less},
 };
 use mailflow_engine::{
-    flow::{Direction, Fate, Finished, Flow},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{DirectionStats, EvictOutcome, Flow, SupersededFlow},
     time::Time,
 };
 
@@ -36,16 +36,16 @@ const BATCH: usize = 256;
 /// Visitor of a scan, called in the order of these methods.
 pub trait Reader {
     /// Visits superseded flows, in order for each 5-tuple.
-    fn finished(&mut self, finished: &[Finished]);
+    fn finished(&mut self, finished: &[SupersededFlow]);
 
     /// Visits flows in the table. Returns the flows to evict.
     fn living(&mut self, flows: &[Flow]) -> &[Flow];
 
     /// Receives the outcomes of the evictions, in their order, after each batch.
-    fn removed(&mut self, fates: &[Fate]);
+    fn removed(&mut self, fates: &[EvictOutcome]);
 
     /// Visits sources in the overflow map.
-    fn spilled(&mut self, spilled: &[Spill]);
+    fn spilled(&mut self, spilled: &[SourceOverflow]);
 
     /// Called before superseded flows and idle sources are deleted.
     ///
@@ -61,9 +61,9 @@ pub trait Reader {
 #[derive(Clone, Copy, Debug)]
 pub enum Taking<'a> {
     /// Superseded flows, each with the counts of its entry, for [`crate::Kernel::book_finished`].
-    Finished(&'a [(Finished, Vec<u8>)]),
+    Finished(&'a [(SupersededFlow, Vec<u8>)]),
     /// Idle sources. [`Reader::spilled`] has received their counts.
-    Spilled(&'a [Spill]),
+    Spilled(&'a [SourceOverflow]),
 }
 
 /// Maps of a scan.
@@ -110,7 +110,7 @@ pub(crate) struct Book {
 }
 
 /// Evicts flows, with an outcome for each.
-type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
+type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<EvictOutcome>, KernelError>;
 
 impl Table {
     pub(crate) fn new(limits: SilenceLimits) -> Self {
@@ -155,7 +155,7 @@ impl Table {
         retired: &MapData,
         moment: Moment<'_>,
         reader: &mut dyn Reader,
-    ) -> Result<Vec<Finished>, KernelError> {
+    ) -> Result<Vec<SupersededFlow>, KernelError> {
         let mut ended: Vec<(SupersededKey, FlowCounters)> = Vec::new();
         self.retired
             .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
@@ -172,11 +172,11 @@ impl Table {
             let base = bases.insert(key.flow, *counters);
             held.finish(counters, base.as_ref());
             let flow = flow(&key.flow, counters, base.as_ref(), moment);
-            let finished = Finished {
+            let finished = SupersededFlow {
                 // Of an entry's flows the first may have begun elsewhere.
                 flow: if base.is_none() { carried.join(flow, limits) } else { flow },
                 // Where a living flow has its mark, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
+                superseded_at: moment.ticks.time_of_word(counters.mark, moment.tick),
             };
             (finished, pack(counters))
         });
@@ -252,14 +252,15 @@ impl Table {
         self.overflow
             .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
             .map_err(KernelError::Table)?;
-        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
-        let over: Vec<Spill> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
+        let silent =
+            |seen: &SourceOverflow| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
+        let over: Vec<SourceOverflow> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
         if !over.is_empty() {
             reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
         }
         for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
             if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
-                *seen = Spill { over: true, ..spill(&seen.key, &counters, moment) };
+                *seen = SourceOverflow { is_final: true, ..spill(&seen.key, &counters, moment) };
             }
         }
         self.book.held.spilled(&spilled);
@@ -285,7 +286,11 @@ impl Table {
     }
 
     /// Evicts flows outside of a scan.
-    pub(crate) fn remove(&mut self, flows: &[Flow], remove: Remove<'_>) -> Result<Vec<Fate>, KernelError> {
+    pub(crate) fn remove(
+        &mut self,
+        flows: &[Flow],
+        remove: Remove<'_>,
+    ) -> Result<Vec<EvictOutcome>, KernelError> {
         remove(&mut self.book, flows)
     }
 }
@@ -339,8 +344,8 @@ impl Book {
     }
 
     /// Records the outcome of an eviction.
-    pub(crate) fn note(&mut self, flow: &Flow, fate: Fate) {
-        if fate == Fate::Lives {
+    pub(crate) fn note(&mut self, flow: &Flow, fate: EvictOutcome) {
+        if fate == EvictOutcome::Changed {
             return;
         }
         let over = self.carried.is_over(flow);
@@ -358,12 +363,12 @@ fn direction(
     counters: &DirectionCounters,
     base: Option<&DirectionCounters>,
     moment: Moment<'_>,
-) -> Direction {
+) -> DirectionStats {
     let base = base.copied().unwrap_or_default();
     let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
     let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
     let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(base.bare_packets));
-    Direction {
+    DirectionStats {
         packets,
         bytes: data_bytes + counters.bare_bytes.wrapping_sub(base.bare_bytes),
         payload: counters.payload.wrapping_sub(base.payload),
@@ -399,13 +404,13 @@ fn facts(facts: Facts) -> Facts {
     }
 }
 
-fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment<'_>) -> Spill {
-    Spill {
+fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment<'_>) -> SourceOverflow {
+    SourceOverflow {
         key: *key,
         up: direction(&counters.up, None, moment),
         down: direction(&counters.down, None, moment),
         attempts: counters.syns,
         sessions: counters.syn_acks,
-        over: false,
+        is_final: false,
     }
 }

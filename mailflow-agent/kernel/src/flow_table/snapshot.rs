@@ -2,23 +2,23 @@
 
 use super::reader::Reader;
 use mailflow_engine::{
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
 };
 
 /// Contents of all maps at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Superseded flows, in order for each 5-tuple.
-    pub finished: Vec<Finished>,
+    pub finished: Vec<SupersededFlow>,
     /// Flows in the table.
     pub flows: Vec<Flow>,
     /// Sources in the overflow map.
-    pub spilled: Vec<Spill>,
+    pub spilled: Vec<SourceOverflow>,
 }
 
 impl Reader for Snapshot {
-    fn finished(&mut self, finished: &[Finished]) {
+    fn finished(&mut self, finished: &[SupersededFlow]) {
         self.finished.extend_from_slice(finished);
     }
 
@@ -27,9 +27,9 @@ impl Reader for Snapshot {
         &[]
     }
 
-    fn removed(&mut self, _: &[Fate]) {}
+    fn removed(&mut self, _: &[EvictOutcome]) {}
 
-    fn spilled(&mut self, spilled: &[Spill]) {
+    fn spilled(&mut self, spilled: &[SourceOverflow]) {
         self.spilled.extend_from_slice(spilled);
     }
 }

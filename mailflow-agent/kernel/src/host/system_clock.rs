@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_engine::time::{Epoch, Time};
+use mailflow_engine::time::{Time, WallClockOffset};
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -31,7 +31,7 @@ pub fn thread_cpu_time() -> Duration {
 ///
 /// The kernel slews both clocks alike, so only a step moves them apart. Differences between readings come
 /// from delays of this thread.
-pub fn epoch() -> Epoch {
+pub fn epoch() -> WallClockOffset {
     static HELD: Mutex<Option<i128>> = Mutex::new(None);
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     let epoch = held.filter(|held| reading().contains(held)).unwrap_or_else(|| {
@@ -40,7 +40,7 @@ pub fn epoch() -> Epoch {
         i128::midpoint(*bounds.start(), *bounds.end())
     });
     *held = Some(epoch);
-    Epoch::from_unix_nanos(epoch)
+    WallClockOffset::from_unix_nanos(epoch)
 }
 
 /// Number of readings, of which the narrowest counts.

@@ -4,7 +4,7 @@ use crate::{
     flow_table::{conservation::Sum, element::unpack, reader::Book},
     options::SilenceLimits,
 };
-use mailflow_engine::{event::Gain, flow::Flow};
+use mailflow_engine::{event::CounterDelta, flow::Flow};
 
 /// Checkpoint of the reader, valid for the pinned maps and this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Kept {
 /// Restores the state of the reader.
 pub(crate) fn resume(book: &mut Book, kept: &Kept, limits: &SilenceLimits) {
     let sum = |[packets, bytes, down_packets, down_bytes]: [u64; 4]| Sum {
-        up: Gain { packets, bytes },
-        down: Gain { packets: down_packets, bytes: down_bytes },
+        up: CounterDelta { packets, bytes },
+        down: CounterDelta { packets: down_packets, bytes: down_bytes },
     };
     let bases = kept.bases.iter().filter_map(|(key, base)| Some((unpack(key)?, unpack(base)?)));
     book.bases = bases.collect();

@@ -91,7 +91,7 @@ fn read(
     let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow };
     let mut snapshot = Snapshot::default();
     table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
-    snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
+    snapshot.spilled.iter_mut().for_each(|spill| spill.is_final = true);
     Ok(snapshot)
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use mailflow_common::{Facts, FlowKey};
 
 use crate::options::SilenceLimits;
-use mailflow_engine::flow::{Direction, Flow};
+use mailflow_engine::flow::{DirectionStats, Flow};
 
 /// Migrated flows: the newest of each 5-tuple.
 #[derive(Default)]
@@ -122,7 +122,7 @@ fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
 
 /// Returns the sum of a migrated flow and its entry.
 fn sum(carried: &Flow, entry: Flow) -> Flow {
-    let way = |one: &Direction, other: &Direction| Direction {
+    let way = |one: &DirectionStats, other: &DirectionStats| DirectionStats {
         packets: one.packets + other.packets,
         bytes: one.bytes + other.bytes,
         payload: one.payload + other.payload,
@@ -160,7 +160,7 @@ fn sum(carried: &Flow, entry: Flow) -> Flow {
 
 /// Returns the difference of a flow and a part of it.
 pub(crate) fn less(flow: &Flow, part: &Flow) -> Flow {
-    let way = |one: &Direction, other: &Direction| Direction {
+    let way = |one: &DirectionStats, other: &DirectionStats| DirectionStats {
         packets: one.packets.saturating_sub(other.packets),
         bytes: one.bytes.saturating_sub(other.bytes),
         payload: one.payload.saturating_sub(other.payload),
@@ -186,12 +186,17 @@ mod tests {
 
     fn flow(first: u64, last: u64, packets: u64, facts: Facts) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-        let way = Direction { packets, bytes: packets * 60, last: Some(at(last)), ..Direction::default() };
+        let way = DirectionStats {
+            packets,
+            bytes: packets * 60,
+            last: Some(at(last)),
+            ..DirectionStats::default()
+        };
         let key = FlowKey { client_port: 4_000, server_port: 25, ..FlowKey::default() };
         Flow {
             key,
             up: way,
-            down: Direction::default(),
+            down: DirectionStats::default(),
             first: at(first),
             messages: 0,
             rejected: 0,

@@ -13,8 +13,8 @@ use crate::{
     program::load::Loaded,
 };
 use mailflow_engine::{
-    flow::{Finished, Flow},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{Flow, SupersededFlow},
 };
 
 impl Kernel {
@@ -81,7 +81,7 @@ impl Kernel {
 
     /// Accounts for a superseded flow that an earlier agent deleted, with the counts of its entry in the
     /// journal.
-    pub fn book_finished(&mut self, Finished { flow, .. }: &Finished, sums: &[u8]) {
+    pub fn book_finished(&mut self, SupersededFlow { flow, .. }: &SupersededFlow, sums: &[u8]) {
         let counts = self.begun == Begun::Resumed;
         let book = self.table.book_mut();
         let part = book.carried.take(flow);
@@ -95,7 +95,7 @@ impl Kernel {
     }
 
     /// Accounts for a source that an earlier agent deleted.
-    pub fn book_spilled(&mut self, spill: &Spill) {
+    pub fn book_spilled(&mut self, spill: &SourceOverflow) {
         if self.begun == Begun::Resumed {
             self.table.book_mut().held.retire_spill(spill);
         }

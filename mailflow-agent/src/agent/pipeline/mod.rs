@@ -71,7 +71,7 @@ impl Pipeline {
         inside.check(kernel, engine.internal(), &sinks.status, (now, false));
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
-        engine.set_epoch(moment.1);
+        engine.set_clock_offset(moment.1);
         let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.route(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
@@ -84,7 +84,7 @@ impl Pipeline {
         let view = kernel_snapshot::take_snapshot(kernel, &before, tables, delivery, drain)?;
         room.log_change(&view);
         let shown = windows.sample(engine, now);
-        let (rules, thresholds) = (engine.rule_counts(), engine.thresholds());
+        let (rules, thresholds) = (engine.rule_counts(), engine.term_thresholds());
         let memory = EngineStats { stats: engine.stats(), rules, thresholds };
         let mut numbers = sinks.status.snapshot();
         if let Some(shown) = shown {

@@ -19,7 +19,7 @@ use crate::{
     status::shared_status::ConfigSummary,
     util::error_chain,
 };
-use mailflow_engine::Reconfigured;
+use mailflow_engine::ReconfigureOutcome;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, KernelError, Verify};
 
@@ -75,7 +75,7 @@ impl Pipeline {
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
         let now = clock::now();
-        let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
+        let ReconfigureOutcome { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         self.sinks.route((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);

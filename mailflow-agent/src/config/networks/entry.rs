@@ -8,7 +8,7 @@ use super::list_file::ListFile;
 use crate::config::diagnostics::{
     Diagnostic, DiagnosticSink, Position, SourceLocation, nearest, quote, single_line,
 };
-use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
+use mailflow_engine::network::{AssetRole, Network, NetworkOrigin, canonical};
 
 /// Network of the configuration or of a list, with its location.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl RawNetwork<'_> {
             Ok(mut network) => {
                 network.group = network.group.or_else(|| file.group.clone());
                 network.role = network.role.or(file.role);
-                network.origin = Some(Origin { file: file.name.clone(), line: position.line });
+                network.origin = Some(NetworkOrigin { file: file.name.clone(), line: position.line });
                 let location = SourceLocation { file: file.name.clone(), position: Some(position) };
                 Some(NetworkEntry { location, path: String::new(), network, vrf: None })
             }

@@ -1,7 +1,7 @@
 //! Configured network list file.
 
 use crate::config::diagnostics::SourceLocation;
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 use std::{path::PathBuf, sync::Arc};
 
 /// Network list file, as configured.

@@ -17,7 +17,7 @@ use crate::{
     },
     util::terminal::escape,
 };
-use mailflow_engine::assets::Networks;
+use mailflow_engine::network::Networks;
 
 /// Sources of the internal networks, with the stamps of the files when they were read.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ use super::{
         values::{choice, items, parsed, string},
     },
 };
-use mailflow_engine::assets::{AssetRole, Networks, Origin};
+use mailflow_engine::network::{AssetRole, NetworkOrigin, Networks};
 
 /// Reads the internal networks, and returns them with their sources. Paths are relative to `directory`.
 pub(crate) fn read(
@@ -77,7 +77,7 @@ fn listed(
     match said.network() {
         Ok(mut network) => {
             let SourceLocation { file, position } = cursor.source_location(diagnostics);
-            network.origin = position.map(|position| Origin { file, line: position.line });
+            network.origin = position.map(|position| NetworkOrigin { file, line: position.line });
             Some(NetworkEntry {
                 location: cursor.location(diagnostics),
                 path: cursor.path().to_owned(),

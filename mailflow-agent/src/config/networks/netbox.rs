@@ -18,7 +18,7 @@ use super::{
     positions::LineIndex,
 };
 use crate::config::diagnostics::{DiagnosticSink, Position, single_line};
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 
 const EXPECTED: &str = "expected a response of NetBox's /api/ipam/prefixes/, or the list of its results";
 

@@ -2,7 +2,7 @@
 
 use super::lists::NetworkEntry;
 use crate::config::diagnostics::DiagnosticSink;
-use mailflow_engine::assets::AssetRole;
+use mailflow_engine::network::AssetRole;
 
 /// Maximum number of warnings about nested networks.
 const MAX_WARNINGS: usize = 20;

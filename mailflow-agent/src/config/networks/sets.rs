@@ -12,7 +12,7 @@ use crate::config::{
         values::{items, string},
     },
 };
-use mailflow_engine::assets::{Member, Networks, Set};
+use mailflow_engine::network::{AddressSet, Member, Networks};
 
 /// Reads a set: the union of its members without those after `!`. Groups must be groups of `internal`, if it
 /// is known.
@@ -20,12 +20,12 @@ pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
     internal: Option<&Networks>,
-) -> Option<Set> {
+) -> Option<AddressSet> {
     if !matches!(cursor.content(), Content::List(_)) {
         let (sign, member) = member(cursor, diagnostics, internal)?;
         return Some(match sign {
-            Sign::Include => Set::new(vec![member], Vec::new()),
-            Sign::Exclude => Set::new(Vec::new(), vec![member]),
+            Sign::Include => AddressSet::new(vec![member], Vec::new()),
+            Sign::Exclude => AddressSet::new(Vec::new(), vec![member]),
         });
     }
     let mut seen = HashSet::new();
@@ -46,7 +46,7 @@ pub(crate) fn read(
             Sign::Exclude => excluded.push(member),
         }
     }
-    Some(Set::new(any, excluded))
+    Some(AddressSet::new(any, excluded))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
 mod tests {
     use super::*;
     use crate::config::yaml::parse;
-    use mailflow_engine::assets::Network;
+    use mailflow_engine::network::Network;
 
     fn internal() -> Networks {
         let line = |net: &str, group: &str| Network {

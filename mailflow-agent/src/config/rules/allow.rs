@@ -11,8 +11,8 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    assets::{Member, Networks, Set},
-    settings::Allow,
+    network::{AddressSet, Member, Networks},
+    settings::AllowEntry,
 };
 
 /// Allow-list entry with an end.
@@ -30,11 +30,11 @@ pub(crate) fn read(
     diagnostics: &mut DiagnosticSink,
     internal: Option<&Networks>,
     expiries: &mut Vec<AllowExpiry>,
-) -> Option<Vec<Allow>> {
+) -> Option<Vec<AllowEntry>> {
     let items = items(cursor, diagnostics, |item, diagnostics| {
         expect_mapping(item, diagnostics, "{ source: 10.0.0.1, reason: our relay }")?;
         MappingReader::read(item, diagnostics, |mapping| {
-            let any = || Set::from(Member::Any);
+            let any = || AddressSet::from(Member::Any);
             let given =
                 [mapping.explicit("source"), mapping.explicit("destination")].iter().any(Option::is_some);
             let source = mapping
@@ -54,7 +54,8 @@ pub(crate) fn read(
                 expiries.push(AllowExpiry { until, warning });
                 Some(Some(until))
             });
-            let allow = Allow { source: source?, destination: destination?, reason: reason?, until: until? };
+            let allow =
+                AllowEntry { source: source?, destination: destination?, reason: reason?, until: until? };
             if !given || (allow.source == any() && allow.destination == any()) {
                 let expected = "would suppress every alert; expected source, destination or both";
                 return item.reject_contents(mapping.diagnostics, expected);

@@ -31,7 +31,7 @@ pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Opt
         let flood =
             mapping.required("flood_sources", |cursor, diagnostics| number(cursor, diagnostics, any.clone()));
         Some(RuleLimits {
-            subjects: subjects?,
+            groups: subjects?,
             memory: usize::try_from(memory?).unwrap_or(usize::MAX),
             alerts_per_minute: alerts?,
             flood_sources: flood?,

@@ -3,7 +3,7 @@
 use super::terms::{RawTerm, format_threshold};
 use crate::config::{diagnostics::DiagnosticSink, yaml::get::Cursor};
 use mailflow_engine::settings::{
-    Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
+    Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Match, Measure, Quantity, Rule, Transport,
 };
 
 /// Warns about terms that can never hold, and about ratios that hold at the first flow.
@@ -58,15 +58,15 @@ fn max_value(rule: &Rule, measure: Measure) -> Option<(u64, String)> {
     }
 }
 
-fn endpoint_limit(rule: &Rule, of: End) -> Option<(u64, String)> {
+fn endpoint_limit(rule: &Rule, of: Endpoint) -> Option<(u64, String)> {
     match (of, rule.group_by) {
-        (End::Source, GroupBy::Source | GroupBy::SourceAndDestination) => {
+        (Endpoint::Source, GroupBy::Source | GroupBy::SourceAndDestination) => {
             Some((1, "the rule groups by source, so there is one source".to_owned()))
         }
-        (End::Destination, GroupBy::Destination | GroupBy::SourceAndDestination) => {
+        (Endpoint::Destination, GroupBy::Destination | GroupBy::SourceAndDestination) => {
             Some((1, "the rule groups by destination, so there is one destination".to_owned()))
         }
-        (End::Port, _) => {
+        (Endpoint::Port, _) => {
             let ports = rule.matching.ports.len();
             Some((ports as u64, format!("{ports} ports match")))
         }
@@ -75,13 +75,13 @@ fn endpoint_limit(rule: &Rule, of: End) -> Option<(u64, String)> {
 }
 
 /// Returns the reason why no matching flow is of a kind.
-fn exclusion_reason(matching: &Match, kind: Kind) -> Option<&'static str> {
-    if kind != Kind::Flows && !matching.protocols.contains(&Transport::Tcp) {
+fn exclusion_reason(matching: &Match, kind: FlowClass) -> Option<&'static str> {
+    if kind != FlowClass::Flows && !matching.protocols.contains(&Transport::Tcp) {
         return Some("only TCP has a SYN");
     }
     match kind {
-        Kind::Delivering if excludes_messages(matching) => Some("no flow with a message matches"),
-        Kind::Failed if requires_messages(matching) => Some("only flows with a message match"),
+        FlowClass::Delivering if excludes_messages(matching) => Some("no flow with a message matches"),
+        FlowClass::Failed if requires_messages(matching) => Some("only flows with a message match"),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    assets::Networks,
+    network::Networks,
     settings::{Layer, Match, Service, SizeKind, SizeTest, Transport},
 };
 

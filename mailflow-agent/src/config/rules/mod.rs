@@ -26,9 +26,9 @@ use super::{
 };
 pub use allow::AllowExpiry;
 use mailflow_engine::{
-    assets::Networks,
     event::Severity,
-    settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
+    network::Networks,
+    settings::{AllowEntry, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
 use matching::MatchContext;
 use thresholds::ResolveSpec;
@@ -54,8 +54,8 @@ pub(crate) struct RuleContext<'a> {
     pub(crate) internal: Option<&'a Networks>,
     /// Shipped rules.
     pub(crate) shipped: Option<&'a Node>,
-    /// Allow-list of all rules.
-    pub(crate) allow: &'a [Allow],
+    /// AllowEntry-list of all rules.
+    pub(crate) allow: &'a [AllowEntry],
 }
 
 /// Reads the rules, and adds allow-list entries with an end to `expiries`.
@@ -153,7 +153,7 @@ fn rule<'a>(
     let term = |term: &terms::RawTerm<'_>| Term {
         measure: term.measure,
         window: term.window,
-        level: resolve.term_thresholds(term.at_least),
+        thresholds: resolve.term_thresholds(term.at_least),
     };
     let rule = Rule {
         name: name?.into(),
@@ -164,7 +164,7 @@ fn rule<'a>(
         window,
         terms: condition.terms.iter().map(term).collect(),
         condition: condition.condition,
-        thresholds: thresholds?,
+        threshold_overrides: thresholds?,
         allow: [allow?, context.allow.to_vec()].concat(),
         resolve_after: resolve.after,
         repeat_interval: repeat_interval?.unwrap_or(window.length),

@@ -12,7 +12,7 @@ use crate::config::{
         values::{choice, expect_mapping, number, parsed},
     },
 };
-use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
+use mailflow_engine::settings::{Endpoint, FlowClass, Measure, Quantity, Window, WindowKind};
 
 /// Keys of terms.
 pub(crate) const TERM_KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
@@ -58,19 +58,19 @@ pub(crate) fn read<'a>(
             "sum" => mapping.required("of", quantity).map(Measure::Sum),
             "distinct" => {
                 let of = mapping.required("of", end);
-                let among = mapping.optional("among", Kind::Flows, kind);
+                let among = mapping.optional("among", FlowClass::Flows, kind);
                 of.zip(among).map(|(of, among)| Measure::Distinct { of, among })
             }
             "ratio" => ratio(mapping),
             "first_seen" => first_seen(mapping),
-            _ => mapping.optional("of", Kind::Flows, kind).map(Measure::Count),
+            _ => mapping.optional("of", FlowClass::Flows, kind).map(Measure::Count),
         };
         // The threshold is read even if `of` is invalid, so that its errors are reported too.
         let unit = measure.unwrap_or(match key {
             "sum" => Measure::Sum(Quantity::PayloadUp),
-            "ratio" => Measure::Ratio { of: Kind::Failed, to: Kind::Attempts },
-            "count" => Measure::Count(Kind::Flows),
-            _ => Measure::Distinct { of: End::Destination, among: Kind::Flows },
+            "ratio" => Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts },
+            "count" => Measure::Count(FlowClass::Flows),
+            _ => Measure::Distinct { of: Endpoint::Destination, among: FlowClass::Flows },
         });
         let at_least =
             mapping.required("at_least", |cursor, diagnostics| threshold(cursor, diagnostics, unit));
@@ -132,10 +132,10 @@ fn ratio(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
     let to = mapping.required("to", |cursor, diagnostics| Some((kind(cursor, diagnostics)?, cursor.clone())));
     let (of, (to, cursor)) = (of?, to?);
     let wider: &[&str] = match of {
-        Kind::Flows => &[],
-        Kind::Attempts => &["flows"],
-        Kind::Sessions | Kind::Failed => &["flows", "attempts"],
-        Kind::Delivering => &["flows", "attempts", "sessions"],
+        FlowClass::Flows => &[],
+        FlowClass::Attempts => &["flows"],
+        FlowClass::Sessions | FlowClass::Failed => &["flows", "attempts"],
+        FlowClass::Delivering => &["flows", "attempts", "sessions"],
     };
     if wider.contains(&to.name()) {
         return Some(Measure::Ratio { of, to });
@@ -160,23 +160,25 @@ fn first_seen(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
     Some(Measure::FirstSeen { of: of?, horizon: horizon?, learning: learning? })
 }
 
-fn kind(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Kind> {
+fn kind(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<FlowClass> {
     if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| cursor.text() == Some(name))
     {
         return cursor
             .reject(diagnostics, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
     }
-    choice(cursor, diagnostics, &Kind::ALL.map(|kind| (kind.name(), kind)))
+    choice(cursor, diagnostics, &FlowClass::ALL.map(|kind| (kind.name(), kind)))
 }
 
 fn quantity(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Quantity> {
-    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| cursor.text() == Some(name)) {
+    if let Some(name) =
+        FlowClass::ALL.map(FlowClass::name).into_iter().find(|name| cursor.text() == Some(name))
+    {
         return cursor
             .reject(diagnostics, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
     }
     choice(cursor, diagnostics, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
 }
 
-fn end(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<End> {
-    choice(cursor, diagnostics, &End::ALL.map(|end| (end.name(), end)))
+fn end(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Endpoint> {
+    choice(cursor, diagnostics, &Endpoint::ALL.map(|end| (end.name(), end)))
 }

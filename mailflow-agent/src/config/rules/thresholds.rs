@@ -17,8 +17,8 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    assets::Networks,
-    settings::{Level, Measure, Thresholds},
+    network::Networks,
+    settings::{Measure, ThresholdOverride, Thresholds},
 };
 
 /// Default time that a condition must not hold before the alert resolves.
@@ -51,13 +51,13 @@ impl ResolveSpec {
         ResolveSpec { below: ResolveBelow::Factor(DEFAULT_RESOLVE_FACTOR), after: DEFAULT_RESOLVE_AFTER };
 
     /// Returns the fire and the resolve threshold of a term.
-    pub(crate) fn term_thresholds(&self, at_least: u64) -> Level {
+    pub(crate) fn term_thresholds(&self, at_least: u64) -> Thresholds {
         // Integers below 0.8 x threshold are those below the next integer, so the product is rounded up.
         let below = match self.below {
             ResolveBelow::Factor(fraction) => scaled(at_least, fraction, FRACTION_SCALE),
             ResolveBelow::Value(below, of) => scaled(at_least, below, of),
         };
-        Level { at_least, resolve_below: below.clamp(1, max_resolve_below(at_least)) }
+        Thresholds { at_least, resolve_below: below.clamp(1, max_resolve_below(at_least)) }
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn thresholds(
     internal: Option<&Networks>,
     terms: Option<&[RawTerm<'_>]>,
     resolve: Option<ResolveSpec>,
-) -> Option<Vec<Thresholds>> {
+) -> Option<Vec<ThresholdOverride>> {
     let items = items(cursor, diagnostics, |item, diagnostics| {
         expect_mapping(item, diagnostics, "{ for: \"role:mta\", factor: 5 }")?;
         MappingReader::read(item, diagnostics, |mapping| {
@@ -145,7 +145,7 @@ pub(crate) fn thresholds(
             };
             let resolve = resolve.unwrap_or(ResolveSpec::DEFAULT);
             let levels = levels?.into_iter().map(|at_least| resolve.term_thresholds(at_least)).collect();
-            Some(Thresholds { of: of?, levels })
+            Some(ThresholdOverride { of: of?, thresholds: levels })
         })
     })?;
     items.into_iter().collect()

@@ -6,7 +6,7 @@ use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::text::LogProtocol;
 use mailflow_engine::{
-    inputs::Inputs,
+    flow::RecordFields,
     settings::{Service, Services},
 };
 
@@ -34,8 +34,8 @@ pub(crate) enum ClientEvidence {
 
 /// Returns the fields that are known of a connection without a SYN-ACK although its log does not record
 /// them: no message was accepted.
-pub(crate) fn known_without_session(facts: &Facts) -> Inputs {
-    if facts.syn != 0 && facts.syn_ack == 0 { Inputs::MESSAGES } else { Inputs::empty() }
+pub(crate) fn known_without_session(facts: &Facts) -> RecordFields {
+    if facts.syn != 0 && facts.syn_ack == 0 { RecordFields::MESSAGES } else { RecordFields::empty() }
 }
 
 /// Order of the endpoints in a flow key.

@@ -104,7 +104,7 @@ fn value(at: &Cursor<'_>, faults: &mut DiagnosticSink) -> Option<u128> {
 impl ExpectedAlert {
     /// Returns true if `alert`, in a test that began at `start`, matches.
     pub fn matches(&self, alert: &Alert, start: Time) -> bool {
-        let subject = &alert.subject;
+        let subject = &alert.group_key;
         let source =
             |wanted: IpNet| subject.source().is_some_and(|source| source.network().contains(&wanted));
         self.rule == *alert.rule
@@ -114,7 +114,7 @@ impl ExpectedAlert {
             && self.source.is_none_or(source)
             && self.destination.is_none_or(|ip| subject.destination() == Some(ip))
             && self.group.as_deref().is_none_or(|name| subject.group() == Some(name))
-            && self.value.is_none_or(|value| value == in_millionths(&alert.decided))
+            && self.value.is_none_or(|value| value == in_millionths(&alert.deciding_term))
     }
 }
 
@@ -124,8 +124,8 @@ fn in_millionths(term: &TermValue) -> u128 {
 
 /// Formats an alert in the syntax of the file, with all fields.
 pub fn format_alert(alert: &Alert, start: Time) -> String {
-    let subject = &alert.subject;
-    let value = in_millionths(&alert.decided);
+    let subject = &alert.group_key;
+    let value = in_millionths(&alert.deciding_term);
     let mut text = format!("{{ rule: {}", alert.rule);
     let mut add = |key: &str, value: &dyn fmt::Display| text.push_str(&format!(", {key}: {value}"));
     if let Some(source) = subject.source() {

@@ -20,7 +20,7 @@ use crate::config::{
     },
 };
 use mailflow_engine::{
-    flow::{Direction, FlowRecord},
+    flow::{DirectionStats, FlowRecord},
     settings::{Service, Settings},
     time::Time,
 };
@@ -61,8 +61,8 @@ pub(crate) struct RawFlow {
     pub(crate) port: u16,
     pub(crate) client_port: Option<u16>,
     pub(crate) app: App,
-    pub(crate) up: Direction,
-    pub(crate) down: Direction,
+    pub(crate) up: DirectionStats,
+    pub(crate) down: DirectionStats,
     pub(crate) messages: u32,
     pub(crate) answer: SynAnswer,
     pub(crate) syn: bool,
@@ -133,7 +133,11 @@ fn watched_port(at: &Cursor<'_>, faults: &mut DiagnosticSink, settings: Option<&
     Some(port)
 }
 
-fn direction(at: &Cursor<'_>, faults: &mut DiagnosticSink, default: Direction) -> Option<Direction> {
+fn direction(
+    at: &Cursor<'_>,
+    faults: &mut DiagnosticSink,
+    default: DirectionStats,
+) -> Option<DirectionStats> {
     MappingReader::read(at, faults, |fields| {
         let mut count =
             |key, default| fields.optional(key, default, |at, faults| number(at, faults, 0..=MAX_COUNTER));
@@ -144,7 +148,7 @@ fn direction(at: &Cursor<'_>, faults: &mut DiagnosticSink, default: Direction) -
         let all = size("bytes", default.bytes);
         let (payload, data_bytes) =
             (size("payload", default.payload), size("data_bytes", default.data_bytes));
-        Some(Direction {
+        Some(DirectionStats {
             packets: packets?,
             bytes: all?,
             payload: payload?,

@@ -2,7 +2,7 @@
 
 use mailflow_common::App;
 
-use mailflow_engine::{flow::Direction, settings::Service};
+use mailflow_engine::{flow::DirectionStats, settings::Service};
 
 /// Kind of a flow, which gives the defaults of its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) enum FlowKind {
 /// Counters of a kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlowTemplate {
-    pub(crate) up: Direction,
-    pub(crate) down: Direction,
+    pub(crate) up: DirectionStats,
+    pub(crate) down: DirectionStats,
     pub(crate) messages: u32,
     pub(crate) answer: SynAnswer,
 }
@@ -104,6 +104,12 @@ impl FlowKind {
     }
 }
 
-const fn direction(packets: u64, bytes: u64, payload: u64, data_packets: u64, data_bytes: u64) -> Direction {
-    Direction { packets, bytes, payload, data_packets, data_bytes, last: None }
+const fn direction(
+    packets: u64,
+    bytes: u64,
+    payload: u64,
+    data_packets: u64,
+    data_bytes: u64,
+) -> DirectionStats {
+    DirectionStats { packets, bytes, payload, data_packets, data_bytes, last: None }
 }

@@ -60,7 +60,7 @@ fn alerts(test: &RuleTest) -> Vec<Alert> {
     let mut alerts = engine.tick(test.start).alerts;
     let (records, _) = timeline.ordered();
     for record in records.into_iter().take_while(|record| until(record.at)) {
-        alerts.extend(engine.record(record.at, &record.record).alerts);
+        alerts.extend(engine.ingest_record(record.at, &record.record).alerts);
     }
     alerts.extend(engine.tick(end).alerts);
     alerts

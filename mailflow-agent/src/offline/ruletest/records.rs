@@ -7,8 +7,8 @@ use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
 use super::{flow::RawFlow, flow_template::SynAnswer};
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -65,7 +65,7 @@ impl RawFlow {
                     u64::try_from(u128::from(number) * elapsed.as_nanos() / total).unwrap_or(number)
                 }
             };
-            let direction = |direction: Direction| Direction {
+            let direction = |direction: DirectionStats| DirectionStats {
                 packets: share(direction.packets),
                 bytes: share(direction.bytes),
                 payload: share(direction.payload),
@@ -85,7 +85,7 @@ impl RawFlow {
                 interface: None,
                 facts,
             };
-            FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
+            FlowRecord { flow, app, reason, complete, fields: RecordFields::all() }
         };
         let interim =
             (1..self.record_count(active)).map(move |step| record(active * step, RecordReason::Active));

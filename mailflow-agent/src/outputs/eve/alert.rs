@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{common::EveTimestamp, flow::FlowLine};
 use crate::outputs::gateway::Gateway;
 use mailflow_engine::{
-    event::{Alert, Gain, Severity, TermValue, Value},
-    inputs::Inputs,
+    event::{Alert, CounterDelta, Severity, TermValue, Value},
+    flow::RecordFields,
     settings::{signature_id, unit},
-    time::Epoch,
+    time::WallClockOffset,
 };
 
 /// Returns an alert event of `gateway` as JSON, without the line end, with at most `flows` of its newest
@@ -18,7 +18,12 @@ use mailflow_engine::{
 ///
 /// # Errors
 /// Serialisation fails, which these types cannot cause.
-pub fn line(alert: &Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> serde_json::Result<String> {
+pub fn line(
+    alert: &Alert,
+    epoch: WallClockOffset,
+    gateway: &Gateway,
+    flows: usize,
+) -> serde_json::Result<String> {
     serde_json::to_string(&AlertLine::of(alert, epoch, gateway, flows))
 }
 
@@ -144,9 +149,9 @@ struct EveSum {
 
 impl EveSum {
     /// Returns the sum over the flows of an alert, or null if a flow lacks the field.
-    fn of(alert: &Alert, Gain { packets, bytes }: Gain) -> Self {
+    fn of(alert: &Alert, CounterDelta { packets, bytes }: CounterDelta) -> Self {
         let known = |input, sum| alert.tells(input).then_some(sum);
-        Self { packets: known(Inputs::PACKETS, packets), bytes: known(Inputs::BYTES, bytes) }
+        Self { packets: known(RecordFields::PACKETS, packets), bytes: known(RecordFields::BYTES, bytes) }
     }
 }
 
@@ -159,9 +164,9 @@ struct EveDestination {
 
 impl<'a> AlertLine<'a> {
     /// Creates the line of `alert`, with at most `flows` of its newest flows.
-    pub fn of(alert: &'a Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> Self {
+    pub fn of(alert: &'a Alert, epoch: WallClockOffset, gateway: &Gateway, flows: usize) -> Self {
         let timestamp_of = |time| EveTimestamp::of(time, epoch);
-        let decided = &alert.decided;
+        let decided = &alert.deciding_term;
         let interfaces = gateway.interfaces_of(alert);
         let omitted = alert.flows.len().saturating_sub(flows);
         let shown = alert.flows.get(omitted..).unwrap_or_default();
@@ -171,7 +176,7 @@ impl<'a> AlertLine<'a> {
             host: Arc::clone(gateway.name()),
             in_iface: single_interface(&interfaces),
             src_ip: address(alert),
-            dest_ip: alert.subject.destination(),
+            dest_ip: alert.group_key.destination(),
             alert: EveAlert {
                 action: "allowed",
                 gid: GENERATOR_ID,
@@ -200,7 +205,7 @@ impl<'a> AlertLine<'a> {
             mailflow: AlertExtension {
                 severity: alert.severity.name(),
                 interfaces,
-                subject: alert.subject.to_string(),
+                subject: alert.group_key.to_string(),
                 source: alert.source.map(|source| source.to_string()),
                 group: alert.group.as_deref(),
                 role: alert.role.map(|role| role.name()),
@@ -211,14 +216,14 @@ impl<'a> AlertLine<'a> {
                 applications: alert.apps.iter().map(|app| app.name()).collect(),
                 up: EveSum::of(alert, alert.sums.up),
                 down: EveSum::of(alert, alert.sums.down),
-                messages_estimated: alert.tells(Inputs::MESSAGES).then_some(alert.sums.messages),
+                messages_estimated: alert.tells(RecordFields::MESSAGES).then_some(alert.sums.messages),
                 destinations: alert
                     .destinations
                     .iter()
                     .map(|&(ip, flows)| EveDestination { ip, flows })
                     .collect(),
                 complete: alert.complete,
-                evidence_cut: alert.cut,
+                evidence_cut: alert.is_truncated,
                 flows_omitted: omitted,
                 like_a_relay: alert.relay.map(|relay| relay.to_string()),
                 conditions: alert.terms.iter().map(EveTerm::of).collect(),

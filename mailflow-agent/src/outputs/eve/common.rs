@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use mailflow_engine::{
     event::Alert,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Timestamp in EVE format: `2026-11-21T03:31:00.123456+0000`, always UTC, truncated to microseconds.
@@ -16,7 +16,7 @@ pub struct EveTimestamp(Timestamp);
 
 impl EveTimestamp {
     /// Converts `time` to wall-clock time, limited to the years -9999 to 9999.
-    pub fn of(time: Time, epoch: Epoch) -> Self {
+    pub fn of(time: Time, epoch: WallClockOffset) -> Self {
         let nanos = epoch.unix_nanos(time);
         let clamped = nanos.clamp(Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
         Self(Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX))
@@ -24,11 +24,11 @@ impl EveTimestamp {
 
     /// Returns the start of an alert, which was fixed in Unix time when it began to fire.
     pub fn of_start(alert: &Alert) -> Self {
-        Self::of(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix))
+        Self::of(Time::ZERO, WallClockOffset::from_unix_nanos(alert.starts_at_unix))
     }
 
     /// Returns the end of an alert, never before its start, even if the wall clock was set back.
-    pub fn of_end(alert: &Alert, epoch: Epoch) -> Option<Self> {
+    pub fn of_end(alert: &Alert, epoch: WallClockOffset) -> Option<Self> {
         alert.ends_at.map(|end| Self::of(end, epoch).max(Self::of_start(alert)))
     }
 
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn timestamps_are_utc_with_microseconds() {
-        let epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
+        let epoch = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
         let formatted = |nanos| EveTimestamp::of(Time::from_nanos(nanos), epoch).to_string();
         assert_eq!(formatted(123_456_789), "2026-11-21T03:31:00.123456+0000");
         assert_eq!(formatted(0), "2026-11-21T03:31:00.000000+0000");
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn timestamps_before_1970_and_out_of_range_are_formatted() {
-        let before = Epoch::from_unix_nanos(-1_500_000_000);
+        let before = WallClockOffset::from_unix_nanos(-1_500_000_000);
         assert_eq!(EveTimestamp::of(Time::ZERO, before).to_string(), "1969-12-31T23:59:58.500000+0000");
-        let far = Epoch::from_unix_nanos(i128::from(i64::MAX) * 1_000);
+        let far = WallClockOffset::from_unix_nanos(i128::from(i64::MAX) * 1_000);
         assert!(EveTimestamp::of(Time::ZERO, far).to_string().starts_with("9999-12-3"));
     }
 

@@ -9,16 +9,16 @@ use sha1::{Digest, Sha1};
 use super::common::{EveMac, EveTimestamp};
 use crate::outputs::{community_id::CommunityId, gateway::Gateway};
 use mailflow_engine::{
+    flow::RecordFields,
     flow::{Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Returns a flow record as JSON, without the line end. `epoch` converts times to Unix time.
 ///
 /// # Errors
 /// Serialisation fails, which these types cannot cause.
-pub fn line(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<String> {
+pub fn line(record: &FlowRecord, epoch: WallClockOffset, gateway: &Gateway) -> serde_json::Result<String> {
     serde_json::to_string(&FlowLine::of(record, epoch, gateway))
 }
 
@@ -79,10 +79,10 @@ struct FlowExtension {
 
 impl FlowLine {
     /// Creates the line of `record`.
-    pub fn of(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> Self {
+    pub fn of(record: &FlowRecord, epoch: WallClockOffset, gateway: &Gateway) -> Self {
         let flow = &record.flow;
         let timestamp_of = |time| EveTimestamp::of(time, epoch);
-        let known = |input, count| record.inputs.contains(input).then_some(count);
+        let known = |input, count| record.fields.contains(input).then_some(count);
         Self {
             timestamp: timestamp_of(record.time()),
             event_type: "flow",
@@ -98,10 +98,10 @@ impl FlowLine {
             community_id: CommunityId::of(&flow.key),
             vlan: flow.key.scope.vlans().tags().collect(),
             flow: EveFlow {
-                pkts_toserver: known(Inputs::PACKETS, flow.up.packets),
-                bytes_toserver: known(Inputs::BYTES, flow.up.bytes),
-                pkts_toclient: known(Inputs::PACKETS, flow.down.packets),
-                bytes_toclient: known(Inputs::BYTES, flow.down.bytes),
+                pkts_toserver: known(RecordFields::PACKETS, flow.up.packets),
+                bytes_toserver: known(RecordFields::BYTES, flow.up.bytes),
+                pkts_toclient: known(RecordFields::PACKETS, flow.down.packets),
+                bytes_toclient: known(RecordFields::BYTES, flow.down.bytes),
                 start: timestamp_of(flow.first),
                 end: timestamp_of(flow.last()),
                 age: flow.last().since(flow.first).as_secs(),
@@ -117,22 +117,23 @@ impl FlowExtension {
     /// Creates the extension. Fields that the record lacks are null, not 0.
     fn of(record: &FlowRecord) -> Self {
         let Flow { up, down, facts, messages, rejected, mac, .. } = &record.flow;
-        let known = |input| record.inputs.contains(input);
+        let known = |input| record.fields.contains(input);
         let count = |input, count| known(input).then_some(count);
         let fact = |input, fact: u8| known(input).then_some(fact != 0);
         Self {
-            payload_up: count(Inputs::PAYLOAD, up.payload),
-            payload_down: count(Inputs::PAYLOAD, down.payload),
-            data_packets_up: count(Inputs::DATA_PACKETS, up.data_packets),
-            data_packets_down: count(Inputs::DATA_PACKETS, down.data_packets),
-            data_bytes_up: count(Inputs::DATA_BYTES, up.data_bytes),
-            data_bytes_down: count(Inputs::DATA_BYTES, down.data_bytes),
-            messages_estimated: known(Inputs::MESSAGES).then_some(*messages),
-            messages_rejected: (known(Inputs::MESSAGES) && record.app == App::Smtp).then_some(*rejected),
+            payload_up: count(RecordFields::PAYLOAD, up.payload),
+            payload_down: count(RecordFields::PAYLOAD, down.payload),
+            data_packets_up: count(RecordFields::DATA_PACKETS, up.data_packets),
+            data_packets_down: count(RecordFields::DATA_PACKETS, down.data_packets),
+            data_bytes_up: count(RecordFields::DATA_BYTES, up.data_bytes),
+            data_bytes_down: count(RecordFields::DATA_BYTES, down.data_bytes),
+            messages_estimated: known(RecordFields::MESSAGES).then_some(*messages),
+            messages_rejected: (known(RecordFields::MESSAGES) && record.app == App::Smtp)
+                .then_some(*rejected),
             app_evidence: AppEvidence::of(record.app, facts).name(),
             complete: record.complete,
-            syn: fact(Inputs::SYN, facts.syn),
-            synack: fact(Inputs::SYN_ACK, facts.syn_ack),
+            syn: fact(RecordFields::SYN, facts.syn),
+            synack: fact(RecordFields::SYN_ACK, facts.syn_ack),
             mptcp_join: facts.subflow(),
             mac: mac.map(EveMac),
         }
@@ -183,7 +184,7 @@ enum FlowState {
 
 impl FlowState {
     /// Returns the state, or `None` if the record lacks the fields that determine it.
-    fn of(FlowRecord { flow, reason, inputs, .. }: &FlowRecord) -> Option<Self> {
+    fn of(FlowRecord { flow, reason, fields: inputs, .. }: &FlowRecord) -> Option<Self> {
         let facts = &flow.facts;
         let finished = facts.reset != 0 || (facts.fin_up != 0 && facts.fin_down != 0);
         if finished || *reason == RecordReason::Closed {
@@ -191,7 +192,7 @@ impl FlowState {
         } else if facts.syn_ack != 0 || (flow.up.packets > 0 && flow.down.packets > 0) {
             Some(FlowState::Established)
         } else {
-            inputs.intersects(Inputs::SYN_ACK | Inputs::PACKETS).then_some(FlowState::New)
+            inputs.intersects(RecordFields::SYN_ACK | RecordFields::PACKETS).then_some(FlowState::New)
         }
     }
 
@@ -257,7 +258,7 @@ mod tests {
     use mailflow_common::{Family, Scope, Vlans, classify, upgrade};
 
     use super::*;
-    use mailflow_engine::flow::Direction;
+    use mailflow_engine::flow::DirectionStats;
 
     fn key(client_port: u16) -> FlowKey {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap().into();
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn states_match_eve() {
         let start = Time::ZERO + Duration::from_secs(1);
-        let seen = Direction { packets: 1, last: Some(start), ..Direction::default() };
+        let seen = DirectionStats { packets: 1, last: Some(start), ..DirectionStats::default() };
         let flow = |up, down, facts| Flow {
             key: key(1),
             up,
@@ -317,16 +318,16 @@ mod tests {
             interface: None,
             facts,
         };
-        let none = Direction::default();
+        let none = DirectionStats::default();
         let syn = Facts { syn: 1, ..Facts::default() };
         let record = |flow: &Flow, reason, inputs| {
             let (flow, app, complete) = (flow.clone(), App::Unseen, true);
-            FlowState::of(&FlowRecord { flow, app, reason, complete, inputs }).map(FlowState::name)
+            FlowState::of(&FlowRecord { flow, app, reason, complete, fields: inputs }).map(FlowState::name)
         };
-        let state = |flow: &Flow, reason| record(flow, reason, Inputs::all()).unwrap();
+        let state = |flow: &Flow, reason| record(flow, reason, RecordFields::all()).unwrap();
         assert_eq!(state(&flow(seen, none, syn), RecordReason::Idle), "new");
         let nothing = flow(none, none, Facts::default());
-        assert_eq!(record(&nothing, RecordReason::Idle, Inputs::PAYLOAD), None, "not recorded");
+        assert_eq!(record(&nothing, RecordReason::Idle, RecordFields::PAYLOAD), None, "not recorded");
         assert_eq!(state(&flow(seen, seen, syn), RecordReason::Active), "established");
         let answered = Facts { syn_ack: 1, ..syn };
         assert_eq!(state(&flow(none, seen, answered), RecordReason::Active), "established");

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use mailflow_common::FlowKey;
 
 use mailflow_engine::{
-    event::Gain,
-    flow::{Direction, FlowRecord, RecordReason},
+    event::CounterDelta,
+    flow::{DirectionStats, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -25,16 +25,16 @@ pub(crate) struct DeltaTracker {
 /// Totals of a flow at its last record.
 #[derive(Clone, Copy, Debug)]
 struct ExportedTotals {
-    up: Gain,
-    down: Gain,
+    up: CounterDelta,
+    down: CounterDelta,
     time: Time,
 }
 
 /// Delta of a flow: client to server, and server to client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BiflowDelta {
-    pub(crate) up: Gain,
-    pub(crate) down: Gain,
+    pub(crate) up: CounterDelta,
+    pub(crate) down: CounterDelta,
 }
 
 impl DeltaTracker {
@@ -64,12 +64,12 @@ impl DeltaTracker {
     }
 }
 
-fn totals(direction: &Direction) -> Gain {
-    Gain { packets: direction.packets, bytes: direction.bytes }
+fn totals(direction: &DirectionStats) -> CounterDelta {
+    CounterDelta { packets: direction.packets, bytes: direction.bytes }
 }
 
-fn subtract(now: Gain, previous: Gain) -> Gain {
-    Gain {
+fn subtract(now: CounterDelta, previous: CounterDelta) -> CounterDelta {
+    CounterDelta {
         packets: now.packets.saturating_sub(previous.packets),
         bytes: now.bytes.saturating_sub(previous.bytes),
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::outputs::eve::flow::flow_id;
 use mailflow_engine::{
     flow::{FlowRecord, RecordReason},
-    time::{Epoch, Time},
+    time::{Time, WallClockOffset},
 };
 
 /// Version number of IPFIX.
@@ -38,7 +38,7 @@ pub(crate) struct DataRecord {
 
 impl DataRecord {
     /// Creates the record of a flow's delta.
-    pub(crate) fn of(record: &FlowRecord, delta: &BiflowDelta, epoch: Epoch) -> Self {
+    pub(crate) fn of(record: &FlowRecord, delta: &BiflowDelta, epoch: WallClockOffset) -> Self {
         let flow = &record.flow;
         let mut bytes = Vec::with_capacity(112);
         let mut set = IPV4_TEMPLATE;
@@ -163,7 +163,7 @@ const fn end_reason(reason: RecordReason) -> u8 {
 }
 
 /// Converts a time to milliseconds since 1970.
-fn millis(time: Time, epoch: Epoch) -> u64 {
+fn millis(time: Time, epoch: WallClockOffset) -> u64 {
     u64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(0)
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::output_offsets::FileOffset;
 use mailflow_engine::{
-    flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{DirectionStats, Flow, RecordReason, SupersededFlow, facts_bytes, facts_of},
     time::Time,
 };
 use mailflow_kernel::{pack_spill_key, unpack_spill_key};
@@ -28,11 +28,11 @@ pub enum JournalRecord {
     /// The eviction was rejected, as the flow had gained packets.
     EvictionRejected(Flow),
     /// A superseded flow is about to be removed from its map, with the counts of its map entry.
-    FlowSuperseded(Finished, Vec<u8>),
+    FlowSuperseded(SupersededFlow, Vec<u8>),
     /// An interim record of an open flow was made.
     FlowInterim(Flow),
     /// Overflow counters of a source are about to be removed.
-    SourceOverflow(Spill),
+    SourceOverflow(SourceOverflow),
     /// The poll is complete, and its rule inputs are in the input log.
     PollEnd,
     /// The outputs have written the lines of all records before. The offsets are those of the output files.
@@ -92,7 +92,7 @@ impl JournalRecord {
             Self::PollBegin { now, epoch } => RecordRepr::PollBegin { now: now.as_nanos(), epoch: *epoch },
             Self::FlowEnded(flow) => RecordRepr::FlowEnded(to_repr(flow)),
             Self::EvictionRejected(flow) => RecordRepr::EvictionRejected(to_repr(flow)),
-            Self::FlowSuperseded(Finished { flow, replaced }, sums) => {
+            Self::FlowSuperseded(SupersededFlow { flow, superseded_at: replaced }, sums) => {
                 RecordRepr::FlowSuperseded(to_repr(flow), replaced.as_nanos(), sums.clone())
             }
             Self::FlowInterim(flow) => RecordRepr::FlowInterim(to_repr(flow)),
@@ -119,19 +119,19 @@ impl JournalRecord {
             RecordRepr::FlowEnded(repr) => Self::FlowEnded(from_repr(repr)),
             RecordRepr::EvictionRejected(repr) => Self::EvictionRejected(from_repr(repr)),
             RecordRepr::FlowSuperseded(repr, replaced, sums) => Self::FlowSuperseded(
-                Finished { flow: from_repr(repr), replaced: Time::from_nanos(replaced) },
+                SupersededFlow { flow: from_repr(repr), superseded_at: Time::from_nanos(replaced) },
                 sums,
             ),
             RecordRepr::FlowInterim(repr) => Self::FlowInterim(from_repr(repr)),
             RecordRepr::SourceOverflow(key, up, down, attempts, sessions) => {
                 let key = unpack_spill_key(&key)?;
-                Self::SourceOverflow(Spill {
+                Self::SourceOverflow(SourceOverflow {
                     key,
                     up: from_direction_repr(up),
                     down: from_direction_repr(down),
                     attempts,
                     sessions,
-                    over: true,
+                    is_final: true,
                 })
             }
             RecordRepr::PollEnd => Self::PollEnd,
@@ -162,15 +162,15 @@ impl LoggedInput {
     }
 }
 
-fn to_direction_repr(direction: &Direction) -> DirectionRepr {
-    let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
+fn to_direction_repr(direction: &DirectionStats) -> DirectionRepr {
+    let DirectionStats { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
     (packets, bytes, payload, data_packets, data_bytes, last.map(Time::as_nanos))
 }
 
 fn from_direction_repr(
     (packets, bytes, payload, data_packets, data_bytes, last): DirectionRepr,
-) -> Direction {
-    Direction { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
+) -> DirectionStats {
+    DirectionStats { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
 }
 
 pub(crate) fn to_repr(flow: &Flow) -> FlowRepr {
@@ -225,7 +225,7 @@ pub(crate) mod tests {
 
     pub(crate) fn some_flow(port: u16) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-        let direction = |n| Direction {
+        let direction = |n| DirectionStats {
             packets: n,
             bytes: n * 100,
             payload: n * 50,
@@ -245,7 +245,7 @@ pub(crate) mod tests {
         Flow {
             key,
             up: direction(7),
-            down: Direction::default(),
+            down: DirectionStats::default(),
             first: at(3),
             messages: 2,
             rejected: 1,
@@ -287,20 +287,20 @@ pub(crate) mod tests {
     #[test]
     fn records_are_decoded_as_they_were_encoded() {
         let flow = some_flow(4_000);
-        let spill = Spill {
+        let spill = SourceOverflow {
             key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
             up: flow.up,
             down: flow.down,
             attempts: 3,
             sessions: 2,
-            over: true,
+            is_final: true,
         };
         for record in [
             JournalRecord::PollBegin { now: Time::from_nanos(9), epoch: -5 },
             JournalRecord::FlowEnded(flow.clone()),
             JournalRecord::EvictionRejected(flow.clone()),
             JournalRecord::FlowSuperseded(
-                Finished { flow: flow.clone(), replaced: Time::from_nanos(11) },
+                SupersededFlow { flow: flow.clone(), superseded_at: Time::from_nanos(11) },
                 vec![1, 2],
             ),
             JournalRecord::FlowInterim(flow.clone()),

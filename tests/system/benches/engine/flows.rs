@@ -2,7 +2,7 @@
 
 use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
-    flow::{Direction, Flow},
+    flow::{DirectionStats, Flow},
     time::Time,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn at(seconds: u64) -> Time {
 /// Returns flow `n` of a table of open flows, with `packets` packets each way. The last packet arrives at
 /// second `packets`.
 pub(crate) fn flow(n: u32, kind: Kind, packets: u64) -> Flow {
-    let way = |bytes: u64| Direction {
+    let way = |bytes: u64| DirectionStats {
         packets: 10 + packets,
         bytes: bytes * (10 + packets),
         payload: 500 * packets,

@@ -8,9 +8,9 @@ use mailflow_common::{Address, App};
 use mailflow_engine::{
     Engine,
     event::Effects,
+    flow::RecordFields,
     flow::{FlowRecord, RecordReason},
-    inputs::Inputs,
-    overview::{Overview, Survey},
+    query::window_scan::{WindowReport, WindowScan},
     settings::RuleLimits,
     time::Time,
 };
@@ -44,7 +44,7 @@ impl Sources {
         settings.rules.retain(|rule| names.is_empty() || names.contains(&&*rule.name));
         let flow = flows::flow(0, Kind::Counts, 1);
         let (app, reason) = (App::Smtp, RecordReason::Closed);
-        let record = FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() };
+        let record = FlowRecord { flow, app, reason, complete: true, fields: RecordFields::all() };
         Ok(Self { engine: Engine::new(settings), now: flows::at(1_000), record })
     }
 
@@ -55,7 +55,7 @@ impl Sources {
         flow.key.client = Address::from(std::net::IpAddr::from(Ipv4Addr::from(0x0a00_0000 + source)));
         flow.key.client_port = 1_024 + round as u16;
         (flow.first, flow.up.last, flow.down.last) = (self.now, Some(self.now), Some(self.now));
-        self.engine.record(self.now, &self.record)
+        self.engine.ingest_record(self.now, &self.record)
     }
 
     /// Fills every bounded store of records with the flows of one source.
@@ -83,7 +83,7 @@ impl Sources {
     }
 
     /// Does one step of the scan over the windows.
-    pub(crate) fn step(&self, survey: &mut Survey) -> Option<Overview> {
-        self.engine.survey(survey, self.now)
+    pub(crate) fn step(&self, survey: &mut WindowScan) -> Option<WindowReport> {
+        self.engine.scan_windows(survey, self.now)
     }
 }

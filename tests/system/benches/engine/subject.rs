@@ -10,7 +10,7 @@ use mailflow_agent::{
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::{Fate, Flow},
+    flow::{EvictOutcome, Flow},
 };
 
 use super::flows::{PART, at};
@@ -20,7 +20,7 @@ pub(crate) struct Subject {
     engine: Engine,
     books: Books,
     part: Vec<Flow>,
-    fates: Vec<Fate>,
+    fates: Vec<EvictOutcome>,
 }
 
 struct Books {
@@ -46,7 +46,7 @@ impl Subject {
         let ledger = TrafficCounters::new(limits, rules);
         let books = Books { ledger, services: config.engine.services.clone(), now: 0 };
         let part = Vec::with_capacity(PART);
-        Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![Fate::Removed; PART] })
+        Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![EvictOutcome::Evicted; PART] })
     }
 
     /// Does a whole poll, and returns its nanoseconds.
@@ -57,7 +57,7 @@ impl Subject {
 
     pub(crate) fn begin(&mut self, now: u64) {
         self.books.now = now;
-        self.engine.begin(at(now));
+        self.engine.begin_poll(at(now));
     }
 
     /// Passes the batches of a poll to the engine, and evicts the ended flows.
@@ -67,9 +67,9 @@ impl Subject {
             self.part.clear();
             self.part.extend((begin..count.min(begin + PART as u32)).map(&flow));
             let start = cpu_time();
-            self.books.enter(self.engine.look(&self.part));
-            let ending = self.engine.ending().len();
-            self.books.enter(self.engine.end(&self.fates[..ending]));
+            self.books.enter(self.engine.observe_batch(&self.part));
+            let ending = self.engine.pending_eviction().len();
+            self.books.enter(self.engine.apply_evictions(&self.fates[..ending]));
             spent += cpu_time() - start;
         }
         spent

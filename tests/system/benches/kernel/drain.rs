@@ -7,8 +7,8 @@ use std::{
 };
 
 use mailflow_engine::{
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
 };
 use mailflow_kernel::{Kernel, Reader};
 
@@ -39,16 +39,16 @@ pub(crate) fn measure(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
 struct Count(usize);
 
 impl Reader for Count {
-    fn finished(&mut self, _: &[Finished]) {}
+    fn finished(&mut self, _: &[SupersededFlow]) {}
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
         self.0 += flows.len();
         &[]
     }
 
-    fn removed(&mut self, _: &[Fate]) {}
+    fn removed(&mut self, _: &[EvictOutcome]) {}
 
-    fn spilled(&mut self, _: &[Spill]) {}
+    fn spilled(&mut self, _: &[SourceOverflow]) {}
 }
 
 fn readings(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use mailflow_engine::{flow::Fate, time::Time};
+use mailflow_engine::{flow::EvictOutcome, time::Time};
 use mailflow_kernel::Kernel;
 
 use super::{
@@ -113,7 +113,7 @@ fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     new.retain(|flow| flow.facts.syn != 0);
     anyhow::ensure!(new.len() == NEW as usize, "{} new flows beside {}, not {NEW}", new.len(), fill as u32);
     let fates = kernel.remove(&new)?;
-    anyhow::ensure!(fates.iter().all(|fate| *fate == Fate::Removed), "some new flows stay");
+    anyhow::ensure!(fates.iter().all(|fate| *fate == EvictOutcome::Evicted), "some new flows stay");
     Ok(())
 }
 

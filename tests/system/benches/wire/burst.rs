@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Result, ensure};
 use mailflow_agent::config::Role;
 use mailflow_engine::{
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
+    flow::SourceOverflow,
+    flow::{EvictOutcome, Flow, SupersededFlow},
 };
 use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, LoadOptions, Programs, Reader};
@@ -106,13 +106,13 @@ fn frames(flows: std::ops::Range<u32>) -> Vec<Vec<u8>> {
 struct Nobody;
 
 impl Reader for Nobody {
-    fn finished(&mut self, _: &[Finished]) {}
+    fn finished(&mut self, _: &[SupersededFlow]) {}
 
     fn living(&mut self, _: &[Flow]) -> &[Flow] {
         &[]
     }
 
-    fn removed(&mut self, _: &[Fate]) {}
+    fn removed(&mut self, _: &[EvictOutcome]) {}
 
-    fn spilled(&mut self, _: &[Spill]) {}
+    fn spilled(&mut self, _: &[SourceOverflow]) {}
 }

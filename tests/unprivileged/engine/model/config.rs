@@ -9,7 +9,7 @@ use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::Source,
     flow::Flow,
-    settings::{GroupBy, Kind, Measure, Rule, Settings, Term},
+    settings::{FlowClass, GroupBy, Measure, Rule, Settings, Term},
 };
 
 use super::{
@@ -46,7 +46,7 @@ struct Watch {
     rule: Rule,
     learnt: Vec<Nanos>,
     /// Contribution of each flow so far.
-    taken: HashMap<Which, (Vec<Kind>, Flow)>,
+    taken: HashMap<Which, (Vec<FlowClass>, Flow)>,
     /// Group keys: true if suppressed by an allow-list, and name.
     subjects: BTreeMap<(bool, String), Subject>,
 }
@@ -178,11 +178,11 @@ impl World {
             let taken = &mut self.watches[place].taken;
             let before = taken.insert((flow.key, flow.first.as_nanos()), (shows.clone(), flow.clone()));
             let (before, had) = before.map_or((Vec::new(), None), |(kinds, flow)| (kinds, Some(flow)));
-            let new: Vec<Kind> = shows.iter().copied().filter(|kind| !before.contains(kind)).collect();
+            let new: Vec<FlowClass> = shows.iter().copied().filter(|kind| !before.contains(kind)).collect();
             if let Some((kinds, _)) = taken.get_mut(&(flow.key, flow.first.as_nanos())) {
                 kinds.extend(before);
             }
-            if new.contains(&Kind::Flows) {
+            if new.contains(&FlowClass::Flows) {
                 self.counted.push((Arc::clone(&rule.name), flow.key, known));
             }
             let more =
@@ -227,13 +227,14 @@ impl World {
     /// Returns empty windows for all terms.
     fn held(&self, watch: &Watch) -> Vec<Held> {
         let held = |(place, term): (usize, &Term)| {
-            let others = watch.rule.thresholds.iter().map(|others| others.levels[place].at_least);
+            let others =
+                watch.rule.threshold_overrides.iter().map(|others| others.thresholds[place].at_least);
             let horizon = match term.measure {
                 Measure::FirstSeen { horizon, .. } => nanos(horizon),
                 _ => 0,
             };
             Held {
-                need: others.chain([term.level.at_least]).max().unwrap(),
+                need: others.chain([term.thresholds.at_least]).max().unwrap(),
                 term: term.clone(),
                 horizon,
                 learnt: watch.learnt[place],
@@ -311,8 +312,8 @@ fn learnt(rule: &Rule, since: Nanos) -> Vec<Nanos> {
 /// Returns true if the rule evaluates open flows.
 fn is_live(rule: &Rule) -> bool {
     let live = |term: &Term| match term.measure {
-        Measure::Sum(_) | Measure::Count(Kind::Delivering) => true,
-        Measure::Distinct { among, .. } => among == Kind::Delivering,
+        Measure::Sum(_) | Measure::Count(FlowClass::Delivering) => true,
+        Measure::Distinct { among, .. } => among == FlowClass::Delivering,
         _ => false,
     };
     rule.terms.iter().any(live)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mailflow_engine::{
     event::AlertState,
     flow::Flow,
-    settings::{Condition, Kind, Level, Measure, Rule, Term},
+    settings::{Condition, FlowClass, Measure, Rule, Term, Thresholds},
 };
 
 use super::{
@@ -106,7 +106,7 @@ impl Subject {
     }
 
     /// Evaluates the condition after a contribution at `time`.
-    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Nanos) -> Option<Said> {
+    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Thresholds], time: Nanos) -> Option<Said> {
         let until = self.until(&around.rule.condition, levels);
         if let Some(firing) = &mut self.firing {
             firing.holds_until = firing.holds_until.max(until.unwrap_or(0));
@@ -167,8 +167,8 @@ impl Subject {
     fn decides_now(&self, around: Around<'_>) -> Option<usize> {
         let thresholds = thresholds(around.rule, self.firing.as_ref()?);
         let thresholds: Vec<u64> = thresholds.into_iter().map(|(_, threshold)| threshold).collect();
-        let levels: Vec<Level> =
-            thresholds.iter().map(|at| Level { at_least: *at, resolve_below: *at }).collect();
+        let levels: Vec<Thresholds> =
+            thresholds.iter().map(|at| Thresholds { at_least: *at, resolve_below: *at }).collect();
         let leading = self.leading(&around.rule.condition, &levels, around.clock);
         leading.or_else(|| {
             let part =
@@ -240,7 +240,7 @@ impl Subject {
         flows
     }
 
-    fn holds(&self, condition: &Condition, levels: &[Level], at: Nanos) -> bool {
+    fn holds(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> bool {
         match condition {
             Condition::Term(term) => self.held[*term].value(at) >= levels[*term].at_least,
             Condition::Any(parts) => parts.iter().any(|part| self.holds(part, levels, at)),
@@ -248,7 +248,7 @@ impl Subject {
         }
     }
 
-    fn leading(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<usize> {
+    fn leading(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> Option<usize> {
         match condition {
             Condition::Term(term) => self.holds(condition, levels, at).then_some(*term),
             Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, levels, at)),
@@ -263,7 +263,7 @@ impl Subject {
 
     /// Returns the time until which the condition held, or will hold, at the resolve thresholds. Ratios are
     /// ignored unless there are only ratios. Changes happen only when a contribution leaves a window.
-    fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
+    fn until(&self, condition: &Condition, levels: &[Thresholds]) -> Option<Nanos> {
         if self.lasts(condition, levels, 0).is_none() {
             return self.held.iter().filter_map(Held::empties).max();
         }
@@ -274,7 +274,7 @@ impl Subject {
 
     /// Returns true if the condition holds at that time and those thresholds; `None` if there are only
     /// ratios.
-    fn lasts(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<bool> {
+    fn lasts(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> Option<bool> {
         let speaking = |parts: &[Condition]| -> Vec<bool> {
             parts.iter().filter_map(|part| self.lasts(part, levels, at)).collect()
         };
@@ -310,7 +310,7 @@ fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
 }
 
 /// Returns the flow classes of a flow in this state.
-pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
+pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<FlowClass> {
     let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
     let delivering = answered && flow.messages > 0;
     // A Multipath TCP subflow, if its SYN asked to join and the SYN-ACK agreed.
@@ -318,12 +318,12 @@ pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
     if flow.facts.seen & joined == joined {
         return Vec::new();
     }
-    let is = |kind: &Kind| match kind {
-        Kind::Flows => !live,
-        Kind::Attempts => !live && attempt,
-        Kind::Sessions => !live && answered,
-        Kind::Failed => ended && attempt && !delivering,
-        Kind::Delivering => delivering,
+    let is = |kind: &FlowClass| match kind {
+        FlowClass::Flows => !live,
+        FlowClass::Attempts => !live && attempt,
+        FlowClass::Sessions => !live && answered,
+        FlowClass::Failed => ended && attempt && !delivering,
+        FlowClass::Delivering => delivering,
     };
-    Kind::ALL.into_iter().filter(is).collect()
+    FlowClass::ALL.into_iter().filter(is).collect()
 }

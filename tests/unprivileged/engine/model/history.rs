@@ -2,7 +2,7 @@
 
 use mailflow_common::{App, Facts, FlowKey, first_payload};
 use mailflow_engine::{
-    flow::{Direction, Flow, RecordReason},
+    flow::{DirectionStats, Flow, RecordReason},
     settings::Settings,
     time::Time,
 };
@@ -151,10 +151,10 @@ impl Connection {
     }
 }
 
-fn direction(passed: &[&Packet], up: bool) -> Direction {
+fn direction(passed: &[&Packet], up: bool) -> DirectionStats {
     let own: Vec<&&Packet> = passed.iter().filter(|packet| packet.up == up).collect();
     let data: Vec<&&&Packet> = own.iter().filter(|packet| packet.payload > 0).collect();
-    Direction {
+    DirectionStats {
         packets: own.len() as u64,
         bytes: own.iter().map(|packet| packet.bytes).sum(),
         payload: own.iter().map(|packet| packet.payload).sum(),

@@ -116,7 +116,7 @@ impl Incidents<'_> {
         steps.retain(|step| *step <= now);
         steps.push(now);
         steps.sort_unstable();
-        let holds = |step: Nanos| self.value(known, step) >= self.rule.terms[0].level.resolve_below;
+        let holds = |step: Nanos| self.value(known, step) >= self.rule.terms[0].thresholds.resolve_below;
         if holds(now) {
             return now;
         }
@@ -175,7 +175,7 @@ impl Walk<'_> {
         let Some(mut firing) = self.firing.take() else { return };
         let value = self.incidents.value(self.known, now);
         let held = self.incidents.held(self.known, now);
-        let below = value < self.incidents.rule.terms[0].level.resolve_below;
+        let below = value < self.incidents.rule.terms[0].thresholds.resolve_below;
         if below && now - held >= nanos(self.incidents.rule.resolve_after) {
             self.tell(AlertState::Resolved, now, Some(held), value, &firing);
             self.ended = Some(held);
@@ -198,7 +198,7 @@ impl Walk<'_> {
         times.sort_unstable();
         let fits = |time: &Nanos| {
             self.ended.is_none_or(|ended| *time > ended)
-                && self.incidents.value(self.known, *time) >= self.incidents.rule.terms[0].level.at_least
+                && self.incidents.value(self.known, *time) >= self.incidents.rule.terms[0].thresholds.at_least
         };
         if self.firing.is_some() {
             return;

@@ -13,7 +13,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use mailflow_common::{App, FlowKey};
 use mailflow_engine::{
-    flow::{Direction, Flow, RecordReason},
+    flow::{DirectionStats, Flow, RecordReason},
     settings::{Layer, Rule, Settings, SizeKind, SizeTest},
 };
 
@@ -108,19 +108,21 @@ pub fn counts(rule: &Rule, flow: &Flow, app: App) -> bool {
 }
 
 fn large(size: &SizeTest, flow: &Flow) -> bool {
-    let bytes = |way: &Direction| match size.layer {
+    let bytes = |way: &DirectionStats| match size.layer {
         Layer::L3 => way.bytes,
         Layer::Payload => way.payload,
     };
-    let data_bytes = |way: &Direction| match size.layer {
+    let data_bytes = |way: &DirectionStats| match size.layer {
         Layer::L3 => way.data_bytes,
         Layer::Payload => way.payload,
     };
     let per = |bytes: u64, packets: u64| bytes.checked_div(packets);
-    let ratio = |way: &Direction, least| per(bytes(way), way.packets).is_some_and(|ratio| ratio >= least);
-    let data =
-        |way: &Direction, least| per(data_bytes(way), way.data_packets).is_some_and(|ratio| ratio >= least);
-    let count = |way: &Direction, least| way.packets >= least && bytes(way) >= least;
+    let ratio =
+        |way: &DirectionStats, least| per(bytes(way), way.packets).is_some_and(|ratio| ratio >= least);
+    let data = |way: &DirectionStats, least| {
+        per(data_bytes(way), way.data_packets).is_some_and(|ratio| ratio >= least)
+    };
+    let count = |way: &DirectionStats, least| way.packets >= least && bytes(way) >= least;
     let ratios = ratio(&flow.up, size.up) && ratio(&flow.down, size.down);
     let counts = count(&flow.up, size.up) && count(&flow.down, size.down);
     match size.kind {

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mailflow_common::App;
 use mailflow_engine::{
-    assets::Network,
     flow::Flow,
-    settings::{Allow, Bound, Counter, Hours, Level, Quantity, Rule, Settings, Term, Transport},
+    network::Network,
+    settings::{AllowEntry, Bound, Counter, Hours, Quantity, Rule, Settings, Term, Thresholds, Transport},
 };
 
 use super::{Nanos, large};
@@ -87,9 +87,9 @@ impl Force<'_> {
     }
 
     /// Returns the allow-list entry that matches a flow.
-    pub(super) fn allowed<'b>(&self, rule: &'b Rule, flow: &Flow) -> Option<&'b Allow> {
+    pub(super) fn allowed<'b>(&self, rule: &'b Rule, flow: &Flow) -> Option<&'b AllowEntry> {
         let now = self.epoch + i128::from(flow.last().as_nanos());
-        let holds = |allow: &&Allow| {
+        let holds = |allow: &&AllowEntry| {
             self.holds(&allow.source.to_string(), flow.client())
                 && self.holds(&allow.destination.to_string(), flow.server())
                 && allow.until.is_none_or(|until| now < until)
@@ -98,15 +98,16 @@ impl Force<'_> {
     }
 
     /// Returns the thresholds for a source at `ip`.
-    pub(super) fn levels(&self, rule: &Rule, ip: IpAddr) -> Vec<Level> {
-        let own = rule.thresholds.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
-        own.map_or_else(|| usual(&rule.terms), |own| own.levels.clone())
+    pub(super) fn levels(&self, rule: &Rule, ip: IpAddr) -> Vec<Thresholds> {
+        let own =
+            rule.threshold_overrides.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
+        own.map_or_else(|| usual(&rule.terms), |own| own.thresholds.clone())
     }
 }
 
 /// Returns the default thresholds.
-pub(super) fn usual(terms: &[Term]) -> Vec<Level> {
-    terms.iter().map(|term| term.level).collect()
+pub(super) fn usual(terms: &[Term]) -> Vec<Thresholds> {
+    terms.iter().map(|term| term.thresholds).collect()
 }
 
 fn within(bound: &Bound, flow: &Flow, app: App) -> bool {

@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 use mailflow_engine::{
     event::Source,
     flow::Flow,
-    settings::{End, Kind, Level, Measure, Quantity, Settings, Term, WindowKind},
+    settings::{Endpoint, FlowClass, Measure, Quantity, Settings, Term, Thresholds, WindowKind},
 };
 
 use super::{Nanos, nanos};
@@ -91,7 +91,7 @@ impl Held {
             Measure::Ratio { .. } => {
                 let of = sum(|gave| if let Gave::Parts(of, _) = gave { *of } else { 0 });
                 let to = sum(|gave| if let Gave::Parts(_, to) = gave { *to } else { 0 });
-                (of * Level::PARTS).checked_div(to).unwrap_or(0).min(Level::PARTS)
+                (of * Thresholds::PARTS).checked_div(to).unwrap_or(0).min(Thresholds::PARTS)
             }
             Measure::Distinct { .. } => distinct(self.lasts().into_iter().map(|(time, _)| time).collect()),
             Measure::FirstSeen { .. } => distinct(self.news()),
@@ -152,10 +152,10 @@ pub(super) fn gave(
     settings: &Settings,
     term: &Term,
     flow: &Flow,
-    new: &[Kind],
+    new: &[FlowClass],
     more: impl Fn(Quantity) -> u64,
 ) -> Option<Gave> {
-    let is = |kind: Kind| new.contains(&kind);
+    let is = |kind: FlowClass| new.contains(&kind);
     match term.measure {
         Measure::Count(kind) => is(kind).then_some(Gave::Amount(1)),
         Measure::Sum(quantity) => (more(quantity) > 0).then(|| Gave::Amount(more(quantity))),
@@ -164,15 +164,15 @@ pub(super) fn gave(
             (parts != (0, 0)).then_some(Gave::Parts(parts.0, parts.1))
         }
         Measure::Distinct { of, among } => is(among).then(|| Gave::With(end(settings, of, flow))),
-        Measure::FirstSeen { of, .. } => is(Kind::Flows).then(|| Gave::With(end(settings, of, flow))),
+        Measure::FirstSeen { of, .. } => is(FlowClass::Flows).then(|| Gave::With(end(settings, of, flow))),
     }
 }
 
-fn end(settings: &Settings, of: End, flow: &Flow) -> String {
+fn end(settings: &Settings, of: Endpoint, flow: &Flow) -> String {
     let ip: IpAddr = flow.server();
     match of {
-        End::Source => Source::of(flow.client(), settings.v6_source_prefix).to_string(),
-        End::Destination => ip.to_string(),
-        End::Port => flow.key.server_port.to_string(),
+        Endpoint::Source => Source::of(flow.client(), settings.v6_source_prefix).to_string(),
+        Endpoint::Destination => ip.to_string(),
+        Endpoint::Port => flow.key.server_port.to_string(),
     }
 }

@@ -116,7 +116,7 @@ pub fn judge(world: &World, lists: Lists) -> Found {
     let mut engine = Engine::new(config.engine);
     let mut alerts: Vec<Alert> = Vec::new();
     for arrival in &world.arrivals {
-        alerts.extend(engine.record(arrival.at, &arrival.record).alerts);
+        alerts.extend(engine.ingest_record(arrival.at, &arrival.record).alerts);
     }
     let end = Time::ZERO + Duration::from_secs((DAYS + 2) * DAY);
     alerts.extend(engine.tick(end).alerts);
@@ -125,7 +125,7 @@ pub fn judge(world: &World, lists: Lists) -> Found {
     for incident in &world.attacks {
         *found.attacks.entry(incident.attack).or_default() += 1;
         let of = |alert: &&Alert| {
-            let source = alert.subject.source().map(|source| source.network().addr());
+            let source = alert.group_key.source().map(|source| source.network().addr());
             source == Some(IpAddr::V4(incident.host)) && seconds(alert.starts_at) >= incident.begins as f64
         };
         let mut first = BTreeMap::new();
@@ -142,7 +142,7 @@ pub fn judge(world: &World, lists: Lists) -> Found {
     let taken: BTreeSet<Ipv4Addr> = world.attacks.iter().map(|incident| incident.host).collect();
     let mut incidents = BTreeSet::new();
     for alert in &alerts {
-        let source = alert.subject.source().map(|source| source.network().addr());
+        let source = alert.group_key.source().map(|source| source.network().addr());
         let innocent = source.is_some_and(|ip| matches!(ip, IpAddr::V4(v4) if !taken.contains(&v4)));
         if innocent && incidents.insert((alert.fingerprint.clone(), alert.starts_at)) {
             *found.wrong.entry(alert.rule.to_string()).or_default() += 1;

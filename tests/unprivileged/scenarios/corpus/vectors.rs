@@ -5,8 +5,8 @@ use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 use fastrand::Rng;
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -81,7 +81,7 @@ impl Vector {
     pub(super) fn flow(&self, client: (Ipv4Addr, u16), server: Ipv4Addr, start: f64) -> Flow {
         let first = Time::ZERO + Duration::from_secs_f64(start);
         let last = first + Duration::from_secs_f64(self.seconds);
-        let way = |[packets, bytes, payload, data_packets, data_bytes]: [u64; 5]| Direction {
+        let way = |[packets, bytes, payload, data_packets, data_bytes]: [u64; 5]| DirectionStats {
             packets,
             bytes,
             payload,
@@ -109,6 +109,6 @@ impl Vector {
     }
 
     pub(super) fn record(&self, flow: Flow, reason: RecordReason) -> FlowRecord {
-        FlowRecord { flow, app: self.app, reason, complete: true, inputs: Inputs::all() }
+        FlowRecord { flow, app: self.app, reason, complete: true, fields: RecordFields::all() }
     }
 }

@@ -1,82 +1,90 @@
-//! Distinct ends of flows: the most recent ones.
+//! Distinct window: the most recent distinct endpoints.
 //!
-//! Of each end only its last event is kept, and of the ends only the K most recent. Whether the window
-//! that ends with the newest event holds K distinct ends follows from those. In a window further
-//! in the past an end that was seen again since does not count: the number is never over.
+//! The window keeps the last event of each endpoint, and only the K most recent endpoints. These decide exactly if
+//! the window that ends at the newest event holds K distinct endpoints. A window further in the past does not count
+//! an endpoint that has a later event, so its number may be too low, but is never too high.
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use super::{
-    entries::{forget, heap, last_run},
-    spec::Shape,
+    entries::{heap, last_run, remove_oldest},
+    spec::WindowSpec,
     value::Value,
 };
 use crate::time::Time;
 
-/// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
-pub(crate) type Mark = [u8; 16];
+/// Endpoint as bytes: an address (IPv4 mapped to IPv6) or a port.
+pub(crate) type EndpointBytes = [u8; 16];
 
-/// Distinct ends with their last events.
+/// Distinct endpoints with their last events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ends {
-    /// Ascending in time.
-    entries: ThinVec<(Time, Mark)>,
-    /// The newest event of an end forgotten for want of room.
+pub(crate) struct DistinctWindow {
+    /// Last event and endpoint, ascending by time.
+    entries: ThinVec<(Time, EndpointBytes)>,
+    /// Newest event of an endpoint that was removed for capacity.
     forgotten: Time,
 }
 
-impl Ends {
-    /// Adds an event with `end`; `need` (K) are told apart.
-    pub(super) fn add(&mut self, shape: &Shape, need: u64, clock: Time, time: Time, end: Mark) {
-        self.prune(shape, clock);
-        if let Some(place) = self.entries.iter().position(|(_, known)| *known == end) {
-            if self.entries.get(place).is_some_and(|(last, _)| *last >= time) {
+impl DistinctWindow {
+    /// Adds an event with `endpoint`; keeps at most `max_threshold` (K) endpoints.
+    pub(super) fn add(
+        &mut self,
+        window_spec: &WindowSpec,
+        max_threshold: u64,
+        clock: Time,
+        time: Time,
+        endpoint: EndpointBytes,
+    ) {
+        self.prune(window_spec, clock);
+        if let Some(index) = self.entries.iter().position(|(_, existing)| *existing == endpoint) {
+            if self.entries.get(index).is_some_and(|(last, _)| *last >= time) {
                 return;
             }
-            self.entries.remove(place);
+            self.entries.remove(index);
         }
-        let place = self.entries.partition_point(|(last, _)| *last <= time);
-        self.entries.insert(place, (time, end));
-        while self.entries.len() as u64 > need.max(1) {
+        let index = self.entries.partition_point(|(last, _)| *last <= time);
+        self.entries.insert(index, (time, endpoint));
+        while self.entries.len() as u64 > max_threshold.max(1) {
             let (last, _) = self.entries.remove(0);
             self.forgotten = self.forgotten.max(last);
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
-        if self.entries.first().is_none_or(|(last, _)| shape.matters(*last, clock)) {
+    /// Removes endpoints that have expired at `clock`.
+    pub(super) fn prune(&mut self, window_spec: &WindowSpec, clock: Time) {
+        if self.entries.first().is_none_or(|(last, _)| window_spec.is_relevant(*last, clock)) {
             return;
         }
-        let old = self.entries.partition_point(|(last, _)| !shape.matters(*last, clock));
-        forget(&mut self.entries, old);
+        let expired = self.entries.partition_point(|(last, _)| !window_spec.is_relevant(*last, clock));
+        remove_oldest(&mut self.entries, expired);
     }
 
-    /// How many distinct ends the window that ends at `time` holds.
-    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
-        let inside = |last: &Time| *last <= time && shape.reaches(*last, time);
+    /// Returns the number of distinct endpoints in the window that ends at `time`.
+    pub(super) fn value(&self, window_spec: &WindowSpec, time: Time) -> Value {
+        let inside = |last: &Time| *last <= time && window_spec.contains_event(*last, time);
         let count = self.entries.iter().filter(|(last, _)| inside(last)).count() as u64;
-        let lost = self.forgotten > Time::ZERO && inside(&self.forgotten);
-        if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
+        let has_forgotten = self.forgotten > Time::ZERO && inside(&self.forgotten);
+        if has_forgotten { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
-        last_run(&self.entries, |(last, _)| *last, shape, hold, before)
+    /// Returns the end of the last period with at least `threshold` endpoints, at most `limit`. The end may lie in
+    /// the future.
+    pub(super) fn holds_until(&self, window_spec: &WindowSpec, threshold: u64, limit: Time) -> Option<Time> {
+        last_run(&self.entries, |(last, _)| *last, window_spec, threshold, limit)
     }
 
-    /// Event times, the newest first.
+    /// Returns the event times, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().rev().map(|(last, _)| *last)
     }
 
-    /// Bytes allocated.
+    /// Returns the bytes of the heap allocation.
     pub(super) fn heap(&self) -> usize {
         heap(&self.entries)
     }
 
-    /// Ends held.
+    /// Returns the number of endpoints.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -93,38 +101,38 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn hour() -> Shape {
+    fn hour() -> WindowSpec {
         let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
-        Shape::new(window, 3, Duration::from_secs(300))
+        WindowSpec::new(window, 3, Duration::from_secs(300))
     }
 
-    fn ends(events: &[(u64, u8)]) -> Ends {
-        let mut ends = Ends::default();
-        for (second, end) in events {
-            ends.add(&hour(), 3, at(*second), at(*second), [*end; 16]);
+    fn ends(events: &[(u64, u8)]) -> DistinctWindow {
+        let mut ends = DistinctWindow::default();
+        for (second, endpoint) in events {
+            ends.add(&hour(), 3, at(*second), at(*second), [*endpoint; 16]);
         }
         ends
     }
 
     #[test]
-    fn each_end_counts_once() {
+    fn each_endpoint_counts_once() {
         let ends = ends(&[(100, 1), (200, 2), (300, 1), (400, 1)]);
         assert_eq!(ends.value(&hour(), at(400)), Value::Exactly(2));
-        assert_eq!(ends.until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
+        assert_eq!(ends.holds_until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
         assert_eq!(ends.value(&hour(), at(3_800)), Value::Exactly(1));
-        assert_eq!(ends.until(&hour(), 3, Time::END), None);
+        assert_eq!(ends.holds_until(&hour(), 3, Time::END), None);
     }
 
     #[test]
-    fn what_is_beyond_the_threshold_is_at_least() {
-        let many: Vec<_> = (1..=50u8).map(|end| (u64::from(end), end)).collect();
+    fn a_number_beyond_the_threshold_is_a_lower_bound() {
+        let many: Vec<_> = (1..=50u8).map(|endpoint| (u64::from(endpoint), endpoint)).collect();
         let ends = ends(&many);
         assert_eq!((ends.len(), ends.value(&hour(), at(50))), (3, Value::AtLeast(3)));
         assert_eq!(ends.value(&hour(), at(3_600 + 48)), Value::Exactly(2));
     }
 
     #[test]
-    fn a_late_event_does_not_make_an_end_older() {
+    fn a_late_event_does_not_move_the_last_event_back() {
         let mut ends = ends(&[(100, 1), (400, 1)]);
         ends.add(&hour(), 3, at(400), at(150), [1; 16]);
         assert_eq!((ends.len(), ends.newest_first().next()), (1, Some(at(400))));

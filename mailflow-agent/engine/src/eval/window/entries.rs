@@ -1,51 +1,51 @@
-//! Entries of a window, ascending in time: removal, growth, memory and runs.
+//! Helpers for window entries in ascending order of time: removal, growth, size and runs.
 
 use thin_vec::ThinVec;
 
-use super::spec::Shape;
+use super::spec::WindowSpec;
 use crate::time::Time;
 
-/// Forgets the `old` first entries, and gives back room that is mostly unused.
-pub(super) fn forget<T>(entries: &mut ThinVec<T>, old: usize) {
-    if old > 0 {
-        entries.drain(..old);
+/// Removes the first `expired` entries, and releases capacity that is mostly unused.
+pub(super) fn remove_oldest<T>(entries: &mut ThinVec<T>, expired: usize) {
+    if expired > 0 {
+        entries.drain(..expired);
         if entries.len() * 4 < entries.capacity() {
             entries.shrink_to_fit();
         }
     }
 }
 
-/// The bytes that entries take, with the length and the capacity before them.
+/// Returns the bytes of the allocation, with the header of the `ThinVec`.
 pub(super) fn heap<T>(entries: &ThinVec<T>) -> usize {
     match entries.capacity() {
         0 => 0,
-        room => 2 * size_of::<usize>() + room * size_of::<T>(),
+        capacity => 2 * size_of::<usize>() + capacity * size_of::<T>(),
     }
 }
 
-/// How much more room is found for so many entries: most subjects have few, and a vector's own four, or twice as
-/// many each time, would be more than all the rest.
-pub(super) fn more(entries: usize) -> usize {
+/// Returns the number of entries by which to grow. Most groups have few entries: a minimum of four, or doubling,
+/// would cost more than the entries.
+pub(super) fn growth(entries: usize) -> usize {
     (entries / 4).clamp(1, 16)
 }
 
-/// Until when, `before` at the latest, there last were, or will have been, `hold` entries in one window; they are
-/// ascending in time.
+/// Returns the end of the last period in which one window holds `threshold` entries, at most `limit`. The end may
+/// lie in the future. `entries` must be ascending by time.
 pub(super) fn last_run<T>(
     entries: &[T],
     time: impl Fn(&T) -> Time,
-    shape: &Shape,
-    hold: u64,
-    before: Time,
+    window_spec: &WindowSpec,
+    threshold: u64,
+    limit: Time,
 ) -> Option<Time> {
-    let known = entries.partition_point(|entry| time(entry) < before);
-    entries.get(..known)?.windows(runs(hold)).rev().find_map(|run| {
+    let end = entries.partition_point(|entry| time(entry) < limit);
+    entries.get(..end)?.windows(run_length(threshold)).rev().find_map(|run| {
         let (oldest, newest) = (time(run.first()?), time(run.last()?));
-        shape.reaches(oldest, newest).then(|| shape.leaves(oldest).min(before))
+        window_spec.contains_event(oldest, newest).then(|| window_spec.leaves(oldest).min(limit))
     })
 }
 
-/// A threshold as the length of a run.
-pub(super) fn runs(number: u64) -> usize {
+/// Returns a threshold as the length of a run.
+pub(super) fn run_length(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX).max(1)
 }

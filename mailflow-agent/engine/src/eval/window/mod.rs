@@ -1,5 +1,5 @@
-//! Windows of event time: what a rule remembers of one group for one term, in bounded memory. The cost of the bound in
-//! exactness is written at the top of each kind.
+//! Windows of event time: the state of one term for one group, in bounded memory. The documentation of each kind
+//! states the error that the bound causes.
 
 mod count;
 pub(crate) mod distinct;

@@ -1,4 +1,4 @@
-//! What the windows of one term have in common.
+//! Parameters of a term's windows.
 
 use std::time::Duration;
 
@@ -7,75 +7,78 @@ use crate::{
     time::Time,
 };
 
-/// Into how many parts a window is divided where sums are kept by part.
-pub(crate) const PARTS: u32 = 60;
+/// Subwindows of a window, in which sums are merged.
+pub(crate) const SUBWINDOWS: u32 = 60;
 
-/// The shape of a term's windows.
+/// Parameters of a term's windows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct WindowSpec {
     kind: WindowKind,
-    /// W.
+    /// W, the length of the window.
     length: Duration,
     /// W + L.
     retention: Duration,
-    /// C: see `count.rs`.
+    /// C, see `count.rs`.
     capacity: usize,
-    /// A sub-window's nanoseconds, where they are a whole number: a division by that is far cheaper.
-    part: Option<u64>,
+    /// Length of a subwindow in nanoseconds, if that is a whole number: then a 64-bit division is enough.
+    subwindow: Option<u64>,
 }
 
-impl Shape {
-    /// The shape of `window`, in which at most `need` (K) must be told apart; a record is at most
+impl WindowSpec {
+    /// Returns the parameters of `window` for a highest threshold of `max_threshold` (K); a record is at most
     /// `lateness` (L) late.
-    pub(crate) fn new(window: Window, need: u64, lateness: Duration) -> Self {
+    pub(crate) fn new(window: Window, max_threshold: u64, lateness: Duration) -> Self {
         let length = window.length.max(Duration::from_nanos(1));
-        let need = usize::try_from(need).unwrap_or(usize::MAX).max(1);
+        let max_threshold = usize::try_from(max_threshold).unwrap_or(usize::MAX).max(1);
         let lengths = usize::try_from(lateness.as_nanos().div_ceil(length.as_nanos())).unwrap_or(usize::MAX);
-        let spare = match window.kind {
+        let extra_windows = match window.kind {
             WindowKind::Sliding => 2,
             WindowKind::Tumbling => 3,
         };
-        let capacity = (need - 1).saturating_mul(lengths.saturating_add(spare)).saturating_add(1);
-        let whole = u64::try_from(length.as_nanos()).ok().filter(|length| *length % u64::from(PARTS) == 0);
-        let part = whole.map(|length| length / u64::from(PARTS));
-        Self { kind: window.kind, length, retention: length + lateness, capacity, part }
+        let capacity =
+            (max_threshold - 1).saturating_mul(lengths.saturating_add(extra_windows)).saturating_add(1);
+        let divisible =
+            u64::try_from(length.as_nanos()).ok().filter(|length| *length % u64::from(SUBWINDOWS) == 0);
+        let subwindow = divisible.map(|length| length / u64::from(SUBWINDOWS));
+        Self { kind: window.kind, length, retention: length + lateness, capacity, subwindow }
     }
 
-    /// With room for at least so many events. Where a count is one of several terms, no incident may last while
-    /// it holds, and what is forgotten might have mattered to a late record.
-    pub(crate) fn with_room(self, events: usize) -> Self {
+    /// Raises the capacity to at least `events`. With several terms, a count can reach its threshold without an
+    /// incident, so removed events could matter to a late record.
+    pub(crate) fn with_capacity(self, events: usize) -> Self {
         Self { capacity: self.capacity.max(events), ..self }
     }
 
-    /// W + L: how long an event can matter.
+    /// Returns W + L, after which an event has expired.
     pub(crate) fn retention(&self) -> Duration {
         self.retention
     }
 
-    /// L: how late a record can be.
+    /// Returns L, the largest lateness of a record.
     pub(crate) fn lateness(&self) -> Duration {
         self.retention - self.length
     }
 
-    /// C: most events kept apart.
+    /// Returns C, the most events that are kept.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Returns true if an event at `event` can still matter at `clock`.
-    pub(crate) fn matters(&self, event: Time, clock: Time) -> bool {
+    /// Returns true if an event at `event` has not expired at `clock`.
+    pub(crate) fn is_relevant(&self, event: Time, clock: Time) -> bool {
         event + self.retention > clock
     }
 
-    /// Returns true if the window that ends at `end` reaches back to `event`.
-    pub(crate) fn reaches(&self, event: Time, end: Time) -> bool {
+    /// Returns true if the window that ends at `end` begins before `event`, so that it contains `event` if that is
+    /// not after `end`.
+    pub(crate) fn contains_event(&self, event: Time, end: Time) -> bool {
         match self.kind {
             WindowKind::Sliding => end.since(event) < self.length,
             WindowKind::Tumbling => self.number(event) >= self.number(end),
         }
     }
 
-    /// The first moment at which `event` is out of the window.
+    /// Returns the first time at which the window does not contain `event` any more.
     pub(crate) fn leaves(&self, event: Time) -> Time {
         match self.kind {
             WindowKind::Sliding => event + self.length,
@@ -86,11 +89,11 @@ impl Shape {
         }
     }
 
-    /// The number of the sub-window that `event` is in.
-    pub(crate) fn part(&self, event: Time) -> u128 {
-        match self.part {
-            Some(part) => u128::from(event.as_nanos() / part),
-            None => u128::from(event.as_nanos()) * u128::from(PARTS) / self.length.as_nanos(),
+    /// Returns the number of the subwindow that contains `event`.
+    pub(crate) fn subwindow(&self, event: Time) -> u128 {
+        match self.subwindow {
+            Some(subwindow) => u128::from(event.as_nanos() / subwindow),
+            None => u128::from(event.as_nanos()) * u128::from(SUBWINDOWS) / self.length.as_nanos(),
         }
     }
 

@@ -1,269 +1,297 @@
-//! What a rule remembers of one subject, term by term: in bounded memory, and what that costs in exactness
-//! is written at the top of each kind.
+//! Window state of one term for one group, in bounded memory. The documentation of each kind states the error that
+//! the bound causes.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    count::Times,
-    distinct::{Ends, Mark},
-    first_seen::Sightings,
-    spec::Shape,
-    sum::Series,
+    count::CountWindow,
+    distinct::{DistinctWindow, EndpointBytes},
+    first_seen::FirstSeenWindow,
+    spec::WindowSpec,
+    sum::SumWindow,
     value::Value,
 };
 use crate::{
-    rule::{Level, Measure},
+    rule::{Measure, Thresholds},
     time::Time,
 };
 
-/// What is remembered for one term.
+/// Window state of one term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Store {
-    /// Of a count.
-    Times(Times),
-    /// Of a sum.
-    Series(Series),
-    /// Of a ratio: numerator and denominator.
-    Ratio(Box<(Series, Series)>),
-    /// Of distinct ends.
-    Ends(Ends),
-    /// Of ends seen for the first time.
-    Sightings(Sightings),
+pub(crate) enum WindowState {
+    /// State of a count.
+    Count(CountWindow),
+    /// State of a sum.
+    Sum(SumWindow),
+    /// State of a ratio: numerator and denominator.
+    Ratio(Box<(SumWindow, SumWindow)>),
+    /// State of a count of distinct endpoints.
+    Distinct(DistinctWindow),
+    /// State of a count of endpoints seen for the first time.
+    FirstSeen(FirstSeenWindow),
 }
 
-/// A term as its stores see it.
+/// Measure and window parameters of a term.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame {
+pub(crate) struct TermSpec {
     pub(crate) measure: Measure,
-    pub(crate) shape: Shape,
-    /// The highest threshold of any subject.
-    pub(crate) need: u64,
-    /// When the rule has watched for long enough to tell what is new.
-    pub(crate) learnt: Time,
+    pub(crate) window_spec: WindowSpec,
+    /// Highest threshold of any group.
+    pub(crate) max_threshold: u64,
+    /// End of the learning period, from which on endpoints can be new.
+    pub(crate) learning_ends: Time,
 }
 
-impl Frame {
-    /// Returns how long an event can matter.
+impl TermSpec {
+    /// Returns the duration after which an event has expired.
     pub(crate) fn retention(&self) -> Duration {
         match self.measure {
-            Measure::FirstSeen { horizon, .. } => self.shape.retention().max(horizon + self.shape.lateness()),
-            _ => self.shape.retention(),
+            Measure::FirstSeen { horizon, .. } => {
+                self.window_spec.retention().max(horizon + self.window_spec.lateness())
+            }
+            _ => self.window_spec.retention(),
         }
     }
 }
 
-/// Until when a term holds.
+/// End of the last period in which a term holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// It never did.
+pub(crate) enum HoldsUntil {
+    /// The term never held.
     Never,
-    /// Until then.
-    Then(Time),
-    /// It does not decide that.
-    Whatever,
+    /// The term holds until this time.
+    At(Time),
+    /// The term does not decide the end, as it is a ratio.
+    Undecided,
 }
 
-/// What one event adds to a term.
+/// Increment of a term by one event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Gain {
-    /// One more.
+pub(crate) enum Increment {
+    /// One event.
     One,
-    /// An amount.
+    /// Amount of a sum.
     Amount(u64),
-    /// One above, one below the line, or both.
-    Parts(u64, u64),
-    /// Seen with this end.
-    With(Mark),
+    /// Amounts of the numerator and of the denominator.
+    Ratio(u64, u64),
+    /// Event with this endpoint.
+    Endpoint(EndpointBytes),
 }
 
-impl Store {
-    /// An empty one for `measure`.
+impl WindowState {
+    /// Returns an empty state for `measure`.
     pub(crate) fn new(measure: Measure) -> Self {
         match measure {
-            Measure::Count(_) => Store::Times(Times::default()),
-            Measure::Sum(_) => Store::Series(Series::default()),
-            Measure::Ratio { .. } => Store::Ratio(Box::default()),
-            Measure::Distinct { .. } => Store::Ends(Ends::default()),
-            Measure::FirstSeen { .. } => Store::Sightings(Sightings::default()),
+            Measure::Count(_) => WindowState::Count(CountWindow::default()),
+            Measure::Sum(_) => WindowState::Sum(SumWindow::default()),
+            Measure::Ratio { .. } => WindowState::Ratio(Box::default()),
+            Measure::Distinct { .. } => WindowState::Distinct(DistinctWindow::default()),
+            Measure::FirstSeen { .. } => WindowState::FirstSeen(FirstSeenWindow::default()),
         }
     }
 
-    /// Adds what an event at `time` gave, while the clock is at `clock`.
-    pub(crate) fn add(&mut self, frame: &Frame, clock: Time, time: Time, gain: Gain) {
-        match (self, gain) {
-            (Store::Times(times), _) => times.add(&frame.shape, clock, time),
-            (Store::Series(series), Gain::Amount(amount)) => series.add(&frame.shape, clock, time, amount),
-            (Store::Ratio(both), Gain::Parts(of, to)) => {
-                for (series, amount) in [(&mut both.0, of), (&mut both.1, to)] {
+    /// Adds the increment of an event at `time` that arrives at `clock`.
+    pub(crate) fn add(&mut self, term_spec: &TermSpec, clock: Time, time: Time, increment: Increment) {
+        match (self, increment) {
+            (WindowState::Count(count), _) => count.add(&term_spec.window_spec, clock, time),
+            (WindowState::Sum(sum), Increment::Amount(amount)) => {
+                sum.add(&term_spec.window_spec, clock, time, amount)
+            }
+            (WindowState::Ratio(parts), Increment::Ratio(of, to)) => {
+                for (sum, amount) in [(&mut parts.0, of), (&mut parts.1, to)] {
                     match amount {
-                        0 => series.prune(&frame.shape, clock),
-                        _ => series.add(&frame.shape, clock, time, amount),
+                        0 => sum.prune(&term_spec.window_spec, clock),
+                        _ => sum.add(&term_spec.window_spec, clock, time, amount),
                     }
                 }
             }
-            (Store::Ends(ends), Gain::With(end)) => ends.add(&frame.shape, frame.need, clock, time, end),
-            (Store::Sightings(sightings), Gain::With(end)) => {
-                if let Measure::FirstSeen { horizon, .. } = frame.measure {
-                    sightings.add(&frame.shape, (horizon, frame.learnt), clock, time, end);
+            (WindowState::Distinct(distinct), Increment::Endpoint(end)) => {
+                distinct.add(&term_spec.window_spec, term_spec.max_threshold, clock, time, end)
+            }
+            (WindowState::FirstSeen(first_seen), Increment::Endpoint(end)) => {
+                if let Measure::FirstSeen { horizon, .. } = term_spec.measure {
+                    first_seen.add(
+                        &term_spec.window_spec,
+                        (horizon, term_spec.learning_ends),
+                        clock,
+                        time,
+                        end,
+                    );
                 }
             }
-            (Store::Series(_) | Store::Ratio(_) | Store::Ends(_) | Store::Sightings(_), _) => {}
+            (
+                WindowState::Sum(_)
+                | WindowState::Ratio(_)
+                | WindowState::Distinct(_)
+                | WindowState::FirstSeen(_),
+                _,
+            ) => {}
         }
     }
 
-    /// Forgets what cannot matter at `clock` any more.
-    pub(crate) fn prune(&mut self, frame: &Frame, clock: Time) {
+    /// Removes entries that have expired at `clock`.
+    pub(crate) fn prune(&mut self, term_spec: &TermSpec, clock: Time) {
         match self {
-            Store::Times(times) => times.prune(&frame.shape, clock),
-            Store::Series(series) => series.prune(&frame.shape, clock),
-            Store::Ratio(both) => {
-                both.0.prune(&frame.shape, clock);
-                both.1.prune(&frame.shape, clock);
+            WindowState::Count(count) => count.prune(&term_spec.window_spec, clock),
+            WindowState::Sum(sum) => sum.prune(&term_spec.window_spec, clock),
+            WindowState::Ratio(parts) => {
+                parts.0.prune(&term_spec.window_spec, clock);
+                parts.1.prune(&term_spec.window_spec, clock);
             }
-            Store::Ends(ends) => ends.prune(&frame.shape, clock),
-            Store::Sightings(sightings) => {
-                if let Measure::FirstSeen { horizon, .. } = frame.measure {
-                    sightings.prune(&frame.shape, horizon, clock);
+            WindowState::Distinct(distinct) => distinct.prune(&term_spec.window_spec, clock),
+            WindowState::FirstSeen(first_seen) => {
+                if let Measure::FirstSeen { horizon, .. } = term_spec.measure {
+                    first_seen.prune(&term_spec.window_spec, horizon, clock);
                 }
             }
         }
     }
 
-    /// Returns when the newest event of the store, of a ratio of either part, cannot matter any more; `None` if it is
-    /// empty.
-    pub(crate) fn expires(&self, frame: &Frame) -> Option<Time> {
+    /// Returns the expiry of the newest event, or `None` if the state is empty. For a ratio, the part that expires
+    /// first decides.
+    pub(crate) fn expires(&self, term_spec: &TermSpec) -> Option<Time> {
         let newest = match self {
-            Store::Times(times) => times.newest_first().next(),
-            Store::Series(series) => series.newest(),
-            Store::Ratio(both) => match (both.0.newest(), both.1.newest()) {
+            WindowState::Count(count) => count.newest_first().next(),
+            WindowState::Sum(sum) => sum.newest(),
+            WindowState::Ratio(parts) => match (parts.0.newest(), parts.1.newest()) {
                 (Some(of), Some(to)) => Some(of.min(to)),
                 (of, to) => of.or(to),
             },
-            Store::Ends(ends) => ends.newest_first().next(),
-            Store::Sightings(sightings) => sightings.newest(),
+            WindowState::Distinct(distinct) => distinct.newest_first().next(),
+            WindowState::FirstSeen(first_seen) => first_seen.newest(),
         };
-        newest.map(|newest| newest + frame.retention())
+        newest.map(|newest| newest + term_spec.retention())
     }
 
-    /// Does so where [`Store::add`] would have: what is known of ends that were seen is longer, and stays.
-    pub(crate) fn age(&mut self, frame: &Frame, clock: Time) {
-        if !matches!(self, Store::Sightings(_)) {
-            self.prune(frame, clock);
+    /// Removes entries that [`WindowState::add`] would remove. First-seen endpoints stay, as their horizon is
+    /// longer than the window.
+    pub(crate) fn prune_if_added(&mut self, term_spec: &TermSpec, clock: Time) {
+        if !matches!(self, WindowState::FirstSeen(_)) {
+            self.prune(term_spec, clock);
         }
     }
 
-    /// Forgets events for which there is no room, once they were judged: under a threshold that was higher before
-    /// there may be more than one, and the first of them decide.
-    pub(crate) fn fit(&mut self, frame: &Frame) {
-        if let Store::Times(times) = self {
-            times.fit(&frame.shape);
+    /// Removes events beyond the capacity. Call after the evaluation: after a lowered threshold several events may
+    /// exceed it, and the first of them decides.
+    pub(crate) fn trim(&mut self, term_spec: &TermSpec) {
+        if let WindowState::Count(count) = self {
+            count.trim(&term_spec.window_spec);
         }
     }
 
-    /// What the window that ends at `time` holds; of a ratio, in [`Level::PARTS`].
-    pub(crate) fn value(&self, frame: &Frame, time: Time) -> Value {
+    /// Returns the value of the window that ends at `time`; for a ratio in [`Thresholds::PARTS`].
+    pub(crate) fn value(&self, term_spec: &TermSpec, time: Time) -> Value {
         match self {
-            Store::Times(times) => times.value(&frame.shape, time),
-            Store::Series(series) => Value::Exactly(series.within(&frame.shape, time)),
-            Store::Ratio(both) => Value::Exactly(ratio(&both.0, &both.1, frame, time)),
-            Store::Ends(ends) => ends.value(&frame.shape, time),
-            Store::Sightings(sightings) => sightings.value(&frame.shape, time),
+            WindowState::Count(count) => count.value(&term_spec.window_spec, time),
+            WindowState::Sum(sum) => Value::Exactly(sum.within(&term_spec.window_spec, time)),
+            WindowState::Ratio(parts) => Value::Exactly(ratio(&parts.0, &parts.1, term_spec, time)),
+            WindowState::Distinct(distinct) => distinct.value(&term_spec.window_spec, time),
+            WindowState::FirstSeen(first_seen) => first_seen.value(&term_spec.window_spec, time),
         }
     }
 
-    /// No window holds more than this, as far as that can be told at once.
-    pub(crate) fn most(&self) -> u64 {
+    /// Returns an upper bound of the value of any window, in constant or linear time.
+    pub(crate) fn upper_bound(&self) -> u64 {
         match self {
-            Store::Times(_) | Store::Ends(_) | Store::Sightings(_) => self.len() as u64,
-            Store::Series(series) => series.total(),
-            Store::Ratio(both) if both.0.len() == 0 => 0,
-            Store::Ratio(_) => u64::MAX,
+            WindowState::Count(_) | WindowState::Distinct(_) | WindowState::FirstSeen(_) => self.len() as u64,
+            WindowState::Sum(sum) => sum.total(),
+            WindowState::Ratio(parts) if parts.0.len() == 0 => 0,
+            WindowState::Ratio(_) => u64::MAX,
         }
     }
 
-    /// Until when, `before` at the latest, it last held, or will have held, `hold`.
-    pub(crate) fn until(&self, frame: &Frame, hold: u64, before: Time) -> Until {
+    /// Returns the end of the last period in which the term holds `threshold`, at most `limit`. The end may lie in
+    /// the future.
+    pub(crate) fn holds_until(&self, term_spec: &TermSpec, threshold: u64, limit: Time) -> HoldsUntil {
         let until = match self {
-            Store::Times(times) => times.until(&frame.shape, hold, before),
-            Store::Series(series) => series.until(&frame.shape, hold, before),
-            Store::Ratio(_) => return Until::Whatever,
-            Store::Ends(ends) => ends.until(&frame.shape, hold, before),
-            Store::Sightings(sightings) => sightings.until(&frame.shape, hold, before),
+            WindowState::Count(count) => count.holds_until(&term_spec.window_spec, threshold, limit),
+            WindowState::Sum(sum) => sum.holds_until(&term_spec.window_spec, threshold, limit),
+            WindowState::Ratio(_) => return HoldsUntil::Undecided,
+            WindowState::Distinct(distinct) => distinct.holds_until(&term_spec.window_spec, threshold, limit),
+            WindowState::FirstSeen(first_seen) => {
+                first_seen.holds_until(&term_spec.window_spec, threshold, limit)
+            }
         };
-        until.map_or(Until::Never, Until::Then)
+        until.map_or(HoldsUntil::Never, HoldsUntil::At)
     }
 
-    /// The first event time after `after` at which there are `need`: of a count, wherever in the past.
-    pub(crate) fn decided(&self, frame: &Frame, need: u64, after: Option<Time>) -> Option<Time> {
+    /// Returns the first event time after `after` at which a count reaches `threshold`. `None` for other measures.
+    pub(crate) fn reached_at(
+        &self,
+        term_spec: &TermSpec,
+        threshold: u64,
+        after: Option<Time>,
+    ) -> Option<Time> {
         match self {
-            Store::Times(times) => times.decided(&frame.shape, need, after),
+            WindowState::Count(count) => count.reached_at(&term_spec.window_spec, threshold, after),
             _ => None,
         }
     }
 
-    /// When the numerator of a ratio is empty.
-    pub(crate) fn empties(&self, frame: &Frame) -> Option<Time> {
+    /// Returns the time at which the numerator of a ratio is empty. `None` for other measures.
+    pub(crate) fn numerator_empty_at(&self, term_spec: &TermSpec) -> Option<Time> {
         match self {
-            Store::Ratio(both) => both.0.newest().map(|newest| frame.shape.leaves(newest)),
+            WindowState::Ratio(parts) => parts.0.newest().map(|newest| term_spec.window_spec.leaves(newest)),
             _ => None,
         }
     }
 
-    /// Adds the event times from `since` on, at which what a window holds may have become more.
-    pub(crate) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
+    /// Appends the event times after `since` at which the value of a window may increase.
+    pub(crate) fn append_event_times(&self, since: Time, times: &mut Vec<Time>) {
         let later = |time: &Time| *time > since;
         match self {
-            Store::Times(times) => moments.extend(times.newest_first().take_while(later)),
-            Store::Series(series) => moments.extend(series.newest_first().take_while(later)),
-            Store::Ratio(both) => {
-                moments.extend(both.0.newest_first().take_while(later));
-                moments.extend(both.1.newest_first().take_while(later));
+            WindowState::Count(count) => times.extend(count.newest_first().take_while(later)),
+            WindowState::Sum(sum) => times.extend(sum.newest_first().take_while(later)),
+            WindowState::Ratio(parts) => {
+                times.extend(parts.0.newest_first().take_while(later));
+                times.extend(parts.1.newest_first().take_while(later));
             }
-            Store::Ends(ends) => moments.extend(ends.newest_first().take_while(later)),
-            Store::Sightings(sightings) => moments.extend(sightings.moments().filter(later)),
+            WindowState::Distinct(distinct) => times.extend(distinct.newest_first().take_while(later)),
+            WindowState::FirstSeen(first_seen) => times.extend(first_seen.event_times().filter(later)),
         }
     }
 
-    /// Reads something of what it has allocated.
-    pub(crate) fn touch(&self) -> u64 {
+    /// Reads one word of each heap allocation.
+    pub(crate) fn prefetch(&self) -> u64 {
         let newest = match self {
-            Store::Times(times) => times.newest_first().next(),
-            Store::Series(series) => series.newest(),
-            Store::Ratio(both) => both.0.newest().max(both.1.newest()),
-            Store::Ends(ends) => ends.newest_first().next(),
-            Store::Sightings(sightings) => sightings.newest(),
+            WindowState::Count(count) => count.newest_first().next(),
+            WindowState::Sum(sum) => sum.newest(),
+            WindowState::Ratio(parts) => parts.0.newest().max(parts.1.newest()),
+            WindowState::Distinct(distinct) => distinct.newest_first().next(),
+            WindowState::FirstSeen(first_seen) => first_seen.newest(),
         };
         newest.map_or(0, Time::as_nanos)
     }
 
-    /// Returns the bytes that it has allocated.
+    /// Returns the bytes of the heap allocations.
     pub(crate) fn heap(&self) -> usize {
         match self {
-            Store::Times(times) => times.heap(),
-            Store::Series(series) => series.heap(),
-            Store::Ratio(both) => size_of_val(&**both) + both.0.heap() + both.1.heap(),
-            Store::Ends(ends) => ends.heap(),
-            Store::Sightings(sightings) => sightings.heap(),
+            WindowState::Count(count) => count.heap(),
+            WindowState::Sum(sum) => sum.heap(),
+            WindowState::Ratio(parts) => size_of_val(&**parts) + parts.0.heap() + parts.1.heap(),
+            WindowState::Distinct(distinct) => distinct.heap(),
+            WindowState::FirstSeen(first_seen) => first_seen.heap(),
         }
     }
 
-    /// Entries held.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Store::Times(times) => times.len(),
-            Store::Series(series) => series.len(),
-            Store::Ratio(both) => both.0.len() + both.1.len(),
-            Store::Ends(ends) => ends.len(),
-            Store::Sightings(sightings) => sightings.len(),
+            WindowState::Count(count) => count.len(),
+            WindowState::Sum(sum) => sum.len(),
+            WindowState::Ratio(parts) => parts.0.len() + parts.1.len(),
+            WindowState::Distinct(distinct) => distinct.len(),
+            WindowState::FirstSeen(first_seen) => first_seen.len(),
         }
     }
 }
 
-/// Never over: the numerator counts what is wholly inside of the window, the denominator what touches it.
-fn ratio(of: &Series, to: &Series, frame: &Frame, time: Time) -> u64 {
-    let (of, to) = (of.within(&frame.shape, time), to.touching(&frame.shape, time));
-    let parts = u128::from(of) * u128::from(Level::PARTS);
-    parts.checked_div(u128::from(to)).map_or(0, |parts| parts.min(u128::from(Level::PARTS)) as u64)
+/// Returns the ratio, never too high: the numerator counts bins wholly inside the window, the denominator every bin
+/// that overlaps it.
+fn ratio(of: &SumWindow, to: &SumWindow, term_spec: &TermSpec, time: Time) -> u64 {
+    let (of, to) = (of.within(&term_spec.window_spec, time), to.touching(&term_spec.window_spec, time));
+    let parts = u128::from(of) * u128::from(Thresholds::PARTS);
+    parts.checked_div(u128::from(to)).map_or(0, |parts| parts.min(u128::from(Thresholds::PARTS)) as u64)
 }

@@ -1,25 +1,25 @@
-//! Values that windows hold.
+//! Values of windows.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::eval::group_key::Subject;
+use crate::eval::group_key::GroupKey;
 
-/// A value a window holds. At the window's bound only "at least" is known, and so it is where some records did
-/// not tell what the term needs.
+/// Value of a window. A full window knows only a lower bound, and so does a window with records that lack a field
+/// that the term needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// Exactly this many.
+    /// Exact value.
     Exactly(u64),
-    /// This many or more.
+    /// Lower bound of the value.
     AtLeast(u64),
-    /// Not evaluable: no record told what the term needs.
+    /// Not evaluable, as no record carried the fields that the term needs.
     Unknown,
 }
 
 impl Value {
-    /// The number; 0 where nothing is known.
+    /// Returns the number, or 0 if the value is unknown.
     pub const fn number(self) -> u64 {
         match self {
             Value::Exactly(n) | Value::AtLeast(n) => n,
@@ -28,51 +28,52 @@ impl Value {
     }
 }
 
-/// What a term of a rule's condition held.
+/// Value of a term of a rule's condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TermValue {
-    /// What was measured, in the words of the configuration: `count`, `count failed`, `sum payload_up`,
-    /// `distinct destination`, `ratio failed/attempts`, `first_seen destination`.
+    /// Name of the measure as in the configuration: `count`, `count failed`, `sum payload_up`, `distinct
+    /// destination`, `ratio failed/attempts`, `first_seen destination`.
     pub name: Arc<str>,
-    /// The window's length.
+    /// Length of the window.
     pub window: Duration,
-    /// What the window holds.
+    /// Value of the window.
     pub value: Value,
-    /// What it needed.
+    /// Threshold in force.
     pub threshold: u64,
-    /// What both are divided by to be shown: 1, or [`Level::PARTS`](crate::settings::Level::PARTS) for a ratio.
+    /// Divisor of value and threshold for display: 1, or [`Thresholds::PARTS`](crate::settings::Thresholds::PARTS)
+    /// for a ratio.
     pub scale: u64,
-    /// True if it holds.
+    /// True if the value reaches the threshold.
     pub holds: bool,
 }
 
 impl TermValue {
-    /// Of a rule without terms.
+    /// Returns the value of a rule without terms.
     pub(crate) fn none() -> Self {
         let (name, window) = ("none".into(), Duration::ZERO);
         Self { name, window, value: Value::Exactly(0), threshold: 0, scale: 1, holds: false }
     }
 
-    /// The value as it is shown; none where it is not evaluable.
-    pub fn shown(&self) -> Option<f64> {
+    /// Returns the value for display, or `None` if it is not evaluable.
+    pub fn scaled_value(&self) -> Option<f64> {
         (self.value != Value::Unknown).then(|| self.value.number() as f64 / self.scale as f64)
     }
 
-    /// The threshold as it is shown.
-    pub fn threshold_shown(&self) -> f64 {
+    /// Returns the threshold for display.
+    pub fn scaled_threshold(&self) -> f64 {
         self.threshold as f64 / self.scale as f64
     }
 }
 
-/// The value of one term of a rule for one subject, for the window gauge.
+/// Value of one term of a rule for one group, for the window gauge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowValue {
     /// Name of the rule.
     pub rule: Arc<str>,
     /// Name of the term, as in [`TermValue::name`].
     pub term: Arc<str>,
-    /// Whom it is about.
-    pub subject: Subject,
-    /// What its window holds now.
+    /// Key of the group.
+    pub group_key: GroupKey,
+    /// Current value of the window.
     pub value: Value,
 }

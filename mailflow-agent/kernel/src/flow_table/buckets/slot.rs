@@ -8,7 +8,7 @@ use std::{
 use mailflow_common::{Bucket, BucketSlot, DirectionCounters, Facts, FlowCounters, MapEntry};
 
 use crate::flow_table::{conservation::Sum, element};
-use mailflow_engine::event::Gain;
+use mailflow_engine::event::CounterDelta;
 
 const SLOT_WORDS: usize = size_of::<BucketSlot>() / 8;
 const SLOTS: usize = offset_of!(Bucket, slots) / 8;
@@ -52,7 +52,7 @@ pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
 pub(super) fn sum(slot: &[AtomicU64]) -> Sum {
     let way = |field: usize| {
         let word = |part: usize| slot[COUNTERS + (field + part) / 8].load(Ordering::Relaxed);
-        Gain {
+        CounterDelta {
             // The low half of a word whose high one is a time.
             packets: word(offset_of!(DirectionCounters, data_packets))
                 + u64::from(word(offset_of!(DirectionCounters, bare_packets)) as u32),

@@ -7,7 +7,7 @@ use crate::offline::flowlog::{
     text::{LogProtocol, LogTimestamp, MacAddress, Parsed, TcpFlags},
 };
 use mailflow_common::Vlans;
-use mailflow_engine::inputs::Inputs;
+use mailflow_engine::flow::RecordFields;
 use serde::{Deserialize, Deserializer};
 use std::{borrow::Cow, net::IpAddr};
 
@@ -87,11 +87,11 @@ pub(crate) struct EveCounters<'a> {
 
 impl EveCounters<'_> {
     /// Returns the fields that are recorded for both directions.
-    pub(crate) fn inputs(&self) -> Inputs {
+    pub(crate) fn inputs(&self) -> RecordFields {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
-        let mut inputs = Inputs::empty();
-        inputs.set(Inputs::PACKETS, both(self.pkts_toserver, self.pkts_toclient));
-        inputs.set(Inputs::BYTES, both(self.bytes_toserver, self.bytes_toclient));
+        let mut inputs = RecordFields::empty();
+        inputs.set(RecordFields::PACKETS, both(self.pkts_toserver, self.pkts_toclient));
+        inputs.set(RecordFields::BYTES, both(self.bytes_toserver, self.bytes_toclient));
         inputs
     }
 }

@@ -12,8 +12,8 @@ use crate::offline::flowlog::{
     text::{Parsed, TextValue, describe_mismatch},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
 };
 
 /// Returns the record of a line. The source is the client.
@@ -40,7 +40,7 @@ pub(crate) fn record(
                      bytes: Option<u64>,
                      payload: Option<u64>,
                      data: Option<u64>,
-                     data_bytes: Option<u64>| Direction {
+                     data_bytes: Option<u64>| DirectionStats {
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
@@ -78,19 +78,19 @@ pub(crate) fn record(
         facts,
     };
     let complete = extra.complete.unwrap_or_default();
-    let record = FlowRecord { flow, app, reason, complete, inputs: inputs(counters, extra) };
+    let record = FlowRecord { flow, app, reason, complete, fields: inputs(counters, extra) };
     Ok(Some(LogRecord { record, origin: LogOrigin::Mailflow }))
 }
 
-fn inputs(counters: &EveCounters<'_>, extra: &MailflowFields<'_>) -> Inputs {
+fn inputs(counters: &EveCounters<'_>, extra: &MailflowFields<'_>) -> RecordFields {
     let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
     let mut inputs = counters.inputs();
-    inputs.set(Inputs::PAYLOAD, both(extra.payload_up, extra.payload_down));
-    inputs.set(Inputs::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
-    inputs.set(Inputs::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));
-    inputs.set(Inputs::MESSAGES, extra.messages_estimated.is_some());
-    inputs.set(Inputs::SYN, extra.syn.is_some());
-    inputs.set(Inputs::SYN_ACK, extra.synack.is_some());
+    inputs.set(RecordFields::PAYLOAD, both(extra.payload_up, extra.payload_down));
+    inputs.set(RecordFields::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
+    inputs.set(RecordFields::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));
+    inputs.set(RecordFields::MESSAGES, extra.messages_estimated.is_some());
+    inputs.set(RecordFields::SYN, extra.syn.is_some());
+    inputs.set(RecordFields::SYN_ACK, extra.synack.is_some());
     inputs
 }
 

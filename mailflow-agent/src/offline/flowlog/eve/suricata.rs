@@ -15,8 +15,8 @@ use crate::offline::flowlog::{
     text::{LogProtocol, Parsed, TcpFlags, describe_mismatch},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
 };
 
 /// Length of an Ethernet header (IEEE 802.3).
@@ -51,13 +51,19 @@ pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<
         let last = packets.is_none_or(|packets| packets > 0).then_some(end.0);
         // Without the number of packets the overhead is unknown.
         let (Some(packets), Some(frame_bytes)) = (packets, frame_bytes) else {
-            return Ok(Direction { packets: packets.unwrap_or_default(), last, ..Direction::default() });
+            return Ok(DirectionStats {
+                packets: packets.unwrap_or_default(),
+                last,
+                ..DirectionStats::default()
+            });
         };
         let bytes = packets.checked_mul(overhead).and_then(|overhead| frame_bytes.checked_sub(overhead));
         let expected = || format!("at least {overhead} a packet, of which there are {packets}");
         let too_short =
             || LineError::new(json::column(text, field), field, describe_mismatch(frame_bytes, &expected()));
-        bytes.map(|bytes| Direction { packets, bytes, last, ..Direction::default() }).ok_or_else(too_short)
+        bytes
+            .map(|bytes| DirectionStats { packets, bytes, last, ..DirectionStats::default() })
+            .ok_or_else(too_short)
     };
     let mut up = direction(counters.pkts_toserver, counters.bytes_toserver, "flow.bytes_toserver")?;
     let mut down = direction(counters.pkts_toclient, counters.bytes_toclient, "flow.bytes_toclient")?;
@@ -65,7 +71,7 @@ pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<
         std::mem::swap(&mut up, &mut down);
         std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
     }
-    let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
+    let unanswered = inputs.contains(RecordFields::PACKETS) && down.packets == 0;
     facts.seen = (down.packets > 0).into();
 
     let names = [&line.app_proto, &line.app_proto_orig].into_iter().flatten().map(|name| &*name.0);
@@ -79,15 +85,15 @@ pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<
     };
     let flow =
         Flow { key, up, down, first: start.0, messages: 0, rejected: 0, mac: None, interface: None, facts };
-    let record = FlowRecord { flow, app, reason, complete, inputs };
+    let record = FlowRecord { flow, app, reason, complete, fields: inputs };
     Ok(Some(LogRecord { record, origin: LogOrigin::Suricata }))
 }
 
 /// Returns the fields that the line records, and the facts of the handshake.
-fn recorded_fields(line: &EveFlowLine<'_>) -> (Inputs, Facts) {
+fn recorded_fields(line: &EveFlowLine<'_>) -> (RecordFields, Facts) {
     let mut inputs = line.flow.inputs();
-    if !inputs.contains(Inputs::PACKETS) {
-        inputs.remove(Inputs::BYTES);
+    if !inputs.contains(RecordFields::PACKETS) {
+        inputs.remove(RecordFields::BYTES);
     }
     let Some(EveTcp { tcp_flags_ts: Some(Parsed(TcpFlags(up))), tcp_flags_tc: Some(Parsed(TcpFlags(down))) }) =
         line.tcp
@@ -103,5 +109,5 @@ fn recorded_fields(line: &EveFlowLine<'_>) -> (Inputs, Facts) {
         reset: has(up | down, flag::RST),
         ..Facts::default()
     };
-    (inputs | Inputs::SYN | Inputs::SYN_ACK | known_without_session(&facts), facts)
+    (inputs | RecordFields::SYN | RecordFields::SYN_ACK | known_without_session(&facts), facts)
 }

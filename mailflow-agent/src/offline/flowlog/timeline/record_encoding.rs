@@ -8,8 +8,8 @@ use mailflow_common::{Address, App, FlowKey, Scope, Vlans};
 
 use super::TimedRecord;
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
     time::Time,
 };
 
@@ -30,7 +30,7 @@ mod flag {
 
 /// Appends a record.
 pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord) {
-    let FlowRecord { flow, app, reason, complete, inputs } = record;
+    let FlowRecord { flow, app, reason, complete, fields: inputs } = record;
     let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = flow;
     let time = record.time();
     out.reserve(MAX_ENCODED_BYTES);
@@ -67,7 +67,7 @@ pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord)
     let interface = interface.map_or(0, NonZeroU32::get);
     [*messages, *rejected, interface].into_iter().for_each(|count| write_number(out, u64::from(count)));
     for direction in [up, down] {
-        let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
+        let DirectionStats { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
         [packets, bytes, payload, data_packets, data_bytes]
             .into_iter()
             .for_each(|count| write_number(out, count));
@@ -115,7 +115,7 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<TimedRecord> {
     let mut small = || u32::try_from(from.read_number()?).ok();
     let (messages, rejected, interface) = (small()?, small()?, NonZeroU32::new(small()?));
     let mut direction = |flag: u16| {
-        Some(Direction {
+        Some(DirectionStats {
             packets: from.read_number()?,
             bytes: from.read_number()?,
             payload: from.read_number()?,
@@ -131,7 +131,7 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<TimedRecord> {
         app: *App::ALL.get(usize::from(flags >> flag::APP & 0xf))?,
         reason: *RecordReason::ALL.get(usize::from(flags >> flag::REASON & 0x3))?,
         complete: is(flag::COMPLETE),
-        inputs: Inputs::from_bits_retain(inputs),
+        fields: RecordFields::from_bits_retain(inputs),
     };
     *bytes = from.0;
     Some(TimedRecord { at, record })
@@ -204,11 +204,11 @@ pub(crate) mod tests {
         .prop_map(Time::from_nanos)
     }
 
-    fn direction() -> impl Strategy<Value = Direction> {
+    fn direction() -> impl Strategy<Value = DirectionStats> {
         let count = || prop_oneof![0..200_u64, any::<u64>()];
         let counts = (count(), count(), count(), count(), count());
         (counts, prop::option::of(time())).prop_map(
-            |((packets, bytes, payload, data_packets, data_bytes), last)| Direction {
+            |((packets, bytes, payload, data_packets, data_bytes), last)| DirectionStats {
                 packets,
                 bytes,
                 payload,
@@ -244,8 +244,8 @@ pub(crate) mod tests {
         let reason = prop::sample::select(&RecordReason::ALL);
         (time(), flow, prop::sample::select(&App::ALL), reason, any::<bool>(), any::<u8>()).prop_map(
             |(at, flow, app, reason, complete, inputs)| {
-                let inputs = Inputs::from_bits_retain(inputs);
-                TimedRecord { at, record: FlowRecord { flow, app, reason, complete, inputs } }
+                let inputs = RecordFields::from_bits_retain(inputs);
+                TimedRecord { at, record: FlowRecord { flow, app, reason, complete, fields: inputs } }
             },
         )
     }

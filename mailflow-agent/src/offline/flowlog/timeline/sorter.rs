@@ -336,8 +336,8 @@ mod tests {
     use super::{super::FlowTimeline, *};
     use crate::offline::flowlog::LogOrigin;
     use mailflow_engine::{
-        flow::{Direction, Flow, FlowRecord},
-        inputs::Inputs,
+        flow::RecordFields,
+        flow::{DirectionStats, Flow, FlowRecord},
         settings::Timeouts,
     };
 
@@ -363,8 +363,8 @@ mod tests {
                         client: std::net::IpAddr::from([10, 0, 0, client]).into(),
                         ..FlowKey::default()
                     },
-                    up: Direction::default(),
-                    down: Direction::default(),
+                    up: DirectionStats::default(),
+                    down: DirectionStats::default(),
                     first: Time::from_nanos((1_000 + first * 40) * 1_000_000_000),
                     messages: 0,
                     rejected: 0,
@@ -374,8 +374,8 @@ mod tests {
                 };
                 flow.up.last = Some(flow.first + Duration::from_secs(age));
                 (flow.facts.syn, flow.facts.reset) = (1, facts);
-                let (app, complete, inputs) = (mailflow_common::App::Smtp, true, Inputs::all());
-                LogRecord { record: FlowRecord { flow, app, reason, complete, inputs }, origin }
+                let (app, complete, inputs) = (mailflow_common::App::Smtp, true, RecordFields::all());
+                LogRecord { record: FlowRecord { flow, app, reason, complete, fields: inputs }, origin }
             },
         )
     }

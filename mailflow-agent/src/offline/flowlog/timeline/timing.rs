@@ -2,7 +2,7 @@
 
 use crate::offline::flowlog::{LogOrigin, LogRecord};
 use mailflow_engine::{
-    flow::{Direction, FlowRecord, RecordReason, facts_bytes},
+    flow::{DirectionStats, FlowRecord, RecordReason, facts_bytes},
     settings::Timeouts,
     time::Time,
 };
@@ -16,11 +16,11 @@ pub(crate) fn tie_breaker(record: &FlowRecord) -> impl Ord + use<> {
     let endpoints = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
     let scope = (key.scope.protocol(), key.scope.vlans().tags().collect::<Vec<_>>());
     let last = record.reason != RecordReason::Active;
-    let direction = |direction: &Direction| {
+    let direction = |direction: &DirectionStats| {
         [direction.packets, direction.bytes, direction.payload, direction.data_packets, direction.data_bytes]
     };
     let counters = (direction(&flow.up), direction(&flow.down), flow.messages, flow.rejected);
-    let remaining = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
+    let remaining = (record.app, record.reason.name(), record.complete, record.fields, flow.mac);
     let facts = facts_bytes(&flow.facts);
     (endpoints, scope, flow.first, last, counters, remaining, facts, flow.up.last, flow.down.last)
 }

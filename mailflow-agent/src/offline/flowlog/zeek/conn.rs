@@ -15,8 +15,8 @@ use crate::offline::flowlog::{
     text::{LogDuration, LogProtocol, LogTimestamp, MacAddress, Parsed},
 };
 use mailflow_engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::RecordFields,
+    flow::{DirectionStats, Flow, FlowRecord, RecordReason},
     time::Time,
 };
 
@@ -140,8 +140,8 @@ impl ZeekConn<'_> {
             std::mem::swap(&mut up, &mut down);
             std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
         }
-        let mut inputs = self.inputs(handshake.inputs);
-        let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
+        let mut inputs = self.inputs(handshake.fields);
+        let unanswered = inputs.contains(RecordFields::PACKETS) && down.packets == 0;
         facts.seen = (down.packets > 0).into();
         let app = app::classify_names(self.service.names(), service);
         app::set_facts(app, false, &mut facts);
@@ -153,7 +153,7 @@ impl ZeekConn<'_> {
         };
         if self.open && facts.syn_ack == 0 {
             // The SYN may still be answered.
-            inputs.remove(Inputs::MESSAGES);
+            inputs.remove(RecordFields::MESSAGES);
         }
         let whole = match self.proto.0 {
             LogProtocol::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
@@ -162,51 +162,54 @@ impl ZeekConn<'_> {
         let complete = whole && self.missed_bytes.unwrap_or_default() == 0;
         let mac = self.orig_l2_addr.filter(|_| orientation == Orientation::AsLogged).map(|Parsed(mac)| mac.0);
         let flow = Flow { key, up, down, first, messages: 0, rejected: 0, mac, interface: None, facts };
-        let record = FlowRecord { flow, app, reason, complete, inputs };
+        let record = FlowRecord { flow, app, reason, complete, fields: inputs };
         LineOutcome::Record(LogRecord { record, origin: LogOrigin::Zeek })
     }
 
-    fn inputs(&self, mut inputs: Inputs) -> Inputs {
+    fn inputs(&self, mut fields: RecordFields) -> RecordFields {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
-        inputs.set(Inputs::PACKETS, both(self.orig_pkts, self.resp_pkts));
-        inputs.set(Inputs::BYTES, both(self.orig_ip_bytes, self.resp_ip_bytes));
-        inputs.set(Inputs::PAYLOAD, both(self.orig_bytes, self.resp_bytes));
-        inputs
+        fields.set(RecordFields::PACKETS, both(self.orig_pkts, self.resp_pkts));
+        fields.set(RecordFields::BYTES, both(self.orig_ip_bytes, self.resp_ip_bytes));
+        fields.set(RecordFields::PAYLOAD, both(self.orig_bytes, self.resp_bytes));
+        fields
     }
 }
 
-fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end: Time) -> Direction {
-    Direction {
+fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end: Time) -> DirectionStats {
+    DirectionStats {
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
         // Also for a direction without counts: this is the event time of the flow.
         last: Some(end),
-        ..Direction::default()
+        ..DirectionStats::default()
     }
 }
 
 /// Handshake and end of a connection, as far as the log records them.
 struct Handshake {
     evidence: ClientEvidence,
-    inputs: Inputs,
+    fields: RecordFields,
     facts: Facts,
 }
 
 impl Handshake {
     fn of(conn: &ZeekConn<'_>) -> Self {
-        let unseen =
-            Self { evidence: ClientEvidence::NoHandshake, inputs: Inputs::empty(), facts: Facts::default() };
+        let unseen = Self {
+            evidence: ClientEvidence::NoHandshake,
+            fields: RecordFields::empty(),
+            facts: Facts::default(),
+        };
         if conn.proto.0 != LogProtocol::Tcp {
             return unseen;
         }
-        let inputs = Inputs::SYN | Inputs::SYN_ACK;
+        let inputs = RecordFields::SYN | RecordFields::SYN_ACK;
         let (evidence, facts) = match (&conn.history, &conn.conn_state) {
             (Some(history), _) => from_history(&history.0),
             (None, Some(state)) => from_conn_state(&state.0),
             (None, None) => return unseen,
         };
-        Self { evidence, inputs: inputs | known_without_session(&facts), facts }
+        Self { evidence, fields: inputs | known_without_session(&facts), facts }
     }
 }
 
