@@ -24,7 +24,7 @@ const HOSTS: u32 = 60_000;
 /// Records a second on two CPUs.
 const FLOOR: f64 = 300_000.0;
 
-/// Most memory in MB: the records that wait in it (docs/backtest.md), and beside them the reading and the rules.
+/// Most memory in MB: the records that wait in it (docs/rules/backtest.md), and beside them the reading and the rules.
 const MEMORY: f64 = 450.0;
 
 /// What a process took.

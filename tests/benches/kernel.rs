@@ -1,5 +1,5 @@
 //! What the kernel program costs: a line of JSON for each case, which `cargo xtask bench` makes a table
-//! of. docs/performance.md tells how it is measured.
+//! of. docs/understand/performance.md tells how it is measured.
 
 #[path = "kernel/cases.rs"]
 mod cases;

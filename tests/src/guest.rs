@@ -34,7 +34,7 @@ pub enum Line {
         /// Why not.
         why: String,
     },
-    /// How this kernel does something: a cell of the table in `docs/kernels.md`.
+    /// How this kernel does something: a cell of the table in `docs/understand/kernels.md`.
     Fact {
         /// The table's row.
         row: String,

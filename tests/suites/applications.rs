@@ -1,4 +1,4 @@
-//! docs/applications.md says of every combination of facts what `classify` says.
+//! docs/understand/applications.md says of every combination of facts what `classify` says.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use mailflow_agent::config;
 use mailflow_common::{App, Facts, Family, classify, first_payload, upgrade};
 use mailflow_engine::settings::Service;
 
-const DOCUMENT: &str = include_str!("../../docs/applications.md");
+const DOCUMENT: &str = include_str!("../../docs/understand/applications.md");
 
 /// Each fact about a direction's first bytes, under the name it has on the page.
 const OPENINGS: [(u8, &str); 7] = [

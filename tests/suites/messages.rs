@@ -1,7 +1,7 @@
 //! The message estimate against what a real Postfix accepted, connection by connection, and on sessions as other
 //! servers would have them.
 //!
-//! `cargo test -p mailflow-tests --test messages -- --nocapture` prints the tables that docs/messages.md shows.
+//! `cargo test -p mailflow-tests --test messages -- --nocapture` prints the tables that docs/understand/messages.md shows.
 
 #[path = "messages/channel.rs"]
 mod channel;

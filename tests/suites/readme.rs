@@ -39,7 +39,7 @@ fn the_faulty_example_gives_the_faults_shown() {
 fn the_alert_has_every_field_that_alerts_have() {
     let alert: Value = serde_json::from_str(&blocks("json")[0]).unwrap();
     let documented =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/events.md")).unwrap();
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/integrate/events.md")).unwrap();
     for name in ["timestamp", "event_type", "src_ip", "alert", "mailflow", "flows"] {
         assert!(alert.get(name).is_some(), "{name}");
     }
@@ -79,7 +79,7 @@ fn the_commands_it_names_exist() {
 
 #[test]
 fn its_links_lead_somewhere() {
-    for page in ["README.md", "ARCHITECTURE.md", "docs/rules.md", "docs/configuration.md"] {
+    for page in ["README.md", "ARCHITECTURE.md", "docs/rules/reference.md", "docs/operate/configuration.md"] {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
         let text = fs::read_to_string(&page).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());

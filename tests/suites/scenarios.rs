@@ -9,7 +9,7 @@ use scenarios::{Attack, Lists, judge, world};
 #[test]
 fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else() {
     let world = world(1);
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules/reference.md");
     let page = std::fs::read_to_string(page).unwrap();
     let [none, sources, both] = Lists::ALL.map(|lists| {
         let found = judge(&world, lists);
@@ -17,7 +17,7 @@ fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else(
         let whole = format!("{}: {:.1} % found\n{}", lists.name(), found.part() * 100.0, found.table());
         assert!(
             page.contains(&whole),
-            "docs/rules.md has other numbers than `cargo xtask scenarios`:\n{whole}"
+            "docs/rules/reference.md has other numbers than `cargo xtask scenarios`:\n{whole}"
         );
         found
     });

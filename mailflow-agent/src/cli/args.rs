@@ -121,7 +121,7 @@ A file has the rules (or `config: FILE`, or neither for the shipped ones) and te
         - { rule: smtp-burst, source: 10.0.0.1, at: 9m }
 
 An alert that is expected and does not come fails its test, and so does one that is not expected. Exit status: \
-0 all good, 1 a test failed, 2 a file is faulty. docs/rules.md has the format.";
+0 all good, 1 a test failed, 2 a file is faulty. docs/rules/reference.md has the format.";
 
 /// What `run` was told beside the configuration; each wins over it.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The control socket: what people and scripts ask of a running agent, and its answers.
 //!
-//! One JSON object a line, each way, on a Unix socket (docs/control.md). Who may open the socket may ask:
+//! One JSON object a line, each way, on a Unix socket (docs/operate/control.md). Who may open the socket may ask:
 //! its mode is 0660. What only shows is answered beside the poll loop; what changes something is handed to
 //! that loop, which answers between two polls.
 

@@ -59,7 +59,7 @@ fn judge(status: &Status) -> Vec<Finding> {
         findings.push(Finding::ok("networks", "the clients of all flows inside are in internal networks"));
     }
     for warning in &status.warnings {
-        findings.push(Finding::warn("agent", warning, "see the agent's log and docs/attaching.md"));
+        findings.push(Finding::warn("agent", warning, "see the agent's log and docs/operate/interfaces.md"));
     }
     for place in
         status.interfaces.iter().filter(|place| !place.attached || place.position.is_some_and(|at| at > 1))
@@ -69,7 +69,7 @@ fn judge(status: &Status) -> Vec<Finding> {
             Finding::warn(
                 where_,
                 "another program comes first",
-                "what it accepts is not seen; see docs/attaching.md",
+                "what it accepts is not seen; see docs/operate/interfaces.md",
             )
         } else {
             Finding::bad(where_, "the program is not attached", "see the agent's log")

@@ -1,7 +1,7 @@
 //! The metrics page: a pure function of what the agent's parts handed over.
 //!
 //! Families by service and by source are streamed as text by this crate's own writer, as their
-//! labels are many; the agent's own few are kept by the `prometheus` crate. docs/metrics.md lists all.
+//! labels are many; the agent's own few are kept by the `prometheus` crate. docs/integrate/metrics.md lists all.
 
 mod agent;
 mod alerts;

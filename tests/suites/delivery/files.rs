@@ -23,10 +23,10 @@ pub(crate) fn listed(folder: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The families that docs/metrics.md lists; a histogram also by its series.
+/// The families that docs/integrate/metrics.md lists; a histogram also by its series.
 pub(crate) fn families() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for line in text("docs/metrics.md").lines().filter(|line| line.starts_with("| `")) {
+    for line in text("docs/integrate/metrics.md").lines().filter(|line| line.starts_with("| `")) {
         let name = line.split('`').nth(1).unwrap().to_owned();
         if line.contains("| histogram |") {
             found.extend(["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));

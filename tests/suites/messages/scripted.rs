@@ -1,6 +1,6 @@
 //! The estimate on sessions of named servers, which run through the kernel program as packets.
 //!
-//! Each class is a row of docs/messages.md.
+//! Each class is a row of docs/understand/messages.md.
 
 use std::collections::BTreeMap;
 
@@ -266,7 +266,7 @@ fn sessions_of_other_kinds_are_estimated() {
     println!("|---|---|---|---|---|---|---|");
     let mut classes = Classes::new();
     let mut least = Vec::new();
-    // The share of a class's flows that must be exact; 0 where docs/messages.md calls it a limit.
+    // The share of a class's flows that must be exact; 0 where docs/understand/messages.md calls it a limit.
     let mut judge = |name: &str, sessions: Vec<Played>, share: f64| {
         classes.push((name.to_owned(), sessions));
         least.push(share);

@@ -60,7 +60,7 @@ const FLOW: &[(&str, Type)] = &[
     ("state", Text),
 ];
 
-/// What the schema does not know of an alert, and docs/events.md calls our own.
+/// What the schema does not know of an alert, and docs/integrate/events.md calls our own.
 const OWN_OF_ALERTS: [&str; 14] = [
     "rule_version",
     "state",

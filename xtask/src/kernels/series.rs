@@ -2,7 +2,7 @@
 
 /// A line of kernels, and where Debian has it.
 pub(super) struct Series {
-    /// The column in `docs/kernels.md`.
+    /// The column in `docs/understand/kernels.md`.
     pub(super) name: &'static str,
     /// What its versions begin with.
     pub(super) prefix: &'static str,

@@ -1,4 +1,4 @@
-//! The table in `docs/kernels.md`: how each kernel does what differs between them.
+//! The table in `docs/understand/kernels.md`: how each kernel does what differs between them.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -8,7 +8,7 @@ use super::report::Report;
 use crate::workspace;
 
 /// The page that holds the table.
-const PAGE: &str = "docs/kernels.md";
+const PAGE: &str = "docs/understand/kernels.md";
 
 /// Rows in the order of the reports, columns in the order of the kernels.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Prefixes laid flat, for a look-up by search.
 //!
 //! Measured against the `prefix-trie` crate, which answers the same question
-//! (`cargo bench -p mailflow-tests --bench assets`); docs/performance.md has the numbers.
+//! (`cargo bench -p mailflow-tests --bench assets`); docs/understand/performance.md has the numbers.
 
 use std::{cmp::Reverse, num::NonZeroU32};
 

@@ -1,7 +1,7 @@
 //! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
 //!
 //! What a log does not tell is told as missing ([`Inputs`](mailflow_engine::inputs::Inputs)), never as
-//! zero. docs/backtest.md says what each format has.
+//! zero. docs/rules/backtest.md says what each format has.
 
 mod app;
 mod ends;

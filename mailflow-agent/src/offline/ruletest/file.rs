@@ -1,7 +1,7 @@
 //! Rule test files: flows that are given, alerts that are expected.
 //!
 //! What is judged is the sections of a configuration, in the file itself or in one that it names; what is
-//! left out is shipped. docs/rules.md has the format.
+//! left out is shipped. docs/rules/reference.md has the format.
 
 use std::path::Path;
 

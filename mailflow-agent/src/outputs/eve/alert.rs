@@ -27,7 +27,7 @@ const GENERATOR: u32 = 32_473;
 /// The name of Suricata's class `bad-unknown`, which readers of EVE lines know.
 const CATEGORY: &str = "Potentially Bad Traffic";
 
-/// What an alert line holds; the field names are the product's interface (docs/events.md).
+/// What an alert line holds; the field names are the product's interface (docs/integrate/events.md).
 #[derive(Debug, Serialize)]
 pub struct AlertLine<'a> {
     timestamp: Moment,

@@ -22,7 +22,7 @@ pub fn line(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json:
     serde_json::to_string(&FlowLine::of(record, epoch, gateway))
 }
 
-/// What a flow line holds; the field names are the product's interface (docs/events.md).
+/// What a flow line holds; the field names are the product's interface (docs/integrate/events.md).
 #[derive(Debug, Serialize)]
 pub struct FlowLine {
     timestamp: Moment,

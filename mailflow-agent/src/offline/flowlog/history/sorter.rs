@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// As docs/backtest.md states them.
+    /// As docs/rules/backtest.md states them.
     pub const USUAL: Limits = Limits { memory: 256 << 20, part: 1 << 15, fan: 128, active: 1 << 17 };
 }
 
