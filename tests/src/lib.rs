@@ -1,5 +1,6 @@
 //! tests
 
+pub mod documents;
 pub mod frame;
 pub mod guest;
 pub mod lab;
@@ -8,3 +9,4 @@ pub mod pcap;
 pub mod pcapng;
 pub mod slow;
 pub mod wire;
+pub mod words;

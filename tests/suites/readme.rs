@@ -39,7 +39,8 @@ fn the_faulty_example_gives_the_faults_shown() {
 fn the_alert_has_every_field_that_alerts_have() {
     let alert: Value = serde_json::from_str(&blocks("json")[0]).unwrap();
     let documented =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/integrate/events.md")).unwrap();
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/integrate/events.md"))
+            .unwrap();
     for name in ["timestamp", "event_type", "src_ip", "alert", "mailflow", "flows"] {
         assert!(alert.get(name).is_some(), "{name}");
     }

@@ -33,7 +33,8 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
             files.insert(words[5].trim_start_matches('.').to_owned());
         }
     }
-    let page = std::fs::read_to_string(mailflow_tests::lab::workspace().join("docs/start/install.md")).unwrap();
+    let page =
+        std::fs::read_to_string(mailflow_tests::lab::workspace().join("docs/start/install.md")).unwrap();
     let listed = page.lines().filter_map(|line| line.strip_prefix("| `/")?.split('`').next());
     let listed: Vec<_> = listed.map(|path| format!("/{path}")).collect();
     assert!(listed.len() > 8, "{listed:?}");
