@@ -87,7 +87,7 @@ fn the_rules_ask_only_for_what_is_exported_or_recorded() {
 
 #[test]
 fn every_alert_says_what_it_means_and_the_documentation_what_to_do() {
-    let page = text("docs/integrate/prometheus.md");
+    let page = text("docs/operate/alerts.md");
     let rows: BTreeSet<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `Mailflow")?.split_once('`'))
