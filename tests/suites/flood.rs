@@ -2,7 +2,7 @@
 //! the configured limits, the flood is named, and the real senders are alerted on in their normal time.
 //!
 //! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` their number a second (8,000; of more
-//! sources 20,000). With 2,000,000 the limits are the shipped ones, and the agent must be built for release: docs/operate/restart.md has the command.
+//! sources 20,000). With 2,000,000 the limits are the shipped ones, and the agent must be built for release: docs/operate/sizing.md has the command.
 
 use std::{
     collections::BTreeSet,
