@@ -51,7 +51,10 @@ fn the_alerts_have_fields_that_alerts_have() {
             }
         }
         assert_eq!(alert["alert"]["rule"], "smtp-burst");
-        assert_eq!((&alert["alert"]["severity"], &alert["mailflow"]["severity"]), (&1.into(), &"high".into()));
+        assert_eq!(
+            (&alert["alert"]["severity"], &alert["mailflow"]["severity"]),
+            (&1.into(), &"high".into())
+        );
         let id = mailflow_engine::settings::signature_id("smtp-burst");
         assert_eq!(alert["alert"]["signature_id"], id);
         assert!(alert["alert"]["value"].as_u64() >= alert["alert"]["threshold"].as_u64());
