@@ -100,6 +100,22 @@ impl Page {
         lines
     }
 
+    /// Returns the commands of this project in the running text, without those that have placeholders.
+    pub fn inline_commands(&self) -> Vec<CommandLine> {
+        let mut open = false;
+        let mut commands = Vec::new();
+        for (number, line) in (1..).zip(self.text.lines()) {
+            if line.trim_start().starts_with("```") {
+                open = !open;
+            } else if !open {
+                let spans = line.split('`').skip(1).step_by(2).filter(|span| !has_placeholder(span));
+                let simple = spans.flat_map(split).filter_map(program).filter(|words| is_ours(words));
+                commands.extend(simple.map(|words| CommandLine { line: number, words }));
+            }
+        }
+        commands
+    }
+
     /// Returns the targets of links and pictures outside of code, with their lines.
     pub fn links(&self) -> Vec<(usize, String)> {
         let mut open = false;
@@ -168,6 +184,21 @@ impl Block {
             commands.extend(simple.map(|words| CommandLine { line: line_number, words }));
         }
         commands
+    }
+}
+
+/// Returns true if a command has a part for the reader to fill in, such as `FILE`, `[--json]` or `...`.
+fn has_placeholder(command: &str) -> bool {
+    let capitals = |word: &str| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
+    command.contains(['[', ']', '|']) || command.contains("...") || command.split([' ', '=']).any(capitals)
+}
+
+/// Returns true if a command is one of this project's: the agent's, or cargo's with arguments that tests know.
+fn is_ours(words: &[String]) -> bool {
+    match words {
+        [agent, _, ..] if agent == "mailflow-agent" => true,
+        [cargo, verb, ..] => cargo == "cargo" && ["xtask", "test", "bench"].contains(&verb.as_str()),
+        _ => false,
     }
 }
 
@@ -288,6 +319,14 @@ mod tests {
             page("<!-- not run: needs a server -->\n\n```sh\na\n```\ntext\n```sh\nb\n```\n").blocks();
         assert_eq!(blocks[0].not_run.as_deref(), Some("needs a server"));
         assert_eq!(blocks[1].not_run, None);
+    }
+
+    #[test]
+    fn commands_in_the_text_have_no_placeholders() {
+        let page = page("Run `mailflow-agent status` or `mailflow-agent explain SOURCE`, not `ls`.\n");
+        let found: Vec<_> =
+            page.inline_commands().into_iter().map(|command| command.words.join(" ")).collect();
+        assert_eq!(found, ["mailflow-agent status"]);
     }
 
     #[test]

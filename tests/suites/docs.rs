@@ -88,6 +88,7 @@ fn cargo_fault(words: &[String]) -> Option<String> {
         Some("mailflow-kernel") => "mailflow-agent/kernel/Cargo.toml",
         Some("mailflow-common") => "mailflow-common/Cargo.toml",
         Some("mailflow-ebpf") => "mailflow-ebpf/Cargo.toml",
+        Some("xtask") => "xtask/Cargo.toml",
         Some(package) => return Some(format!("no package {package}")),
     };
     let manifest = fs::read_to_string(workspace().join(manifest)).unwrap();
@@ -131,6 +132,22 @@ fn command_lines_parse_or_are_marked_as_not_run() {
     }
     none(&faults);
     assert!(parsed > 20, "{parsed} commands");
+}
+
+/// A name such as `mailflow-agent backtest` may lack the arguments that the command requires.
+#[test]
+fn commands_in_the_running_text_parse() {
+    let mut faults = Vec::new();
+    for page in all() {
+        for command in page.inline_commands() {
+            let incomplete = cli::parse_from(&command.words)
+                .is_err_and(|error| format!("{:?}", error.kind()) == "MissingRequiredArgument");
+            if let Some(fault) = command_fault(&command).filter(|_| !incomplete) {
+                faults.push(format!("{}:{}: {}: {fault}", page.name, command.line, command.words.join(" ")));
+            }
+        }
+    }
+    none(&faults);
 }
 
 #[test]
