@@ -1,10 +1,10 @@
 -- ClickHouse: flow lines of mailflow-agent, from any number of gateways, and the networks that say who is
--- inside. Loading a gateway's file (docs/clickhouse.md has the rest):
+-- inside. Loading a gateway's file (docs/integrate/clickhouse.md has the rest):
 --
 --   clickhouse-client --database mailflow --date_time_input_format best_effort \
 --     --query "INSERT INTO flows FORMAT JSONEachRow" < /var/log/mailflow/flows.json
 --
--- The columns are the fields of docs/events.md; what a line has beside them is skipped.
+-- The columns are the fields of docs/integrate/events.md; what a line has beside them is skipped.
 
 CREATE DATABASE IF NOT EXISTS mailflow;
 

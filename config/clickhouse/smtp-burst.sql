@@ -1,5 +1,5 @@
 -- The rule smtp-burst over the flow lines: one row for each alert, as the agent would have told it.
--- docs/clickhouse.md says how it comes about. Parameters (--param_threshold 10 ...):
+-- docs/integrate/clickhouse.md says how it comes about. Parameters (--param_threshold 10 ...):
 --   window, resolve_after  seconds
 --   threshold              flows that make it fire
 --   resolve_below          flows below which it ends

@@ -24,10 +24,10 @@ pub(crate) fn listed(folder: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the metric families in docs/metrics.md; histograms with their series too.
+/// Returns the metric families in docs/integrate/metrics.md; histograms with their series too.
 pub(crate) fn families() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for line in text("docs/metrics.md").lines().filter(|line| line.starts_with("| `")) {
+    for line in text("docs/integrate/metrics.md").lines().filter(|line| line.starts_with("| `")) {
         let name = line.split('`').nth(1).unwrap().to_owned();
         if line.contains("| histogram |") {
             found.extend(["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));

@@ -4,7 +4,7 @@
 //!
 //! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` the number of sources
 //! per second (8,000; 20,000 for a large flood). With 2,000,000 sources the limits are the shipped ones, and
-//! the agent must be a release build: docs/life.md has the command.
+//! the agent must be a release build: docs/operate/restart.md has the command.
 
 mailflow_test_support::needs_root!();
 

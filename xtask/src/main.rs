@@ -77,3 +77,29 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use mailflow_test_support::documents;
+
+    use super::Task;
+
+    #[test]
+    fn documented_tasks_parse() {
+        let mut tasks = 0;
+        for page in documents::pages().unwrap() {
+            let blocks = page.blocks();
+            for command in blocks.iter().filter(|block| block.is_shell()).flat_map(documents::Block::commands)
+            {
+                if !command.words.starts_with(&["cargo".to_owned(), "xtask".to_owned()]) {
+                    continue;
+                }
+                tasks += 1;
+                let parsed = Task::try_parse_from(command.words.iter().skip(1));
+                assert!(parsed.is_ok(), "{}:{}: {}", page.name, command.line, command.words.join(" "));
+            }
+        }
+        assert!(tasks > 10, "{tasks} tasks");
+    }
+}

@@ -120,7 +120,7 @@ A file has the rules (or `config: FILE`, or neither for the shipped ones) and te
       alerts:
         - { rule: smtp-burst, source: 10.0.0.1, at: 9m }
 
-A test fails if an expected alert is missing, or if there is an unexpected alert. Exit status: 0 success, 1 a test failed, 2 a file has errors. docs/rules.md has the format.";
+A test fails if an expected alert is missing, or if there is an unexpected alert. Exit status: 0 success, 1 a test failed, 2 a file has errors. docs/rules/reference.md has the format.";
 
 /// Arguments of `run`. Each overrides the configuration.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Control socket: requests of operators and scripts to a running agent, and its replies.
 //!
-//! Requests and replies are one JSON object a line, on a Unix socket (docs/control.md). Its mode 0660 is the
+//! Requests and replies are one JSON object a line, on a Unix socket (docs/operate/control.md). Its mode 0660 is the
 //! access control. The control task answers read-only requests concurrently with the poll loop. Other
 //! requests go to the poll loop, which answers them between two polls.
 

@@ -59,7 +59,7 @@ fn findings_of(status: &Status) -> Vec<Finding> {
         findings.push(Finding::ok("networks", "the clients of all flows inside are in internal networks"));
     }
     for warning in &status.warnings {
-        findings.push(Finding::warn("agent", warning, "see the agent's log and docs/attaching.md"));
+        findings.push(Finding::warn("agent", warning, "see the agent's log and docs/operate/interfaces.md"));
     }
     for program in status
         .interfaces
@@ -71,7 +71,7 @@ fn findings_of(status: &Status) -> Vec<Finding> {
             Finding::warn(
                 what,
                 "another program runs first",
-                "packets that it accepts are not seen; see docs/attaching.md",
+                "packets that it accepts are not seen; see docs/operate/interfaces.md",
             )
         } else {
             Finding::bad(what, "the program is not attached", "see the agent's log")

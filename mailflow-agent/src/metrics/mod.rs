@@ -1,7 +1,7 @@
 //! Metrics page: a pure function of the state that it is given.
 //!
 //! This crate writes the families by service and by source, because they have many series. The `prometheus`
-//! crate keeps the few metrics of the agent itself. docs/metrics.md lists all of them.
+//! crate keeps the few metrics of the agent itself. docs/integrate/metrics.md lists all of them.
 
 mod agent;
 mod alerts;

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::pieces::Pieces;
 
-/// Longest request in bytes, with its line end (docs/control.md).
+/// Longest request in bytes, with its line end (docs/operate/control.md).
 const LONGEST: usize = 64 * 1024;
 /// Maximum length of an answer in bytes, without what it repeats of the request.
 const ANSWER: usize = 10_000;

@@ -34,7 +34,7 @@ pub enum Line {
         /// Reason for skipping it.
         why: String,
     },
-    /// Property of this kernel: a cell of the table in `docs/kernels.md`.
+    /// Property of this kernel: a cell of the table in `docs/understand/kernels.md`.
     Fact {
         /// Row of the table.
         row: String,

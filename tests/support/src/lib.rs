@@ -1,5 +1,6 @@
 //! Tools of the tests: frames, captures, network namespaces, and the reference data plane.
 
+pub mod documents;
 pub mod frame;
 pub mod frame_gen;
 pub mod guest;
@@ -9,3 +10,4 @@ pub mod pcapng;
 pub mod reference_dataplane;
 pub mod root;
 pub mod wire;
+pub mod words;

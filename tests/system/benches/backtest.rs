@@ -25,7 +25,7 @@ const HOSTS: u32 = 60_000;
 /// Minimum rate, in records per second on two CPUs.
 const FLOOR: f64 = 300_000.0;
 
-/// Maximum memory in MB: the pending records (docs/backtest.md), the reader and the rules.
+/// Maximum memory in MB: the pending records (docs/rules/backtest.md), the reader and the rules.
 const MEMORY: f64 = 450.0;
 
 /// Resources that a process used.

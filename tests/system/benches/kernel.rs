@@ -1,5 +1,5 @@
 //! Cost of the kernel program. Prints a line of JSON for each case; `cargo xtask bench` makes a table of
-//! them. docs/performance.md describes the method.
+//! them. docs/understand/performance.md describes the method.
 
 #[path = "kernel/cases.rs"]
 mod cases;

@@ -108,7 +108,7 @@ fn serve(interface: &str) -> Result<()> {
         [] => "nothing".to_owned(),
         held => format!("`{}`", held.join("`, `")),
     };
-    println!("{}; beside it {}", shown(&held), shown(&beside));
+    println!("{}; helper process {}", shown(&held), shown(&beside));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Message estimate, compared with what a real Postfix accepted in each connection, and with sessions as
 //! other servers have them.
 //!
-//! `cargo test -p mailflow-system-tests --test messages -- --nocapture` prints the tables of docs/messages.md.
+//! `cargo test -p mailflow-system-tests --test messages -- --nocapture` prints the tables of docs/understand/messages.md.
 
 mailflow_test_support::needs_root!();
 

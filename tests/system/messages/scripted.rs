@@ -1,6 +1,6 @@
 //! Estimate on sessions of named servers, whose packets run through the kernel program.
 //!
-//! Each class is a row of docs/messages.md.
+//! Each class is a row of docs/understand/messages.md.
 
 use std::collections::BTreeMap;
 
@@ -267,7 +267,7 @@ fn other_sessions_are_estimated() {
     println!("|---|---|---|---|---|---|---|");
     let mut classes = Classes::new();
     let mut least = Vec::new();
-    // The minimum share of exact flows of a class; 0 for the documented limits of docs/messages.md.
+    // The minimum share of exact flows of a class; 0 for the documented limits of docs/understand/messages.md.
     let mut judge = |name: &str, sessions: Vec<Played>, share: f64| {
         classes.push((name.to_owned(), sessions));
         least.push(share);

@@ -60,7 +60,7 @@ const FLOW: &[(&str, Type)] = &[
     ("state", Text),
 ];
 
-/// Fields of alerts that the schema lacks, and that docs/events.md lists as mailflow's own.
+/// Fields of alerts that the schema lacks, and that docs/integrate/events.md lists as mailflow's own.
 const OWN_OF_ALERTS: [&str; 14] = [
     "rule_version",
     "state",

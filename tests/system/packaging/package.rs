@@ -33,8 +33,8 @@ fn package_has_documented_files_owned_by_root() {
             files.insert(words[5].trim_start_matches('.').to_owned());
         }
     }
-    let page =
-        std::fs::read_to_string(mailflow_test_support::lab::workspace().join("docs/install.md")).unwrap();
+    let page = std::fs::read_to_string(mailflow_test_support::lab::workspace().join("docs/start/install.md"))
+        .unwrap();
     let listed = page.lines().filter_map(|line| line.strip_prefix("| `/")?.split('`').next());
     let listed: Vec<_> = listed.map(|path| format!("/{path}")).collect();
     assert!(listed.len() > 8, "{listed:?}");
@@ -46,7 +46,7 @@ fn package_has_documented_files_owned_by_root() {
     }
     for file in &files {
         let known = listed.iter().any(|path| path == file || (path.ends_with('/') && file.starts_with(path)));
-        assert!(known, "{file} is not in docs/install.md");
+        assert!(known, "{file} is not in docs/start/install.md");
     }
 }
 

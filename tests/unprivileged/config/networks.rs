@@ -116,7 +116,7 @@ fn configuration_that_is_no_text_is_an_error() {
 /// The examples in the documentation are valid, with the network files shown there.
 #[test]
 fn documented_examples_are_valid() {
-    let document = include_str!("../../../docs/configuration.md");
+    let document = include_str!("../../../docs/operate/configuration.md");
     let blocks = |kind: &str| {
         let blocks = document.split("```").skip(1).step_by(2);
         blocks.filter_map(|block| block.strip_prefix(kind)).map(str::to_owned).collect::<Vec<_>>()

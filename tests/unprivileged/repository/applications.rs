@@ -1,4 +1,4 @@
-//! docs/applications.md gives the class of `classify` for every combination of facts.
+//! docs/understand/applications.md gives the class of `classify` for every combination of facts.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use mailflow_agent::config;
 use mailflow_common::{App, Facts, Family, classify, first_payload, upgrade};
 use mailflow_engine::settings::Service;
 
-const DOCUMENT: &str = include_str!("../../../docs/applications.md");
+const DOCUMENT: &str = include_str!("../../../docs/understand/applications.md");
 
 /// First payload classes, with their names on the page.
 const OPENINGS: [(u8, &str); 7] = [

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod applications;
+mod documents;
 mod isolation;
 mod prose;
 mod readme;

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use mailflow_test_support::words::{NO_WORDS, has};
+
 /// Crates whose comments are checked.
 const CRATES: [&str; 5] =
     ["mailflow-common/src", "mailflow-ebpf/src", "mailflow-agent/kernel/src", "tests", "xtask/src"];
@@ -24,28 +26,6 @@ const NO_BEGINNINGS: [&str; 14] = [
     "Itself",
 ];
 
-/// Words that are no terms of the field.
-const NO_WORDS: [&str; 18] = [
-    "told",
-    "anew",
-    "amid",
-    "beside",
-    "whoever",
-    "nobody",
-    "somebody",
-    "for want of",
-    "of late",
-    "by then",
-    "rooms",
-    "clerk",
-    "hearer",
-    "lookout",
-    "hung",
-    "put aside",
-    "twin",
-    "all the same",
-];
-
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
@@ -63,15 +43,6 @@ fn comment(line: &str) -> Option<(&str, bool)> {
     let line = line.trim_start();
     let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
     doc.map(|text| (text.trim(), true)).or_else(|| line.strip_prefix("//").map(|text| (text.trim(), false)))
-}
-
-/// Returns true if `text` has `word`, not as part of another one.
-fn has(text: &str, word: &str) -> bool {
-    let letter = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
-    let lower = text.to_lowercase();
-    lower.match_indices(word).any(|(at, _)| {
-        !letter(lower[..at].chars().next_back()) && !letter(lower[at + word.len()..].chars().next())
-    })
 }
 
 /// Returns the faults of a file, a line each.

@@ -204,9 +204,9 @@ fn invalid_file_exits_2_and_others_run() {
     assert!(err.starts_with("/nonexistent/tests.yaml: cannot be read: No such file"), "{err}");
 }
 
-/// Returns the contents of the fenced block of docs/rules.md with this info string.
+/// Returns the contents of the fenced block of docs/rules/reference.md with this info string.
 fn example(info: &str) -> String {
-    let text = fs::read_to_string(config_folder().join("../docs/rules.md")).unwrap();
+    let text = fs::read_to_string(config_folder().join("../docs/rules/reference.md")).unwrap();
     let start = text.find(&format!("```{info}\n")).unwrap() + info.len() + 4;
     text[start..start + text[start..].find("```").unwrap()].to_owned()
 }

@@ -8,7 +8,7 @@ use corpus::{Attack, Lists, judge, world};
 #[test]
 fn combined_rules_detect_attacks_and_with_lists_nothing_else() {
     let world = world(1);
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rules.md");
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rules/reference.md");
     let page = std::fs::read_to_string(page).unwrap();
     let [none, sources, both] = Lists::ALL.map(|lists| {
         let found = judge(&world, lists);
@@ -16,7 +16,7 @@ fn combined_rules_detect_attacks_and_with_lists_nothing_else() {
         let whole = format!("{}: {:.1} % found\n{}", lists.name(), found.part() * 100.0, found.table());
         assert!(
             page.contains(&whole),
-            "docs/rules.md has other numbers than `cargo xtask scenarios`:\n{whole}"
+            "docs/rules/reference.md has other numbers than `cargo xtask scenarios`:\n{whole}"
         );
         found
     });

@@ -87,7 +87,7 @@ fn rules_use_only_exported_or_recorded_series() {
 
 #[test]
 fn every_alert_has_description_and_documented_action() {
-    let page = text("docs/fleet.md");
+    let page = text("docs/operate/alerts.md");
     let rows: BTreeSet<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `Mailflow")?.split_once('`'))

@@ -2,7 +2,7 @@
 
 /// Kernel series, with its location in Debian.
 pub(super) struct Series {
-    /// Column in `docs/kernels.md`.
+    /// Column in `docs/understand/kernels.md`.
     pub(super) name: &'static str,
     /// Prefix of its versions.
     pub(super) prefix: &'static str,

@@ -1,4 +1,4 @@
-//! Table in `docs/kernels.md`: differences between the kernels.
+//! Table in `docs/understand/kernels.md`: differences between the kernels.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -8,7 +8,7 @@ use super::report::Report;
 use crate::workspace;
 
 /// Page with the table.
-const PAGE: &str = "docs/kernels.md";
+const PAGE: &str = "docs/understand/kernels.md";
 
 /// Table with rows in the order of the reports and columns in the order of the kernels.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Range table: prefixes flattened into disjoint ranges, for a lookup by search.
 //!
-//! Measured against the `prefix-trie` crate (`cargo bench -p mailflow-tests --bench assets`); docs/performance.md
+//! Measured against the `prefix-trie` crate (`cargo bench -p mailflow-system-tests --bench assets`); docs/understand/performance.md
 //! has the numbers.
 
 use std::{cmp::Reverse, num::NonZeroU32};

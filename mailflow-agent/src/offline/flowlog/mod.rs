@@ -1,7 +1,7 @@
 //! Flow logs as flow records: mailflow's own lines, Suricata's EVE, Zeek's conn.log.
 //!
 //! Fields that a log does not record are missing in the record
-//! ([`Inputs`](mailflow_engine::flow::RecordFields)), not zero. docs/backtest.md lists the fields of each
+//! ([`Inputs`](mailflow_engine::flow::RecordFields)), not zero. docs/rules/backtest.md lists the fields of each
 //! format.
 
 mod app;

@@ -1,7 +1,7 @@
 //! Rule test files: flows, and the alerts that they must cause.
 //!
 //! The tested rules are in sections of a configuration, in the file itself or in one that it names. Omitted
-//! sections are those of the built-in configuration. docs/rules.md has the format.
+//! sections are those of the built-in configuration. docs/rules/reference.md has the format.
 
 use std::path::Path;
 

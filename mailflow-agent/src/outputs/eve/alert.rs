@@ -33,7 +33,7 @@ const GENERATOR_ID: u32 = 32_473;
 /// Description of Suricata's class `bad-unknown`, which consumers of EVE lines know.
 const SIGNATURE_CATEGORY: &str = "Potentially Bad Traffic";
 
-/// Fields of an alert line. The names are a public interface (docs/events.md).
+/// Fields of an alert line. The names are a public interface (docs/integrate/events.md).
 #[derive(Debug, Serialize)]
 pub struct AlertLine<'a> {
     timestamp: EveTimestamp,

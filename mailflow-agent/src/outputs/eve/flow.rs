@@ -22,7 +22,7 @@ pub fn line(record: &FlowRecord, epoch: WallClockOffset, gateway: &Gateway) -> s
     serde_json::to_string(&FlowLine::of(record, epoch, gateway))
 }
 
-/// Fields of a flow line. The names are a public interface (docs/events.md).
+/// Fields of a flow line. The names are a public interface (docs/integrate/events.md).
 #[derive(Debug, Serialize)]
 pub struct FlowLine {
     timestamp: EveTimestamp,

@@ -1,4 +1,4 @@
-//! Application facts (docs/applications.md).
+//! Application facts (docs/understand/applications.md).
 
 use mailflow_common::{first_payload, upgrade};
 

@@ -1,4 +1,4 @@
-//! The message estimate (docs/messages.md).
+//! The message estimate (docs/understand/messages.md).
 
 use mailflow_common::{first_payload, upgrade};
 

@@ -1,4 +1,4 @@
-//! mailflow's own flow lines (docs/events.md).
+//! mailflow's own flow lines (docs/integrate/events.md).
 
 use mailflow_common::{App, Facts, seen};
 

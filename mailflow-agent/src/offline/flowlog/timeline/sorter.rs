@@ -38,7 +38,7 @@ pub struct SorterLimits {
 }
 
 impl SorterLimits {
-    /// Limits that docs/backtest.md states.
+    /// Limits that docs/rules/backtest.md states.
     pub const DEFAULT: SorterLimits =
         SorterLimits { memory: 256 << 20, records_per_buffer: 1 << 15, merge_width: 128, active: 1 << 17 };
 }

@@ -1,0 +1,32 @@
+//! Words that comments and documents avoid (CONTRIBUTING.md, "Words").
+
+/// Words that are no terms of the field.
+pub const NO_WORDS: [&str; 18] = [
+    "told",
+    "anew",
+    "amid",
+    "beside",
+    "whoever",
+    "nobody",
+    "somebody",
+    "for want of",
+    "of late",
+    "by then",
+    "rooms",
+    "clerk",
+    "hearer",
+    "lookout",
+    "hung",
+    "put aside",
+    "twin",
+    "all the same",
+];
+
+/// Returns true if `text` has `word`, not as part of another word.
+pub fn has(text: &str, word: &str) -> bool {
+    let letter = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
+    let lower = text.to_lowercase();
+    lower.match_indices(word).any(|(at, _)| {
+        !letter(lower[..at].chars().next_back()) && !letter(lower[at + word.len()..].chars().next())
+    })
+}
