@@ -16,19 +16,13 @@ use crate::{
         supervisor::Watched,
     },
     error::KernelError,
-    flow_table::{
-        clock::Ticks,
-        conservation::Held,
-        evict,
-        reader::{Moment, Reader, Table},
-        snapshot::Snapshot,
-    },
+    flow_table::{clock::Ticks, conservation::Held, reader::Table, snapshot::Snapshot},
     host::{
         addresses::{self, Addresses},
         device::Device,
         kernel_version::KernelVersion,
     },
-    options::{AtStop, Hook, LoadOptions, Role, SilenceLimits},
+    options::{AtStop, Hook, LoadOptions, Role},
     persist::{
         kernel_checkpoint::{self, Kept},
         pins::{Old, Pins},
@@ -39,10 +33,7 @@ use crate::{
         test_run::run,
     },
 };
-use mailflow_engine::{
-    flow::{Fate, Flow},
-    time::Time,
-};
+use mailflow_engine::{settings::Timeouts, time::Time};
 
 /// Tick of the clock of a replay, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
@@ -129,8 +120,8 @@ impl Kernel {
         let mut kernel = Self::begin(loaded, options, ports, (Clock::Kernel, ticks), pinned)?;
         kernel.begun = begun;
         if let Some((_, kept)) = kept.filter(|_| begun == Begun::Resumed) {
-            let limits = kernel.table.limits();
-            kernel_checkpoint::resume(kernel.table.book_mut(), kept, &limits);
+            let timeouts = kernel.table.timeouts();
+            kernel_checkpoint::resume(kernel.table.book_mut(), kept, &timeouts);
         }
         Ok((kernel, begun))
     }
@@ -147,8 +138,8 @@ impl Kernel {
             // No tick is 0.
             loaded.set_now(ticks.tick(Time::from_nanos(0)))?;
         }
-        loaded.set_silences(silences(&options.silences, &ticks))?;
-        let table = Table::new(options.silences);
+        loaded.set_timeouts(timeout_ticks(&options.timeouts, &ticks))?;
+        let table = Table::new(options.timeouts);
         let (watched, left) = (Watched::new(), Snapshot::default());
         Ok(Self { loaded, ticks, clock, table, watched, pinned, begun: Begun::Anew, left })
     }
@@ -193,9 +184,9 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_silences(&mut self, limits: &SilenceLimits) -> Result<(), KernelError> {
-        self.table.set_limits(*limits);
-        self.loaded.set_silences(silences(limits, &self.ticks))
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<(), KernelError> {
+        self.table.set_timeouts(*timeouts);
+        self.loaded.set_timeouts(timeout_ticks(timeouts, &self.ticks))
     }
 
     /// Uses this helper process to query hooks, as the agent gives up the capability.
@@ -301,52 +292,14 @@ impl Kernel {
         self.watched.places()
     }
 
-    /// Scans the maps, and evicts the flows that `reader` returns, each only if it has not changed.
-    ///
-    /// A flow that begins during the scan may be left to the next one.
-    ///
-    /// # Errors
-    /// The kernel refuses a read or an eviction; what `reader` has received is valid.
-    pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
-        self.loaded.log.flush();
-        let counting = self.counting();
-        let horizon = if counting { see_ticks(&mut self.loaded)? } else { u64::MAX };
-        let moment = Moment { ticks: &self.ticks, now, tick: self.ticks.tick(now), horizon };
-        let made = self.loaded.made()?;
-        let Self { loaded, table, .. } = self;
-        if let Some(sets) = &loaded.sets {
-            table.book_mut().held.late(&sets.free(counting));
-        }
-        let remove = |book: &mut _, flows: &[_]| evict::remove(loaded, book, flows, counting);
-        table.read(&loaded.tables()?, moment, reader, &remove)?;
-        let held = table.held();
-        self.loaded.set_room(made, (held.flows, held.sources))
-    }
-
     /// Returns true if packets are counted at the same time.
-    fn counting(&self) -> bool {
+    pub(crate) fn counting(&self) -> bool {
         self.clock == Clock::Kernel && self.places().any(|place| place.standing != Standing::Detached)
     }
 
-    /// Returns the contents of all maps, for small tables. Evicts nothing.
-    ///
-    /// # Errors
-    /// The kernel refuses the read.
-    pub fn snapshot(&mut self, now: Time) -> Result<Snapshot, KernelError> {
-        let mut snapshot = Snapshot::default();
-        self.read(now, &mut snapshot)?;
-        Ok(snapshot)
-    }
-
-    /// Evicts flows, each only if it has not changed since the last scan. Returns an outcome for each, in
-    /// order.
-    ///
-    /// # Errors
-    /// The kernel refuses it; flows before the refusal may be gone.
-    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
-        let counting = self.counting();
-        let Self { loaded, table, .. } = self;
-        table.remove(flows, &|book, flows| evict::remove(loaded, book, flows, counting))
+    /// Returns the kernel's tick, as the program sees it.
+    pub(crate) fn tick(&mut self) -> Result<u64, KernelError> {
+        see_ticks(&mut self.loaded)
     }
 
     /// Returns the location of counted packets, as of the last scan and the evictions since.
@@ -422,9 +375,9 @@ impl Kernel {
     }
 }
 
-fn silences(limits: &SilenceLimits, ticks: &Ticks) -> IdleTimeoutTicks {
+fn timeout_ticks(timeouts: &Timeouts, ticks: &Ticks) -> IdleTimeoutTicks {
     let [closed, unanswered, idle] =
-        [limits.closed, limits.unanswered, limits.idle].map(|limit| ticks.count(limit));
+        [timeouts.closed, timeouts.unanswered, timeouts.idle].map(|timeout| ticks.count(timeout));
     // As the engine has it: an unanswered SYN does not outlive silence.
     let unanswered = unanswered.min(idle);
     IdleTimeoutTicks { closed, unanswered, idle, least: closed.min(unanswered) }

@@ -26,7 +26,8 @@ pub use self::{
     flow_table::{
         conservation::{Difference, Held, Sum},
         element::{key_bytes, pack_spill_key, unpack_key, unpack_spill_key},
-        reader::{Reader, Taking},
+        reader::{PendingOverflow, PendingSuperseded},
+        scan::{FlowBatch, FlowScan},
         snapshot::Snapshot,
     },
     handle::{Begun, Kernel},
@@ -44,7 +45,7 @@ pub use self::{
         sockets,
         system_clock::{self as clock, ClockState, clock_state},
     },
-    options::{LoadOptions, Programs, SilenceLimits},
+    options::{LoadOptions, Programs},
     persist::{
         bpffs::{bpf_file_system, is_private as private_file_system},
         kernel_checkpoint::Kept,

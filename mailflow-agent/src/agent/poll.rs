@@ -1,119 +1,112 @@
-//! One look at the kernel's tables and what follows from it; live and in replay the same.
+//! One poll of the flow table, live and in replay.
+//!
+//! The agent reads the flow table in batches. For each batch the engine observes the flows, the journal stores those
+//! that ended, the kernel evicts them, and the engine accounts for the evictions. A flow is in the journal before it
+//! leaves the table: after a crash the next process finds it in one of the two.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::recovery::{checkpointer::Keeper, poll_records, store::Entry};
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::{Fate, Finished, Flow},
-    spill::Spill,
+    flow::Fate,
     time::{Epoch, Time},
 };
-use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, Reader, Taking};
+use mailflow_kernel::{FlowBatch, Kernel, clock};
 
-/// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
-/// effects in order. Gives back how long the reading took, with what followed from each part.
-pub(crate) fn look(
+/// Kind of poll.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PollKind {
+    /// Flows that ended are evicted.
+    Regular,
+    /// Counting has ended: each flow gets its final record, and none is evicted.
+    Final,
+}
+
+/// Polls the flow table at `now`. `emit` receives the effects in order. Returns the time that the scan took, with the
+/// evaluation of its batches.
+pub(crate) fn poll(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Keeper,
+    journal: &mut Keeper,
     (now, epoch): (Time, Epoch),
-    mut hand_on: impl FnMut(&Effects),
+    mut emit: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
     engine.begin(now);
-    keeper.begin(now, epoch);
-    kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
-    let took = clock::now().since(begin);
+    journal.begin(now, epoch);
+    scan(kernel, engine, journal, (now, PollKind::Regular), &mut emit)?;
+    let scan_time = clock::now().since(begin);
     let effects = engine.tick(now);
-    keeper.take((now, epoch), engine, &effects);
-    hand_on(&effects);
-    Ok(took)
+    journal.take((now, epoch), engine, &effects);
+    emit(&effects);
+    Ok(scan_time)
 }
 
-/// Reads the tables a last time: every open flow gets its record.
-pub(crate) fn last_look(
+/// Polls the flow table a last time, after counting has ended: each flow gets its final record.
+pub(crate) fn final_poll(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Keeper,
+    journal: &mut Keeper,
     (now, epoch): (Time, Epoch),
-    mut hand_on: impl FnMut(&Effects),
+    mut emit: impl FnMut(&Effects),
 ) -> Result<()> {
-    keeper.begin(now, epoch);
-    let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
-    kernel.read(now, &mut reader).context("reading the flow table a last time")?;
+    journal.begin(now, epoch);
+    scan(kernel, engine, journal, (now, PollKind::Final), &mut emit)
+        .context("reading the flow table a last time")?;
     let effects = engine.shutdown(now);
-    keeper.take((now, epoch), engine, &effects);
-    hand_on(&effects);
+    journal.take((now, epoch), engine, &effects);
+    emit(&effects);
     Ok(())
 }
 
-/// The engine looks at one part after the other.
-struct Look<'a> {
-    engine: &'a mut Engine,
-    keeper: &'a mut Keeper,
-    hand_on: &'a mut dyn FnMut(&Effects),
+/// Scans the flow table: observe, store, evict, account.
+fn scan(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    journal: &mut Keeper,
+    (now, kind): (Time, PollKind),
+    emit: &mut impl FnMut(&Effects),
+) -> Result<()> {
+    let mut scan = kernel.scan(now)?;
+    while let Some(batch) = scan.next_batch()? {
+        match batch {
+            FlowBatch::Superseded(pending) => {
+                let entries = pending.entries();
+                store(journal, entries.map(|(flow, sums)| Entry::Finished(flow.clone(), sums.to_vec())))?;
+                let superseded = scan.delete_superseded(pending)?;
+                emit(&engine.finish(&superseded));
+            }
+            FlowBatch::Active(flows) if kind == PollKind::Final => emit(&engine.look_last(now, flows)),
+            FlowBatch::Active(flows) => {
+                let observed = engine.look(flows);
+                let stored = store(journal, poll_records::living(&observed, engine.ending()));
+                emit(&observed);
+                // A flow that is not in the journal stays in the table, and the next poll observes it again.
+                if stored.is_err() || engine.ending().is_empty() {
+                    continue;
+                }
+                let Some(outcomes) = scan.evict(engine.ending()) else { continue };
+                let evictions = engine.ending().iter().zip(&outcomes);
+                let changed = evictions.filter(|(_, outcome)| **outcome == Fate::Lives);
+                // Recovery looks up a flow without this entry, and finds it in the table: a failure loses nothing.
+                let _ = store(journal, changed.map(|(flow, _)| Entry::Lives(flow.clone())));
+                emit(&engine.end(&outcomes));
+            }
+            FlowBatch::Overflow(pending) => {
+                store(journal, pending.idle().cloned().map(Entry::Spilled))?;
+                let sources = scan.delete_idle(pending)?;
+                emit(&engine.overflow(&sources));
+            }
+        }
+    }
+    Ok(())
 }
 
-impl Reader for Look<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
-        (self.hand_on)(&self.engine.finish(finished));
-    }
-
-    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        let effects = self.engine.look(flows);
-        let noted = self.keeper.note(poll_records::living(&effects, self.engine.ending()));
-        (self.hand_on)(&effects);
-        // What is not in the journal stays in the table: another reading judges it again.
-        if noted.is_ok() { self.engine.ending() } else { &[] }
-    }
-
-    fn removed(&mut self, fates: &[Fate]) {
-        let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
-        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
-        // Without that note it would be looked up at the next start, and found alive as well.
-        let _ = self.keeper.note(lives);
-        (self.hand_on)(&self.engine.end(fates));
-    }
-
-    fn spilled(&mut self, spilled: &[Spill]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
-    }
-
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(poll_records::taken(taking))
-    }
-}
-
-/// The same for the last time: nothing is taken out any more.
-struct LastLook<'a> {
-    engine: &'a mut Engine,
-    keeper: &'a mut Keeper,
-    now: Time,
-    hand_on: &'a mut dyn FnMut(&Effects),
-}
-
-impl Reader for LastLook<'_> {
-    fn finished(&mut self, finished: &[Finished]) {
-        (self.hand_on)(&self.engine.finish(finished));
-    }
-
-    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        (self.hand_on)(&self.engine.look_last(self.now, flows));
-        &[]
-    }
-
-    fn removed(&mut self, _: &[Fate]) {}
-
-    fn spilled(&mut self, spilled: &[Spill]) {
-        (self.hand_on)(&self.engine.overflow(spilled));
-    }
-
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(poll_records::taken(taking))
-    }
+/// Appends entries to the journal.
+fn store(journal: &mut Keeper, entries: impl IntoIterator<Item = Entry>) -> Result<()> {
+    journal.note(entries).map_err(|error| anyhow!("failed to write the journal: {error}"))
 }

@@ -42,7 +42,7 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == Hosts::OwnOnly,
         external_clock: programs != Programs::All,
-        silences: (&config.engine.timeouts).into(),
+        timeouts: config.engine.timeouts,
         programs,
         kernel_log: config.kernel_log,
         hash_keys: None,

@@ -232,7 +232,7 @@ impl Replay {
 
     fn poll(&mut self) -> Result<()> {
         let Self { kernel, engine, outputs, now, .. } = self;
-        poll::look(kernel, engine, &mut Keeper::none(), (*now, EPOCH), |effects| {
+        poll::poll(kernel, engine, &mut Keeper::none(), (*now, EPOCH), |effects| {
             outputs.write_all(effects, EPOCH)
         })
         .map(drop)
@@ -249,7 +249,7 @@ impl Replay {
             self.poll()?;
         }
         let Self { mut kernel, mut engine, mut outputs, now, .. } = self;
-        poll::last_look(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
+        poll::final_poll(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
             outputs.write_all(effects, EPOCH)
         })?;
         let totals = kernel.totals()?;

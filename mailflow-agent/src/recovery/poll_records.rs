@@ -7,23 +7,12 @@ use mailflow_engine::{
     flow::{Flow, RecordReason},
     time::{Epoch, Time},
 };
-use mailflow_kernel::Taking;
 
 /// What a part of the living brought: records of those that live on, and those that ended.
 pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {
     let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
     let active = active.map(|record| Entry::Active(record.flow.clone()));
     active.chain(ended.iter().cloned().map(Entry::Ended))
-}
-
-/// What is taken out of the tables beside the living.
-pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
-    match taking {
-        Taking::Finished(finished) => {
-            finished.iter().cloned().map(|(finished, sums)| Entry::Finished(finished, sums)).collect()
-        }
-        Taking::Spilled(spilled) => spilled.iter().cloned().map(Entry::Spilled).collect(),
-    }
 }
 
 /// What the rules were shown last, by which clock, and until when time has passed since.

@@ -49,6 +49,24 @@ pub(crate) struct Sets {
     waves: RefCell<VecDeque<(Time, usize)>>,
 }
 
+/// Position of a scan in the buckets.
+#[derive(Default)]
+pub(crate) struct BucketCursor {
+    /// Number of the next bucket.
+    next: u32,
+    /// True if a bucket of its group before this one holds flows.
+    occupied: bool,
+    /// Counts of duplicates that are not in the slots of their flows.
+    pub(super) apart: Sum,
+}
+
+impl BucketCursor {
+    /// Begins a scan after the fallback map, with the counts of duplicates there.
+    pub(crate) fn new(apart: Sum) -> Self {
+        Self { apart, ..Self::default() }
+    }
+}
+
 /// Groups of [`BUCKETS_PER_GROUP`] buckets that may hold flows.
 struct Groups {
     /// Words of the program: 1 if a flow was inserted.
@@ -65,7 +83,7 @@ impl Groups {
     }
 
     /// Returns true if the group has to be read: it held flows at the last scan, or a flow was inserted
-    /// since.
+    /// since. It counts as occupied until [`Groups::end`], so that a scan that is not completed loses no flow.
     fn begin(&self, group: usize) -> bool {
         // A flow that is inserted after this is seen now, or sets the word again.
         let inserted = self
@@ -73,7 +91,10 @@ impl Groups {
             .words()
             .get(group)
             .is_none_or(|word| word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::SeqCst) != 0);
-        inserted || self.occupied.borrow().get(group).is_none_or(|occupied| *occupied)
+        let mut groups = self.occupied.borrow_mut();
+        let Some(occupied) = groups.get_mut(group) else { return true };
+        *occupied |= inserted;
+        *occupied
     }
 
     /// Records if the group holds flows.
@@ -193,68 +214,80 @@ impl Sets {
         (place, rest, tag_of(self.keys.flow(&place, &rest)))
     }
 
+    /// Returns all buckets with their numbers.
     fn all(&self) -> impl Iterator<Item = (u32, &[AtomicU64])> {
         (0..).zip(self.sets.words().chunks_exact(SET_WORDS))
     }
 
-    /// Calls `visit` once for every flow. Flows that begin or are evicted during the scan may be missed.
+    /// Visits the flows of the next bucket, each once. Returns false at the end of the table. Flows that begin
+    /// or are evicted during the scan may be missed.
     ///
     /// If two CPUs inserted a flow into two slots, because a slot was freed between their choices, the first
     /// slot stays. The counts of the second are added to it when no packet can be in progress with the second
-    /// any more ([`Sets::free`]), and returned here.
-    pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
-        let mut apart = Sum::default();
-        for (group, sets) in self.sets.words().chunks(BUCKETS_PER_GROUP as usize * SET_WORDS).enumerate() {
-            if self.groups.as_ref().is_some_and(|groups| !groups.begin(group)) {
-                continue;
-            }
-            let first = group as u32 * BUCKETS_PER_GROUP;
-            let occupied = self.walk_group(first, sets, &mut visit, &mut apart);
-            if let Some(groups) = &self.groups {
-                groups.end(group, occupied);
-            }
+    /// any more ([`Sets::free`]), and to `cursor.apart` now.
+    pub(super) fn visit_next(
+        &self,
+        cursor: &mut BucketCursor,
+        visit: &mut impl FnMut(&FlowKey, &FlowCounters),
+    ) -> bool {
+        const GROUP: u32 = BUCKETS_PER_GROUP;
+        while cursor.next.is_multiple_of(GROUP)
+            && let Some(groups) = &self.groups
+            && self.set(cursor.next).is_some()
+            && !groups.begin((cursor.next / GROUP) as usize)
+        {
+            cursor.next += GROUP;
         }
-        self.mark();
-        apart
+        let Some(set) = self.set(cursor.next) else {
+            self.mark();
+            return false;
+        };
+        cursor.occupied &= !cursor.next.is_multiple_of(GROUP);
+        cursor.occupied |= self.visit(cursor.next, set, visit, &mut cursor.apart);
+        cursor.next += 1;
+        if let Some(groups) = &self.groups
+            && (cursor.next.is_multiple_of(GROUP) || self.set(cursor.next).is_none())
+        {
+            groups.end(((cursor.next - 1) / GROUP) as usize, cursor.occupied);
+        }
+        true
     }
 
-    /// Visits the flows of the buckets from number `first` on. Returns true if there are any, visited or not.
-    fn walk_group(
+    /// Visits the flows of a bucket. Returns true if there are any, visited or not.
+    fn visit(
         &self,
-        first: u32,
-        sets: &[AtomicU64],
+        number: u32,
+        set: &[AtomicU64],
         visit: &mut impl FnMut(&FlowKey, &FlowCounters),
         apart: &mut Sum,
     ) -> bool {
         let mut occupied = false;
-        for (number, set) in (first..).zip(sets.chunks_exact(SET_WORDS)) {
-            for way in 0..BUCKET_SLOTS {
-                let tag = set[way].load(Ordering::Relaxed);
-                if tag <= TOMBSTONE {
-                    continue;
+        for way in 0..BUCKET_SLOTS {
+            let tag = set[way].load(Ordering::Relaxed);
+            if tag <= TOMBSTONE {
+                continue;
+            }
+            occupied = true;
+            // A slot that is still being written has no key yet.
+            if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
+                continue;
+            }
+            let flow = read(slot(set, way));
+            let is = |other: &usize| {
+                set[*other].load(Ordering::Relaxed) == tag && {
+                    let other = read(slot(set, *other));
+                    (other.key, other.entry.remainder) == (flow.key, flow.entry.remainder)
                 }
-                occupied = true;
-                // A slot that is still being written has no key yet.
-                if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
-                    continue;
-                }
-                let flow = read(slot(set, way));
-                let is = |other: &usize| {
-                    set[*other].load(Ordering::Relaxed) == tag && {
-                        let other = read(slot(set, *other));
-                        (other.key, other.entry.remainder) == (flow.key, flow.entry.remainder)
-                    }
-                };
-                match (0..way).find(is) {
-                    None => visit(&flow.key.flow(&flow.entry.remainder), &flow.entry.counters),
-                    Some(twin) => {
-                        set[way].store(TOMBSTONE, Ordering::SeqCst);
-                        self.give_back(&flow.key.flow(&flow.entry.remainder));
-                        let sum = sum(slot(set, way));
-                        apart.add(&sum);
-                        self.twins.set(self.twins.get() + 1);
-                        self.leave(number, way, sum, Some(twin));
-                    }
+            };
+            match (0..way).find(is) {
+                None => visit(&flow.key.flow(&flow.entry.remainder), &flow.entry.counters),
+                Some(twin) => {
+                    set[way].store(TOMBSTONE, Ordering::SeqCst);
+                    self.give_back(&flow.key.flow(&flow.entry.remainder));
+                    let sum = sum(slot(set, way));
+                    apart.add(&sum);
+                    self.twins.set(self.twins.get() + 1);
+                    self.leave(number, way, sum, Some(twin));
                 }
             }
         }

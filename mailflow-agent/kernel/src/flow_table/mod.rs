@@ -8,4 +8,5 @@ pub(crate) mod element;
 pub(crate) mod evict;
 pub(crate) mod mmap;
 pub(crate) mod reader;
+pub(crate) mod scan;
 pub(crate) mod snapshot;

@@ -4,67 +4,36 @@
 //! the map of superseded flows. The reader separates the flows again: a flow is what its entry gained since
 //! the flow before it.
 
-use std::{collections::HashMap, io, num::NonZeroU32};
+use std::{collections::HashMap, num::NonZeroU32, vec};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey,
+    BUCKET_SLOTS, DirectionCounters, Facts, FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey,
     SupersededKey, hook_orientation, seen, upgrade,
 };
 
 use super::{
-    batch::{self, Walker},
-    buckets::Sets,
+    batch::{self, MapCursor},
+    buckets::{BucketCursor, Sets},
     clock::Ticks,
     conservation::{Held, Sum},
-    element::pack,
+    element::bytes,
+    snapshot::Snapshot,
 };
 use crate::{
     error::KernelError,
-    options::SilenceLimits,
     persist::migrated_flows::{Carried, less},
 };
 use mailflow_engine::{
     flow::{Direction, Fate, Finished, Flow},
+    settings::Timeouts,
     spill::Spill,
     time::Time,
 };
 
-/// Flows of one batch: few enough for a cache of the CPU, with everything that is derived from them.
+/// Largest number of flows of a batch: few enough for a cache of the CPU, with everything that is derived from
+/// them.
 const BATCH: usize = 256;
-
-/// Visitor of a scan, called in the order of these methods.
-pub trait Reader {
-    /// Visits superseded flows, in order for each 5-tuple.
-    fn finished(&mut self, finished: &[Finished]);
-
-    /// Visits flows in the table. Returns the flows to evict.
-    fn living(&mut self, flows: &[Flow]) -> &[Flow];
-
-    /// Receives the outcomes of the evictions, in their order, after each batch.
-    fn removed(&mut self, fates: &[Fate]);
-
-    /// Visits sources in the overflow map.
-    fn spilled(&mut self, spilled: &[Spill]);
-
-    /// Called before superseded flows and idle sources are deleted.
-    ///
-    /// # Errors
-    /// They cannot be stored, and stay in the maps.
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        let _ = taking;
-        Ok(())
-    }
-}
-
-/// Superseded flows and idle sources that are about to be deleted.
-#[derive(Clone, Copy, Debug)]
-pub enum Taking<'a> {
-    /// Superseded flows, each with the counts of its entry, for [`crate::Kernel::book_finished`].
-    Finished(&'a [(Finished, Vec<u8>)]),
-    /// Idle sources. [`Reader::spilled`] has received their counts.
-    Spilled(&'a [Spill]),
-}
 
 /// Maps of a scan.
 pub(crate) struct Maps<'a> {
@@ -77,8 +46,8 @@ pub(crate) struct Maps<'a> {
 
 /// Clock context of a scan.
 #[derive(Clone, Copy)]
-pub(crate) struct Moment<'a> {
-    pub(crate) ticks: &'a Ticks,
+pub(crate) struct Moment {
+    pub(crate) ticks: Ticks,
     pub(crate) now: Time,
     /// Tick at that time.
     pub(crate) tick: u64,
@@ -87,14 +56,64 @@ pub(crate) struct Moment<'a> {
     pub(crate) horizon: u64,
 }
 
+/// Superseded flows in the map, to be deleted from it.
+#[must_use = "the scan ends unless they are deleted"]
+pub struct PendingSuperseded {
+    /// In order for each 5-tuple.
+    flows: Vec<Finished>,
+    /// Key and counters of each flow in the map.
+    entries: Vec<(SupersededKey, FlowCounters)>,
+}
+
+/// Sources in the overflow map, of which the idle ones are to be deleted.
+#[must_use = "the idle sources stay in the map unless they are deleted"]
+pub struct PendingOverflow {
+    sources: Vec<Spill>,
+    /// Index of each idle source.
+    idle: Vec<usize>,
+}
+
+/// Step of a scan.
+pub(crate) enum Step {
+    /// Superseded flows. The scan ends unless they are deleted.
+    Superseded(PendingSuperseded),
+    /// Flows in the table: [`Table::batch`].
+    Active,
+    /// Sources in the overflow map.
+    Overflow(PendingOverflow),
+    /// End of the scan.
+    End,
+}
+
 /// State of the reader from one scan to the next.
 pub(crate) struct Table {
-    flows: Walker<FlowKey, FlowCounters>,
-    retired: Walker<SupersededKey, FlowCounters>,
-    overflow: Walker<SourceOverflowKey, SourceOverflowCounters>,
-    /// Idle timeouts. A source without packets is deleted after the timeout of an open flow.
-    limits: SilenceLimits,
+    flows: MapCursor<FlowKey, FlowCounters>,
+    retired: MapCursor<SupersededKey, FlowCounters>,
+    overflow: MapCursor<SourceOverflowKey, SourceOverflowCounters>,
+    stage: Stage,
+    /// Flows of the current batch. The buffer is reused from one batch to the next.
+    batch: Vec<Flow>,
+    /// Newest refusal of an eviction in this scan.
+    refusal: Option<KernelError>,
+    /// Idle timeouts, equal to those of the engine. A source without packets is deleted after the timeout of an
+    /// open flow.
+    timeouts: Timeouts,
     book: Book,
+}
+
+/// Stage of a scan, in order.
+enum Stage {
+    Superseded,
+    /// Entries of the fallback map.
+    Fallback {
+        /// Flows that have a slot in their bucket too ([`Sets::visit_next`]).
+        duplicates: Vec<FlowKey>,
+    },
+    Buckets(BucketCursor),
+    /// Migrated flows without an entry.
+    Migrated(vec::IntoIter<Flow>),
+    Overflow,
+    End,
 }
 
 /// State of the reader for the entries.
@@ -109,169 +128,48 @@ pub(crate) struct Book {
     pub(crate) held: Held,
 }
 
-/// Evicts flows, with an outcome for each.
-type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
+impl PendingSuperseded {
+    /// Returns each flow with the counts of its entry, for [`crate::Kernel::book_finished`].
+    pub fn entries(&self) -> impl Iterator<Item = (&Finished, &[u8])> {
+        let counters = self.entries.iter().map(|(_, counters)| bytes(std::slice::from_ref(counters)));
+        self.flows.iter().zip(counters)
+    }
+}
+
+impl PendingOverflow {
+    /// Returns the idle sources, with their counts until now.
+    pub fn idle(&self) -> impl Iterator<Item = &Spill> {
+        self.idle.iter().map(|source| &self.sources[*source])
+    }
+}
 
 impl Table {
-    pub(crate) fn new(limits: SilenceLimits) -> Self {
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
         Self {
-            flows: Walker::new(),
-            retired: Walker::new(),
-            overflow: Walker::new(),
-            limits,
+            flows: MapCursor::new(),
+            retired: MapCursor::new(),
+            overflow: MapCursor::new(),
+            stage: Stage::End,
+            batch: Vec::with_capacity(BATCH),
+            refusal: None,
+            timeouts,
             book: Book::default(),
         }
     }
 
-    /// Counts by location at the last scan, less what was evicted since.
+    /// Returns the counts by location at the last scan, less what was evicted since.
     pub(crate) fn held(&self) -> &Held {
         &self.book.held
     }
 
-    /// Sets the idle timeouts.
-    pub(crate) fn set_limits(&mut self, limits: SilenceLimits) {
-        self.limits = limits;
+    /// Sets the timeouts.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
-    /// Scans all maps.
-    pub(crate) fn read(
-        &mut self,
-        maps: &Maps<'_>,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-        remove: Remove<'_>,
-    ) -> Result<(), KernelError> {
-        let finished = self.finished(maps.retired, moment, reader)?;
-        if !finished.is_empty() {
-            reader.finished(&finished);
-        }
-        self.living(maps, moment, reader, remove)?;
-        self.spilled(maps.overflow, moment, reader)
-    }
-
-    /// Reads and deletes the superseded flows.
-    fn finished(
-        &mut self,
-        retired: &MapData,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-    ) -> Result<Vec<Finished>, KernelError> {
-        let mut ended: Vec<(SupersededKey, FlowCounters)> = Vec::new();
-        self.retired
-            .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
-            .map_err(KernelError::Table)?;
-        if ended.is_empty() {
-            return Ok(Vec::new());
-        }
-        ended.sort_unstable_by_key(|(key, _)| key.first);
-        // Nothing of it is booked before it is gone from the table.
-        let mut bases = self.book.bases.clone();
-        let mut held = self.book.held;
-        let (carried, limits) = (&mut self.book.carried, &self.limits);
-        let finished = ended.iter().map(|(key, counters)| {
-            let base = bases.insert(key.flow, *counters);
-            held.finish(counters, base.as_ref());
-            let flow = flow(&key.flow, counters, base.as_ref(), moment);
-            let finished = Finished {
-                // Of an entry's flows the first may have begun elsewhere.
-                flow: if base.is_none() { carried.join(flow, limits) } else { flow },
-                // Where a living flow has its mark, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
-            };
-            (finished, pack(counters))
-        });
-        let finished: Vec<_> = finished.collect();
-        reader.taking(Taking::Finished(&finished)).map_err(KernelError::Table)?;
-        // An entry never changes once it is there.
-        for (key, _) in &ended {
-            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
-        }
-        (self.book.bases, self.book.held) = (bases, held);
-        for (finished, _) in &finished {
-            self.book.carried.take(&finished.flow);
-        }
-        Ok(finished.into_iter().map(|(finished, _)| finished).collect())
-    }
-
-    fn living(
-        &mut self,
-        maps: &Maps<'_>,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-        remove: Remove<'_>,
-    ) -> Result<(), KernelError> {
-        let mut living = Vec::with_capacity(BATCH);
-        let mut refused = None;
-        let (book, limits) = (&mut self.book, &self.limits);
-        book.held.begin();
-        book.carried.begin();
-        let mut visit = |key: &FlowKey, counters: &FlowCounters| {
-            book.enter(&mut living, key, counters, moment, limits);
-            if living.len() == BATCH {
-                refused = hand_over(&living, book, reader, remove).err().or(refused.take());
-                living.clear();
-            }
-        };
-        let mut twins = Vec::new();
-        let beside = |key: &FlowKey, counters: &FlowCounters| {
-            // One that lies there and in its set: see `Sets::walk`.
-            if maps.sets.is_some_and(|sets| sets.has(key)) {
-                twins.push(*key);
-            } else {
-                visit(key, counters);
-            }
-        };
-        self.flows.walk(maps.flows.fd(), beside).map_err(KernelError::Table)?;
-        let mut apart = Sum::default();
-        if let Some(sets) = maps.sets {
-            for key in &twins {
-                let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
-                let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
-                if !sets.join(key, &counters) {
-                    apart.add(&Sum::of(&counters));
-                }
-            }
-            apart.add(&sets.walk(&mut visit));
-        }
-        book.held.late(&apart);
-        living.extend(book.carried.alone().cloned());
-        for part in living.chunks(BATCH) {
-            refused = hand_over(part, book, reader, remove).err().or(refused);
-        }
-        refused.map_or(Ok(()), Err)
-    }
-
-    /// Reads the overflow map, and deletes idle sources.
-    fn spilled(
-        &mut self,
-        overflow: &MapData,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-    ) -> Result<(), KernelError> {
-        let mut spilled = Vec::new();
-        self.overflow
-            .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
-            .map_err(KernelError::Table)?;
-        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
-        let over: Vec<Spill> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
-        if !over.is_empty() {
-            reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
-        }
-        for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
-            if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
-                *seen = Spill { over: true, ..spill(&seen.key, &counters, moment) };
-            }
-        }
-        self.book.held.spilled(&spilled);
-        if !spilled.is_empty() {
-            reader.spilled(&spilled);
-        }
-        Ok(())
-    }
-
-    /// Returns the idle timeouts.
-    pub(crate) fn limits(&self) -> SilenceLimits {
-        self.limits
+    /// Returns the timeouts.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// Returns the state of the reader for the entries.
@@ -279,31 +177,217 @@ impl Table {
         &self.book
     }
 
-    /// Returns the baselines, for changes.
+    /// Returns the state of the reader for the entries, for changes.
     pub(crate) fn book_mut(&mut self) -> &mut Book {
         &mut self.book
     }
 
-    /// Evicts flows outside of a scan.
-    pub(crate) fn remove(&mut self, flows: &[Flow], remove: Remove<'_>) -> Result<Vec<Fate>, KernelError> {
-        remove(&mut self.book, flows)
+    /// Begins a scan.
+    pub(crate) fn begin(&mut self) {
+        (self.stage, self.refusal) = (Stage::Superseded, None);
+    }
+
+    /// Reads the next step of the scan: superseded flows, then batches of flows in the table, then sources. A
+    /// step without flows or sources is left out.
+    pub(crate) fn next(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<Step, KernelError> {
+        if matches!(self.stage, Stage::Superseded) {
+            self.stage = Stage::End;
+            let superseded = self.superseded(maps.retired, moment)?;
+            if !superseded.flows.is_empty() {
+                return Ok(Step::Superseded(superseded));
+            }
+            self.begin_flows();
+        }
+        self.fill(maps, moment)?;
+        if !self.batch.is_empty() {
+            return Ok(Step::Active);
+        }
+        if matches!(self.stage, Stage::Overflow) {
+            self.stage = Stage::End;
+            if let Some(refusal) = self.refusal.take() {
+                return Err(refusal);
+            }
+            let overflow = self.overflow(maps.overflow, moment)?;
+            if !overflow.sources.is_empty() {
+                return Ok(Step::Overflow(overflow));
+            }
+            self.book.held.spilled(&[]);
+        }
+        Ok(Step::End)
+    }
+
+    /// Returns the flows of the current batch.
+    pub(crate) fn batch(&self) -> &[Flow] {
+        &self.batch
+    }
+
+    /// Records that the kernel refused an eviction. The scan goes on, so that every flow is observed, and ends
+    /// with the refusal after the flows.
+    pub(crate) fn refuse(&mut self, refusal: KernelError) {
+        self.refusal = Some(refusal);
+    }
+
+    /// Returns the contents of all maps. Deletes superseded flows and idle sources.
+    pub(crate) fn snapshot(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<Snapshot, KernelError> {
+        let mut snapshot = Snapshot::default();
+        self.begin();
+        loop {
+            match self.next(maps, moment)? {
+                Step::Superseded(flows) => snapshot.finished = self.delete_superseded(maps.retired, flows)?,
+                Step::Active => snapshot.flows.extend_from_slice(&self.batch),
+                Step::Overflow(sources) => {
+                    snapshot.spilled = self.delete_idle(maps.overflow, sources, moment)?;
+                }
+                Step::End => return Ok(snapshot),
+            }
+        }
+    }
+
+    /// Reads the superseded flows.
+    fn superseded(&mut self, retired: &MapData, moment: Moment) -> Result<PendingSuperseded, KernelError> {
+        let mut entries: Vec<(SupersededKey, FlowCounters)> = Vec::new();
+        self.retired.rewind();
+        while let Some((key, counters)) = self.retired.next(retired.fd()).map_err(KernelError::Table)? {
+            entries.push((*key, *counters));
+        }
+        entries.sort_unstable_by_key(|(key, _)| key.first);
+        // The reader keeps its baselines until the entries are deleted: a refused deletion changes no count.
+        let mut bases: HashMap<FlowKey, &FlowCounters> = HashMap::new();
+        let mut flows = Vec::with_capacity(entries.len());
+        for (key, counters) in &entries {
+            let base = bases.insert(key.flow, counters).or_else(|| self.book.bases.get(&key.flow));
+            let flow = flow(&key.flow, counters, base, moment);
+            flows.push(Finished {
+                // Of an entry's flows the first may have begun elsewhere.
+                flow: if base.is_none() { self.book.carried.join(flow, &self.timeouts) } else { flow },
+                // Where a living flow has its mark, a finished one has when the next began.
+                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
+            });
+        }
+        Ok(PendingSuperseded { flows, entries })
+    }
+
+    /// Deletes superseded flows, and accounts for them. Returns the flows.
+    pub(crate) fn delete_superseded(
+        &mut self,
+        retired: &MapData,
+        PendingSuperseded { flows, entries }: PendingSuperseded,
+    ) -> Result<Vec<Finished>, KernelError> {
+        // An entry never changes once it is there.
+        for (key, _) in &entries {
+            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
+        }
+        for (key, counters) in &entries {
+            let base = self.book.bases.insert(key.flow, *counters);
+            self.book.held.finish(counters, base.as_ref());
+        }
+        for finished in &flows {
+            self.book.carried.take(&finished.flow);
+        }
+        self.begin_flows();
+        Ok(flows)
+    }
+
+    /// Begins to read the flows in the table.
+    fn begin_flows(&mut self) {
+        self.book.held.begin();
+        self.book.carried.begin();
+        self.flows.rewind();
+        self.stage = Stage::Fallback { duplicates: Vec::new() };
+    }
+
+    /// Fills the batch with the next flows of the table. Leaves it empty after the last flow.
+    fn fill(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<(), KernelError> {
+        let Self { flows, stage, batch, timeouts, book, .. } = self;
+        batch.clear();
+        // All flows of a bucket fit into the batch.
+        while batch.len() + BUCKET_SLOTS <= BATCH {
+            let next = match stage {
+                Stage::Fallback { duplicates } => {
+                    match flows.next(maps.flows.fd()).map_err(KernelError::Table)? {
+                        Some((key, _)) if maps.sets.is_some_and(|sets| sets.has(key)) => {
+                            duplicates.push(*key);
+                            continue;
+                        }
+                        Some((key, counters)) => {
+                            book.enter(batch, key, counters, moment, timeouts);
+                            continue;
+                        }
+                        None => {
+                            let apart = merge_duplicates(maps, duplicates)?;
+                            Stage::Buckets(BucketCursor::new(apart))
+                        }
+                    }
+                }
+                Stage::Buckets(cursor) => {
+                    let mut enter = |key: &FlowKey, counters: &FlowCounters| {
+                        book.enter(batch, key, counters, moment, timeouts);
+                    };
+                    if maps.sets.is_some_and(|sets| sets.visit_next(cursor, &mut enter)) {
+                        continue;
+                    }
+                    book.held.late(&cursor.apart);
+                    Stage::Migrated(book.carried.alone().cloned().collect::<Vec<_>>().into_iter())
+                }
+                Stage::Migrated(alone) => match alone.next() {
+                    Some(flow) => {
+                        batch.push(flow);
+                        continue;
+                    }
+                    None => Stage::Overflow,
+                },
+                Stage::Superseded | Stage::Overflow | Stage::End => break,
+            };
+            *stage = next;
+        }
+        Ok(())
+    }
+
+    /// Reads the sources in the overflow map.
+    fn overflow(&mut self, overflow: &MapData, moment: Moment) -> Result<PendingOverflow, KernelError> {
+        let mut sources = Vec::new();
+        self.overflow.rewind();
+        while let Some((key, counters)) = self.overflow.next(overflow.fd()).map_err(KernelError::Table)? {
+            sources.push(spill(key, counters, moment));
+        }
+        let is_idle =
+            |source: &Spill| source.last().is_some_and(|last| last + self.timeouts.idle <= moment.now);
+        let idle =
+            (0..).zip(&sources).filter(|(_, source)| is_idle(source)).map(|(index, _)| index).collect();
+        Ok(PendingOverflow { sources, idle })
+    }
+
+    /// Deletes idle sources, and accounts for all sources. Returns all sources, with their last counts.
+    pub(crate) fn delete_idle(
+        &mut self,
+        overflow: &MapData,
+        PendingOverflow { mut sources, idle }: PendingOverflow,
+        moment: Moment,
+    ) -> Result<Vec<Spill>, KernelError> {
+        for index in idle {
+            let source = &mut sources[index];
+            if let Some(counters) = batch::take(overflow.fd(), &source.key).map_err(KernelError::Table)? {
+                *source = Spill { over: true, ..spill(&source.key, &counters, moment) };
+            }
+        }
+        self.book.held.spilled(&sources);
+        Ok(sources)
     }
 }
 
-/// Visits a batch of live flows, and evicts those that the visitor returns.
-fn hand_over(
-    living: &[Flow],
-    book: &mut Book,
-    reader: &mut dyn Reader,
-    remove: Remove<'_>,
-) -> Result<(), KernelError> {
-    let ended = reader.living(living);
-    if ended.is_empty() {
-        return Ok(());
+/// Moves the counts of flows in the fallback map to the slots of these flows. Returns the counts of flows that
+/// have no slot any more.
+fn merge_duplicates(maps: &Maps<'_>, duplicates: &[FlowKey]) -> Result<Sum, KernelError> {
+    let mut apart = Sum::default();
+    let Some(sets) = maps.sets else { return Ok(apart) };
+    for key in duplicates {
+        let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
+        let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
+        if !sets.join(key, &counters) {
+            apart.add(&Sum::of(&counters));
+        }
     }
-    let fates = remove(book, ended)?;
-    reader.removed(&fates);
-    Ok(())
+    Ok(apart)
 }
 
 impl Book {
@@ -313,8 +397,8 @@ impl Book {
         living: &mut Vec<Flow>,
         key: &FlowKey,
         counters: &FlowCounters,
-        moment: Moment<'_>,
-        limits: &SilenceLimits,
+        moment: Moment,
+        timeouts: &Timeouts,
     ) {
         let base = self.bases.get(key);
         self.held.live(counters, base);
@@ -327,7 +411,7 @@ impl Book {
             && !self.carried.is_empty()
             && let Some(flow) = living.last_mut()
         {
-            *flow = self.carried.join(flow.clone(), limits);
+            *flow = self.carried.join(flow.clone(), timeouts);
         }
     }
 
@@ -354,11 +438,7 @@ impl Book {
     }
 }
 
-fn direction(
-    counters: &DirectionCounters,
-    base: Option<&DirectionCounters>,
-    moment: Moment<'_>,
-) -> Direction {
+fn direction(counters: &DirectionCounters, base: Option<&DirectionCounters>, moment: Moment) -> Direction {
     let base = base.copied().unwrap_or_default();
     let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
     let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
@@ -374,7 +454,7 @@ fn direction(
 }
 
 /// Returns a flow: the counts of its entry less those of the flows before it.
-fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment<'_>) -> Flow {
+fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment) -> Flow {
     Flow {
         key: *key,
         up: direction(&counters.up, base.map(|base| &base.up), moment),
@@ -399,7 +479,7 @@ fn facts(facts: Facts) -> Facts {
     }
 }
 
-fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment<'_>) -> Spill {
+fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment) -> Spill {
     Spill {
         key: *key,
         up: direction(&counters.up, None, moment),

@@ -1,8 +1,7 @@
 //! Snapshot of all maps.
 
-use super::reader::Reader;
 use mailflow_engine::{
-    flow::{Fate, Finished, Flow},
+    flow::{Finished, Flow},
     spill::Spill,
 };
 
@@ -15,21 +14,4 @@ pub struct Snapshot {
     pub flows: Vec<Flow>,
     /// Sources in the overflow map.
     pub spilled: Vec<Spill>,
-}
-
-impl Reader for Snapshot {
-    fn finished(&mut self, finished: &[Finished]) {
-        self.finished.extend_from_slice(finished);
-    }
-
-    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        self.flows.extend_from_slice(flows);
-        &[]
-    }
-
-    fn removed(&mut self, _: &[Fate]) {}
-
-    fn spilled(&mut self, spilled: &[Spill]) {
-        self.spilled.extend_from_slice(spilled);
-    }
 }

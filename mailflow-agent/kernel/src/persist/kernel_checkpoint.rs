@@ -1,10 +1,7 @@
 //! Checkpoint of the reader: what the next agent has to know besides the maps.
 
-use crate::{
-    flow_table::{conservation::Sum, element::unpack, reader::Book},
-    options::SilenceLimits,
-};
-use mailflow_engine::{event::Gain, flow::Flow};
+use crate::flow_table::{conservation::Sum, element::unpack, reader::Book};
+use mailflow_engine::{event::Gain, flow::Flow, settings::Timeouts};
 
 /// Checkpoint of the reader, valid for the pinned maps and this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +23,7 @@ pub struct Kept {
 }
 
 /// Restores the state of the reader.
-pub(crate) fn resume(book: &mut Book, kept: &Kept, limits: &SilenceLimits) {
+pub(crate) fn resume(book: &mut Book, kept: &Kept, timeouts: &Timeouts) {
     let sum = |[packets, bytes, down_packets, down_bytes]: [u64; 4]| Sum {
         up: Gain { packets, bytes },
         down: Gain { packets: down_packets, bytes: down_bytes },
@@ -35,7 +32,7 @@ pub(crate) fn resume(book: &mut Book, kept: &Kept, limits: &SilenceLimits) {
     book.bases = bases.collect();
     book.held.resume(sum(kept.retired), sum(kept.overflow));
     for flow in &kept.carried {
-        book.carried.add(flow.clone(), limits);
+        book.carried.add(flow.clone(), timeouts);
     }
     book.read.clone_from(&kept.read);
 }

@@ -17,10 +17,9 @@ use crate::{
         snapshot::Snapshot,
     },
     handle::Kernel,
-    options::SilenceLimits,
     program::load::{known_keys, map_error},
 };
-use mailflow_engine::{flow::Flow, time::Time};
+use mailflow_engine::{settings::Timeouts, time::Time};
 
 impl Kernel {
     /// Reads the maps of an earlier agent. Call after its links were taken over, so that nothing counts into
@@ -36,7 +35,7 @@ impl Kernel {
             return Ok(());
         }
         std::thread::sleep(UNDER_WAY);
-        let limits = self.table.limits();
+        let timeouts = self.table.timeouts();
         let mut flows = Vec::new();
         for old in &pinned.old {
             let generation = old.generation();
@@ -44,14 +43,14 @@ impl Kernel {
             if generation.is_some_and(|generation| self.table.book().read.contains(&generation)) {
                 continue;
             }
-            let mut snapshot = read(old, (&self.ticks, limits, now), kept)?;
+            let mut snapshot = read(old, (self.ticks, timeouts, now), kept)?;
             flows.append(&mut snapshot.flows);
             self.left.finished.append(&mut snapshot.finished);
             self.left.spilled.append(&mut snapshot.spilled);
             self.table.book_mut().read.extend(generation);
         }
         let carried = &mut self.table.book_mut().carried;
-        self.left.flows.extend(flows.into_iter().filter_map(|flow| carried.add(flow, &limits)));
+        self.left.flows.extend(flows.into_iter().filter_map(|flow| carried.add(flow, &timeouts)));
         Ok(())
     }
 
@@ -71,7 +70,7 @@ impl Kernel {
 
 fn read(
     old: &Old,
-    (ticks, limits, now): (&Ticks, SilenceLimits, Time),
+    (ticks, timeouts, now): (Ticks, Timeouts, Time),
     kept: Option<(u32, &Kept)>,
 ) -> Result<Snapshot, KernelError> {
     let open = |map: &'static str| {
@@ -80,17 +79,15 @@ fn read(
     };
     let (flows, retired, overflow) = (open("FLOWS")?, open("SUPERSEDED")?, open("OVERFLOW")?);
     let kept = kept.filter(|(of, _)| Some(*of) == old.generation()).map(|(_, kept)| kept);
-    let mut table = Table::new(limits);
+    let mut table = Table::new(timeouts);
     if let Some(kept) = kept {
-        kernel_checkpoint::resume(table.book_mut(), kept, &limits);
+        kernel_checkpoint::resume(table.book_mut(), kept, &timeouts);
     }
-    let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
-    let ticks = before.as_ref().unwrap_or(ticks);
+    let ticks = kept.and_then(|kept| Ticks::from_words(kept.ticks)).unwrap_or(ticks);
     let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
     let sets = sets(old, keys(open("SOURCE_SKETCH")?)?)?;
     let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow };
-    let mut snapshot = Snapshot::default();
-    table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
+    let mut snapshot = table.snapshot(&maps, moment)?;
     snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
     Ok(snapshot)
 }

@@ -3,12 +3,14 @@
 //! The program begins with empty maps, so a migrated flow has an entry from its next packet on, which begins
 //! in the middle of its connection. The flow is the sum of both. Until that packet it has its earlier counts.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use mailflow_common::{Facts, FlowKey};
 
-use crate::options::SilenceLimits;
-use mailflow_engine::flow::{Direction, Flow};
+use mailflow_engine::{
+    flow::{Direction, Flow},
+    settings::Timeouts,
+};
 
 /// Migrated flows: the newest of each 5-tuple.
 #[derive(Default)]
@@ -42,7 +44,7 @@ impl Carried {
 
     /// Adds a flow. Of two flows on a 5-tuple the later may continue the earlier. If it does not, the earlier
     /// is returned: it has ended.
-    pub(crate) fn add(&mut self, flow: Flow, limits: &SilenceLimits) -> Option<Flow> {
+    pub(crate) fn add(&mut self, flow: Flow, timeouts: &Timeouts) -> Option<Flow> {
         let fresh = |flow| Carry { flow, standing: Standing::Waits, seen: false };
         let Some(before) = self.flows.remove(&flow.key) else {
             self.flows.insert(flow.key, fresh(flow));
@@ -50,7 +52,7 @@ impl Carried {
         };
         let (earlier, later) =
             if before.flow.first <= flow.first { (before.flow, flow) } else { (flow, before.flow) };
-        let goes_on = goes_on(&earlier, &later, limits);
+        let goes_on = goes_on(&earlier, &later, timeouts);
         let (newest, over) = if goes_on { (sum(&earlier, later), None) } else { (later, Some(earlier)) };
         self.flows.insert(newest.key, fresh(newest));
         over
@@ -69,11 +71,11 @@ impl Carried {
     }
 
     /// Returns the first flow of an entry, with the migrated counts if it is the same flow.
-    pub(crate) fn join(&mut self, flow: Flow, limits: &SilenceLimits) -> Flow {
+    pub(crate) fn join(&mut self, flow: Flow, timeouts: &Timeouts) -> Flow {
         let Some(carry) = self.flows.get_mut(&flow.key) else { return flow };
         carry.seen = true;
         if carry.standing == Standing::Waits {
-            let goes_on = goes_on(&carry.flow, &flow, limits);
+            let goes_on = goes_on(&carry.flow, &flow, timeouts);
             carry.standing = if goes_on { Standing::GoesOn } else { Standing::Over };
         }
         if carry.standing == Standing::GoesOn { sum(&carry.flow, flow) } else { flow }
@@ -114,10 +116,17 @@ impl Carried {
 }
 
 /// Returns true if an entry that began later is the same flow, by the rules of the program.
-fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
+fn goes_on(carried: &Flow, later: &Flow, timeouts: &Timeouts) -> bool {
     let facts = &carried.facts;
     // A SYN begins a new flow, unless it is a retransmission.
-    later.first < carried.last() + limits.of(facts) && (later.facts.syn == 0 || facts.unanswered())
+    later.first < carried.last() + idle_timeout(timeouts, facts)
+        && (later.facts.syn == 0 || facts.unanswered())
+}
+
+/// Returns the idle timeout of a flow with these facts.
+fn idle_timeout(timeouts: &Timeouts, facts: &Facts) -> Duration {
+    let open = if facts.unanswered() { timeouts.unanswered.min(timeouts.idle) } else { timeouts.idle };
+    if facts.closed() { timeouts.closed.min(open) } else { open }
 }
 
 /// Returns the sum of a migrated flow and its entry.
@@ -173,15 +182,14 @@ pub(crate) fn less(flow: &Flow, part: &Flow) -> Flow {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use mailflow_engine::time::Time;
 
-    const LIMITS: SilenceLimits = SilenceLimits {
+    const TIMEOUTS: Timeouts = Timeouts {
         closed: Duration::from_secs(5),
         unanswered: Duration::from_secs(30),
         idle: Duration::from_secs(300),
+        active: Duration::from_secs(300),
     };
 
     fn flow(first: u64, last: u64, packets: u64, facts: Facts) -> Flow {
@@ -207,15 +215,15 @@ mod tests {
     #[test]
     fn an_entry_that_begins_in_the_middle_goes_on_with_what_was_carried() {
         let mut carried = Carried::default();
-        assert_eq!(carried.add(flow(10, 20, 7, OPEN), &LIMITS), None);
+        assert_eq!(carried.add(flow(10, 20, 7, OPEN), &TIMEOUTS), None);
         carried.begin();
         assert_eq!(carried.alone().count(), 1, "until a packet comes it is shown as it was");
-        let joined = carried.join(flow(30, 40, 3, MIDDLE), &LIMITS);
+        let joined = carried.join(flow(30, 40, 3, MIDDLE), &TIMEOUTS);
         assert_eq!((joined.first, joined.up.packets, joined.facts.syn), (flow(10, 0, 0, OPEN).first, 10, 1));
         assert_eq!(carried.alone().count(), 0);
         assert_eq!(less(&joined, carried.part(&joined).unwrap()).up.packets, 3);
         // Its end may come later; what the entry becomes then is still its.
-        let again = carried.join(flow(30, 500, 4, Facts { syn: 1, ..MIDDLE }), &LIMITS);
+        let again = carried.join(flow(30, 500, 4, Facts { syn: 1, ..MIDDLE }), &TIMEOUTS);
         assert_eq!(again.up.packets, 11);
         assert!(!carried.is_over(&again) && carried.take(&again).is_some() && carried.is_empty());
     }
@@ -230,9 +238,9 @@ mod tests {
             (flow(10, 20, 7, OPEN), flow(320, 320, 1, MIDDLE)),
         ] {
             let mut carried = Carried::default();
-            carried.add(before.clone(), &LIMITS);
+            carried.add(before.clone(), &TIMEOUTS);
             carried.begin();
-            assert_eq!(carried.join(later.clone(), &LIMITS), later);
+            assert_eq!(carried.join(later.clone(), &TIMEOUTS), later);
             assert!(carried.is_over(&before) && !carried.is_over(&later));
             assert_eq!(carried.alone().collect::<Vec<_>>(), [&before], "it gets its own end");
             assert_eq!(carried.take(&later), None);
@@ -244,19 +252,19 @@ mod tests {
             (flow(10, 20, 7, Facts { fin_up: 1, fin_down: 1, ..OPEN }), flow(21, 21, 1, MIDDLE)),
         ] {
             let mut carried = Carried::default();
-            carried.add(before.clone(), &LIMITS);
-            assert_eq!(carried.join(later, &LIMITS).first, before.first);
+            carried.add(before.clone(), &TIMEOUTS);
+            assert_eq!(carried.join(later, &TIMEOUTS).first, before.first);
         }
     }
 
     #[test]
     fn a_flow_that_closed_is_over_no_later_than_a_silent_one() {
-        let limits = SilenceLimits { closed: Duration::from_secs(600), ..LIMITS };
+        let timeouts = Timeouts { closed: Duration::from_secs(600), ..TIMEOUTS };
         let closed = flow(10, 20, 7, Facts { reset: 1, ..OPEN });
         for (later, goes_on) in [(319, true), (320, false)] {
             let mut carried = Carried::default();
-            carried.add(closed.clone(), &limits);
-            let joined = carried.join(flow(later, later, 1, MIDDLE), &limits);
+            carried.add(closed.clone(), &timeouts);
+            let joined = carried.join(flow(later, later, 1, MIDDLE), &timeouts);
             assert_eq!(joined.first == closed.first, goes_on, "after {later} s");
         }
     }
@@ -266,12 +274,12 @@ mod tests {
         let (one, other) = (flow(10, 20, 7, OPEN), flow(30, 40, 3, MIDDLE));
         for order in [[&one, &other], [&other, &one]] {
             let mut carried = Carried::default();
-            assert!(order.into_iter().all(|flow| carried.add(flow.clone(), &LIMITS).is_none()));
+            assert!(order.into_iter().all(|flow| carried.add(flow.clone(), &TIMEOUTS).is_none()));
             assert_eq!(carried.all().next().unwrap().up.packets, 10);
         }
         let mut carried = Carried::default();
-        carried.add(one.clone(), &LIMITS);
+        carried.add(one.clone(), &TIMEOUTS);
         let next = flow(30, 40, 3, Facts { syn: 1, ..MIDDLE });
-        assert_eq!(carried.add(next, &LIMITS), Some(one));
+        assert_eq!(carried.add(next, &TIMEOUTS), Some(one));
     }
 }

@@ -191,9 +191,9 @@ impl Loaded {
     }
 
     /// Sets the idle timeouts, while packets pass.
-    pub(crate) fn set_silences(&mut self, silences: IdleTimeoutTicks) -> Result<(), KernelError> {
+    pub(crate) fn set_timeouts(&mut self, timeouts: IdleTimeoutTicks) -> Result<(), KernelError> {
         let mut map: Array<_, Plain<IdleTimeoutTicks>> = self.data(".data.idle_timeouts")?;
-        map.set(0, Plain(silences), 0).map_err(map_error(".data.idle_timeouts"))
+        map.set(0, Plain(timeouts), 0).map_err(map_error(".data.idle_timeouts"))
     }
 
     /// Sets the limit of flows of a source.

@@ -72,7 +72,7 @@ impl Pipeline {
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
-        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
+        let looked = poll::poll(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
             Err(_) if keeper.waits() => None,
@@ -133,10 +133,10 @@ impl Pipeline {
             keeper.wait_no_longer();
         }
         let read = if stays {
-            poll::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
+            poll::poll(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
         } else {
             kernel.detach();
-            poll::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
+            poll::final_poll(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
         // As after every poll.
         let _ = keeper.note([Entry::Over]);

@@ -126,5 +126,5 @@ fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), Kernel
     // What an entry has let go of may match a pattern.
     kernel.follow(clock::now(), Verify::WhenDue);
     kernel.watch_ports(&ports(new))?;
-    kernel.set_silences(&(&new.engine.timeouts).into())
+    kernel.set_timeouts(&new.engine.timeouts)
 }
