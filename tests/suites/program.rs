@@ -41,7 +41,7 @@ fn at(milliseconds: u64) -> Time {
 
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     let snapshot = kernel.snapshot(at(1_000_000)).unwrap();
-    assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
+    assert_eq!((snapshot.superseded, snapshot.overflow), (vec![], vec![]));
     snapshot.flows
 }
 
@@ -448,7 +448,7 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
         kernel.run(program, &frame.build(), None).unwrap();
     }
     let snapshot = kernel.snapshot(at(history.last().unwrap().0)).unwrap();
-    let finished = snapshot.finished.iter().map(|finished| &finished.flow);
+    let finished = snapshot.superseded.iter().map(|finished| &finished.flow);
     let flows: Vec<&Flow> = finished.chain(&snapshot.flows).collect();
     for flow in &flows {
         assert_eq!(flow.up.last.is_some(), flow.up.packets != 0);
@@ -523,7 +523,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.evict(&ended).unwrap(), [Fate::Removed]);
         }
         let late = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", ACK);
         kernel.run("tc_mirror", &late.build(), None).unwrap();
@@ -539,7 +539,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = self::flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+            assert_eq!(kernel.evict(&ended).unwrap(), [Fate::Removed]);
         }
         kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
         assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
@@ -583,7 +583,7 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
             kernel.run(program, &frame.build(), None).unwrap();
         }
         let snapshot = kernel.snapshot(at(3000)).unwrap();
-        let (before, after) = (&snapshot.finished[0], &snapshot.flows[0]);
+        let (before, after) = (&snapshot.superseded[0], &snapshot.flows[0]);
         assert_eq!(
             (before.flow.facts.first_payload_up, before.flow.facts.fin_up),
             (first_payload::SMTP, 1),
@@ -597,11 +597,11 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
         assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // Read once: it is finished once.
-        assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
+        assert_eq!(kernel.snapshot(at(4000)).unwrap().superseded, []);
         // Taken out, the tuple begins anew.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
-        assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
+        assert_eq!(kernel.evict(&flows).unwrap(), [Fate::Removed]);
         kernel.run(program, &up(ACK).build(), None).unwrap();
         assert_eq!(kernel.snapshot(at(5000)).unwrap().flows[0].up.packets, 1);
     }

@@ -14,7 +14,7 @@ use mailflow_engine::{
     flow::{Fate, Flow},
     time::Time,
 };
-use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
+use mailflow_kernel::{ConservationDifference, Kernel, LoadOptions, Programs};
 use mailflow_tests::frame::{FrameBuilder, flag::*};
 
 const PROGRAM: &str = "xdp_mirror";
@@ -50,9 +50,9 @@ fn packet(number: u32, flags: u8) -> FrameBuilder {
 /// The flows, in the order of their keys; every packet of the table is held somewhere.
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     let snapshot = kernel.snapshot(now()).unwrap();
-    assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
+    assert_eq!((snapshot.superseded, snapshot.overflow), (vec![], vec![]));
     let totals = kernel.totals().unwrap();
-    assert_eq!(kernel.held().difference(&totals, &totals), Difference::default());
+    assert_eq!(kernel.packet_audit().difference(&totals, &totals), ConservationDifference::default());
     assert_eq!((totals.unattributed_up.packets, totals.reasons), (0, [0; 16]));
     let mut flows = snapshot.flows;
     flows.sort_unstable_by_key(|flow| (flow.key.client, flow.key.client_port));
@@ -74,9 +74,9 @@ fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
         assert_eq!(seen.len(), FLOWS as usize);
         assert!(seen.iter().all(|flow| (flow.up.packets, flow.facts.syn) == (2, 1)));
         let (first, rest) = seen.split_at(5_000);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.evict(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
         assert_eq!(flows(&mut kernel).len(), rest.len());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.evict(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
         assert_eq!(flows(&mut kernel), []);
     }
 }
@@ -104,10 +104,10 @@ fn flows_that_share_a_hash_have_a_record_each() {
         assert_eq!(other, None);
         // Also where the flow with the way in the set goes first, and comes back.
         let (first, rest) = seen.split_at(COLLIDING as usize / 2);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.evict(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
         let left: Vec<_> = flows(&mut kernel).into_iter().map(|flow| flow.key).collect();
         assert_eq!(left, rest.iter().map(|flow| flow.key).collect::<Vec<_>>());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        assert!(kernel.evict(rest).unwrap().iter().all(|fate| *fate == Fate::Removed));
         assert_eq!(flows(&mut kernel), []);
     }
 }

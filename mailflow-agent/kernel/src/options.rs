@@ -20,7 +20,7 @@ pub struct Interface {
 impl Interface {
     /// Returns the pattern, if the entry is one.
     pub fn pattern(&self) -> Option<NamePattern> {
-        NamePattern::is_one(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
+        NamePattern::is_pattern(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
     }
 }
 

@@ -84,7 +84,7 @@ fn start(
     let in_force: Weak<()> = Arc::downgrade(&alive);
     let (publish, finished) = sync_channel(1);
     thread::Builder::new().name("lists".into()).spawn(move || {
-        capabilities::give_up_all();
+        capabilities::drop_all();
         while in_force.strong_count() > 0 {
             match next() {
                 // Other lists may have come into force while these were read.

@@ -26,7 +26,7 @@ impl PinWatch {
             return;
         }
         self.next = now + INTERVAL;
-        match kernel.mend_pins() {
+        match kernel.restore_pins() {
             Ok(made) => {
                 if !made.is_empty() {
                     warn!(pins = made.join(", "), "pins were removed by somebody, and are made again");

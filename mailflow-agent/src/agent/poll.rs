@@ -98,7 +98,7 @@ fn scan(
             }
             FlowBatch::Overflow(pending) => {
                 store(journal, pending.idle().cloned().map(Entry::Spilled))?;
-                let sources = scan.delete_idle(pending)?;
+                let sources = scan.delete_idle_sources(pending)?;
                 emit(&engine.overflow(&sources));
             }
         }

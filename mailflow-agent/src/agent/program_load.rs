@@ -3,7 +3,9 @@
 use mailflow_common::PortSet;
 
 use crate::config::Config;
-use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs};
+use mailflow_kernel::{
+    Kernel, KernelError, LoadOptions, MapOrigin, OBJECT, Pins, Programs, ReaderCheckpoint,
+};
 
 /// Whose packets `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +28,9 @@ pub(crate) fn load_for_life(
     config: &Config,
     hosts: Hosts,
     pins: Option<Pins>,
-    kept: Option<(u32, &Kept)>,
-) -> Result<(Kernel, Begun), KernelError> {
-    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, Begun::Anew)) };
+    kept: Option<(u32, &ReaderCheckpoint)>,
+) -> Result<(Kernel, MapOrigin), KernelError> {
+    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, MapOrigin::Fresh)) };
     let options = options(config, Programs::All, hosts);
     Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kept)
 }

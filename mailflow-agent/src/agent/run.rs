@@ -25,7 +25,7 @@ use crate::{
 };
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
+use mailflow_kernel::{self, BpfRefusal, HookQueryHelper, KernelError, KernelVersion, LinkChanges};
 
 /// Between two attempts to listen at an address whose interface is not there.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ const ORDERS: usize = 16;
 /// # Errors
 /// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
 /// the program or an interface.
-pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
+pub async fn run(config: Config, source: Source, lookout: Option<HookQueryHelper>) -> Result<()> {
     // First, as it is the cause of most other refusals.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
@@ -148,8 +148,8 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
         error.downcast_ref(),
         Some(KernelError::Load(_) | KernelError::Program { .. } | KernelError::Map { .. })
     );
-    match by_kernel.then(mailflow_kernel::try_bpf) {
-        Some(Err(Refusal { cause, .. })) => {
+    match by_kernel.then(mailflow_kernel::probe_bpf) {
+        Some(Err(BpfRefusal { cause, .. })) => {
             error.context(format!("bpf(2) is refused, likely because {cause}"))
         }
         Some(Ok(())) | None => error,
@@ -158,9 +158,9 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
 /// left, and with whom.
-fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
+fn give_up_privileges(view: &View, lookout: Option<&HookQueryHelper>) {
     let left = KernelVersion::running().map_err(anyhow::Error::from);
-    let left = left.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
+    let left = left.and_then(|version| Ok(capabilities::drop_unneeded(version)?));
     let held = match left {
         Ok(left) if left.is_empty() => "no capability is held".to_owned(),
         Ok(left) => format!("capabilities held: {}", left.join(", ")),
@@ -169,15 +169,15 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
             format!("capabilities cannot be given up: {error}")
         }
     };
-    let looks = lookout.map(Lookout::process).map(|process| {
-        let held = capabilities::held_by(process).join(", ");
+    let looks = lookout.map(HookQueryHelper::process_id).map(|process| {
+        let held = capabilities::of_process(process).join(", ");
         format!("process {process}, which looks at the hooks, holds {held}")
     });
     for note in [Some(held), looks].into_iter().flatten() {
         info!("{note}");
         view.numbers().settings.notes.push(note);
     }
-    for (thread, held) in capabilities::others_that_have_some() {
+    for (thread, held) in capabilities::threads_with_capabilities() {
         warn!(%thread, %held, "another thread holds capabilities");
     }
 }

@@ -29,11 +29,11 @@ use crate::{
 };
 use mailflow_engine::Engine;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
+use mailflow_kernel::{self, HookQueryHelper, MapOrigin, PinError, Pins, ReaderCheckpoint};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
+    pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<HookQueryHelper>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
             Some(directory) => {
@@ -43,7 +43,7 @@ impl Pipeline {
             }
             None => (None, Recovered::default()),
         };
-        let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
+        let pins = pins.map(|pins| pins.with_checkpoint_time(store.as_ref().and_then(Store::state)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
         let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
         let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
@@ -51,7 +51,7 @@ impl Pipeline {
         let kept = recovered
             .state
             .as_mut()
-            .map(|state| (state.generation, Kept::from(std::mem::take(&mut state.tables))));
+            .map(|state| (state.generation, ReaderCheckpoint::from(std::mem::take(&mut state.tables))));
         let kept = kept.as_ref().and_then(|(generation, kept)| Some(((*generation)?, kept)));
         let directory = pins.as_ref().map(Pins::directory);
         let private = pins.as_ref().is_some_and(Pins::are_private);
@@ -65,16 +65,16 @@ impl Pipeline {
             "program loaded"
         );
         if let Some(lookout) = lookout {
-            kernel.look_through(lookout);
+            kernel.set_hook_query_helper(lookout);
         }
         // Names first: where a pattern matches an interface too, the entry with its name decides.
         let (patterns, named): (Vec<_>, _) =
-            config.interfaces.iter().partition(|entry| NamePattern::is_one(&entry.name));
+            config.interfaces.iter().partition(|entry| NamePattern::is_pattern(&entry.name));
         for entry in named.into_iter().chain(patterns) {
             kernel.attach(&entry.name, entry.role, entry.hook)?;
         }
-        kernel.leave_others();
-        outputs.watch(&kernel.bound());
+        kernel.detach_unwatched();
+        outputs.watch(&kernel.entry_bindings());
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
@@ -95,14 +95,15 @@ impl Pipeline {
             v6_source_prefix: config.engine.v6_source_prefix,
         };
         let aside = std::mem::take(&mut recovered.notes);
-        let mut keeper = Keeper::new(store, kernel.ahead(), recovered.trouble.take(), &config);
-        kernel.carry(clock::now(), kept)?;
+        let mut keeper =
+            Keeper::new(store, kernel.stale_checkpoint_mark(), recovered.trouble.take(), &config);
+        kernel.migrate(clock::now(), kept)?;
         restore::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
-        let (now, left) = (clock::now(), kernel.take_left());
+        let (now, left) = (clock::now(), kernel.take_unmigrated());
         for effects in [
-            engine.finish(&left.finished),
+            engine.finish(&left.superseded),
             engine.look_last(now, &left.flows),
-            engine.overflow(&left.spilled),
+            engine.overflow(&left.overflow),
         ] {
             sinks.take((now, clock::epoch()), &effects);
         }
@@ -111,7 +112,7 @@ impl Pipeline {
         sinks.wait_until_written();
         keeper.mark();
         keeper.keep(&kernel, &engine, now, &sinks);
-        kernel.forget_left();
+        kernel.remove_old_maps();
         let mut numbers = sinks.view.numbers();
         numbers.settings.notes =
             notes(&config, directory.clone().map(|directory| (directory, private)), begun);
@@ -169,11 +170,11 @@ fn private_pins(directory: &Path) -> String {
 }
 
 /// What there is to say of what outlives the agent.
-fn notes(config: &Config, pins: Option<(PathBuf, bool)>, begun: Begun) -> Vec<String> {
+fn notes(config: &Config, pins: Option<(PathBuf, bool)>, begun: MapOrigin) -> Vec<String> {
     let begun = match begun {
-        Begun::Resumed => "taken over",
-        Begun::Carried => "with the open flows of others",
-        Begun::Anew => "begun empty",
+        MapOrigin::Reused => "taken over",
+        MapOrigin::Migrated => "with the open flows of others",
+        MapOrigin::Fresh => "begun empty",
     };
     let pins = match pins {
         Some((pins, false)) => format!("tables pinned in {}, {begun}", pins.display()),

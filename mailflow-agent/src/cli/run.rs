@@ -21,7 +21,7 @@ use crate::{
     agent, config,
     util::error_chain::{self, EndedBy},
 };
-use mailflow_kernel::Lookout;
+use mailflow_kernel::HookQueryHelper;
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 
@@ -36,7 +36,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     // Before anything is read, and before there is a second thread.
-    let lookout = Lookout::start();
+    let lookout = HookQueryHelper::start();
     error_chain::end_on_panic(EndedBy::Any);
     let mut config = match load(path.as_deref()) {
         Ok(config) => config,
@@ -89,7 +89,7 @@ fn runtime() -> io::Result<Runtime> {
     try_threads(WORKERS + HELPERS)?;
     let mut runtime = Builder::new_multi_thread();
     runtime.worker_threads(WORKERS).max_blocking_threads(HELPERS).thread_keep_alive(FOR_EVER);
-    let runtime = runtime.enable_all().on_thread_start(capabilities::give_up_all).build()?;
+    let runtime = runtime.enable_all().on_thread_start(capabilities::drop_all).build()?;
     let (begun, beginnings) = mpsc::channel();
     // They end together, so that each task has a thread of its own.
     let together = Arc::new(Barrier::new(HELPERS + 1));

@@ -41,8 +41,8 @@ pub use self::{
     },
 };
 use mailflow_engine::settings::{Rule, Settings};
+pub use mailflow_kernel::NamePattern;
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
-pub use mailflow_kernel::pattern::NamePattern;
 pub use outputs::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
     Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{diagnostics::quote, outputs::Target};
-use mailflow_kernel::pattern::NamePattern;
+use mailflow_kernel::NamePattern;
 
 /// The shortest and the longest time between two reads of the kernel's tables.
 const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
@@ -104,7 +104,7 @@ pub fn interface_name(text: &str) -> Result<String, String> {
 
 /// An entry of `interfaces`: the name of an interface, or a pattern of names.
 pub fn interface(text: &str) -> Result<String, String> {
-    if NamePattern::is_one(text) {
+    if NamePattern::is_pattern(text) {
         return NamePattern::parse(text).map(|_| text.to_owned());
     }
     interface_name(text)

@@ -227,7 +227,7 @@ impl Replay {
         // Otherwise its head, and its length told beside it: what was not captured is no payload of zeros, and
         // a length that only stands in a file costs no memory.
         let length = u32::try_from(bytes.len().max(*length)).unwrap_or(u32::MAX);
-        Ok(self.kernel.run_head(self.program, &frame.head(HEAD), length).map(drop)?)
+        Ok(self.kernel.run_truncated(self.program, &frame.head(HEAD), length).map(drop)?)
     }
 
     fn poll(&mut self) -> Result<()> {

@@ -23,7 +23,7 @@ use mailflow_engine::{
     event::{AlertState, Effects},
     time::Epoch,
 };
-use mailflow_kernel::Bound;
+use mailflow_kernel::EntryBinding;
 use mailflow_kernel::clock;
 
 /// Alert events that are remembered for sinks that have not delivered them; older ones are in those sinks'
@@ -131,13 +131,13 @@ impl Outputs {
 
     /// Sets the watched interfaces that events name: those with a name of their own in the configuration, and those
     /// that a pattern matches now.
-    pub(crate) fn watch(&self, entries: &[Bound]) {
+    pub(crate) fn watch(&self, entries: &[EntryBinding]) {
         let names = entries.iter().flat_map(|entry| match entry.pattern {
             true => entry.interfaces.iter().map(|bound| bound.name.as_str()).collect(),
             false => vec![entry.entry.as_str()],
         });
         let numbers = entries.iter().flat_map(|entry| &entry.interfaces);
-        self.gateway.watch(names, numbers.map(|bound| (bound.number, bound.name.as_str())));
+        self.gateway.watch(names, numbers.map(|bound| (bound.index, bound.name.as_str())));
     }
 
     /// Tells what fires already to those that must know it, and to nobody else.

@@ -2,7 +2,7 @@
 
 use super::journal::record;
 use crate::{control::Firing, outputs::pending_delivery::Untold};
-use mailflow_kernel::Kept;
+use mailflow_kernel::ReaderCheckpoint;
 use serde::{Deserialize, Serialize};
 
 /// Of the format of all files; another one's files are set aside.
@@ -42,7 +42,7 @@ pub struct State {
     pub untold: Vec<Untold>,
 }
 
-/// What belongs to the kernel's tables, see [`Kept`].
+/// What belongs to the kernel's tables, see [`ReaderCheckpoint`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tables {
     pub(crate) prefix: u8,
@@ -54,16 +54,34 @@ pub struct Tables {
     pub(crate) read: Vec<u32>,
 }
 
-impl From<Kept> for Tables {
-    fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
+impl From<ReaderCheckpoint> for Tables {
+    fn from(
+        ReaderCheckpoint {
+            prefix,
+            ticks,
+            baselines: bases,
+            ended: retired,
+            overflow,
+            migrated: carried,
+            read_generations: read,
+        }: ReaderCheckpoint,
+    ) -> Self {
         let carried = carried.iter().map(record::plain).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
 
-impl From<Tables> for Kept {
+impl From<Tables> for ReaderCheckpoint {
     fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
         let carried = carried.into_iter().map(record::flow).collect();
-        Self { prefix, ticks, bases, retired, overflow, carried, read }
+        Self {
+            prefix,
+            ticks,
+            baselines: bases,
+            ended: retired,
+            overflow,
+            migrated: carried,
+            read_generations: read,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A flow is in the journal before it leaves the kernel's table. Where nothing can be written, flows wait in that table
 //! for `state.durability_timeout`; then they leave it without being written down, and rules, alerts and outputs go on.
-//! The tables are marked as ahead of the state ([`Ahead`]) before the first of them does. Durability begins again with
+//! The tables are marked as ahead of the state ([`StaleCheckpointMark`]) before the first of them does. Durability begins again with
 //! a fresh state, and only then with entries of the journal.
 
 use std::{io, path::PathBuf, time::Duration};
@@ -25,7 +25,7 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 use mailflow_kernel::clock;
-use mailflow_kernel::{Ahead, Kernel};
+use mailflow_kernel::{Kernel, StaleCheckpointMark};
 
 /// How often the state is kept while it is small ...
 const OFTEN: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub(crate) struct Keeper {
     /// How long flows wait for a disk that takes nothing.
     patience: Duration,
     /// The mark that the pinned tables are ahead of the state, where they are pinned.
-    ahead: Option<Ahead>,
+    ahead: Option<StaleCheckpointMark>,
     /// The state that the tables are marked as ahead of.
     marked: Option<Option<u64>>,
     trouble: Trouble,
@@ -83,7 +83,7 @@ impl Keeper {
     /// Keeps it in `store`, which cannot be written because of `trouble`, if there is any. `ahead` marks the tables.
     pub(crate) fn new(
         store: Option<Store>,
-        ahead: Option<Ahead>,
+        ahead: Option<StaleCheckpointMark>,
         trouble: Option<String>,
         config: &Config,
     ) -> Self {
@@ -243,7 +243,7 @@ impl Keeper {
         let known = engine.known();
         let state = State {
             generation: kernel.generation(),
-            tables: kernel.keep().into(),
+            tables: kernel.checkpoint().into(),
             now: now.as_nanos(),
             seen: known.now.as_nanos(),
             seeds: known.seeds,

@@ -20,7 +20,7 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 use mailflow_kernel::clock;
-use mailflow_kernel::{Begun, Kernel};
+use mailflow_kernel::{Kernel, MapOrigin};
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct Resumed {
 /// begun and not finished.
 pub(crate) fn resume(
     kernel: &mut Kernel,
-    begun: Begun,
+    begun: MapOrigin,
     engine: &mut Engine,
     sinks: &Sinks,
     keeper: &mut Keeper,
@@ -46,7 +46,7 @@ pub(crate) fn resume(
     let Recovered { state: Some(mut state), journal, history, mut written, .. } = recovered else {
         return Ok(Resumed::default());
     };
-    if begun != Begun::Anew {
+    if begun != MapOrigin::Fresh {
         engine.know(&known(&mut state));
     }
     sinks.resume_alerts(state.firing);
@@ -69,7 +69,7 @@ pub(crate) fn resume(
     sinks.outputs().write_untold(&state.untold, &mut written);
     teller.written = written;
     let mut resumed = Resumed { judged: judged.number, ..Resumed::default() };
-    let tables = (begun != Begun::Anew).then_some(kernel);
+    let tables = (begun != MapOrigin::Fresh).then_some(kernel);
     let journal = (journal, Time::from_nanos(state.now));
     resumed.booked = redo::finish(engine, tables, journal, judged, (&mut teller, clock::epoch()))?;
     resumed.alerts = state.untold.len() + teller.alerts;
@@ -92,27 +92,27 @@ fn known(state: &mut State) -> Known {
 
 impl Tables for Kernel {
     fn holds(&self, flow: &Flow) -> io::Result<bool> {
-        self.holds(flow)
+        self.has_flow(flow)
     }
 
     fn holds_finished(&self, flow: &Flow) -> io::Result<bool> {
-        self.holds_finished(flow)
+        self.has_superseded_flow(flow)
     }
 
     fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool> {
-        self.holds_spill(key)
+        self.has_source(key)
     }
 
     fn book_removed(&mut self, flow: &Flow) {
-        self.book_removed(flow);
+        self.account_evicted(flow);
     }
 
     fn book_finished(&mut self, finished: &Finished, sums: &[u8]) {
-        self.book_finished(finished, sums);
+        self.account_superseded(finished, sums);
     }
 
     fn book_spilled(&mut self, spill: &Spill) {
-        self.book_spilled(spill);
+        self.account_evicted_source(spill);
     }
 }
 

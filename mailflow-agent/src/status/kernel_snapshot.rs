@@ -12,7 +12,9 @@ use crate::{
 };
 use mailflow_engine::event::Gain;
 use mailflow_kernel::clock;
-use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
+use mailflow_kernel::{
+    AttachState, AttachmentStatus, EntryBinding, HookQueryHelper, Kernel, KernelError, TrafficSum,
+};
 
 /// True if every flow finds a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +54,14 @@ pub(crate) fn kernel_view(
     drain: Duration,
 ) -> Result<KernelView, KernelError> {
     let totals = kernel.totals()?;
-    let held = kernel.held();
+    let held = kernel.packet_audit();
     let missing = held.difference(before, &totals);
     let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
-    let holding = |name, sum: &Sum| Holding { name, up: sum.up, down: sum.down };
+    let holding = |name, sum: &TrafficSum| Holding { name, up: sum.up, down: sum.down };
     Ok(KernelView {
         held: vec![
-            holding("live", &held.live),
-            holding("retired", &held.retired),
+            holding("live", &held.active),
+            holding("retired", &held.ended),
             holding("overflow", &held.overflow),
             Holding {
                 name: "unattributed",
@@ -71,32 +73,32 @@ pub(crate) fn kernel_view(
         twice: delivery.judge(&totals),
         flows: Fill { entries: held.flows, capacity: tables.flows.into() },
         overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
-        attached: kernel.places().map(shown).collect(),
-        entries: kernel.bound().into_iter().map(entry).collect(),
+        attached: kernel.attachments().map(shown).collect(),
+        entries: kernel.entry_bindings().into_iter().map(entry).collect(),
         unlisted: Vec::new(),
         unlisted_flows: 0,
-        lookout: kernel.lookout().map(Lookout::process),
+        lookout: kernel.hook_query_helper().map(HookQueryHelper::process_id),
         totals,
         drain,
     })
 }
 
 /// An entry as the metrics and `status` show it.
-pub(crate) fn entry(bound: Bound) -> WatchedEntry {
+pub(crate) fn entry(bound: EntryBinding) -> WatchedEntry {
     WatchedEntry {
         name: bound.entry,
         pattern: bound.pattern,
         hook: bound.hook.name(),
         interfaces: bound.interfaces.into_iter().map(|bound| (bound.name, bound.role.name())).collect(),
-        missing: bound.missing.map(|missing| clock::now().since(missing)),
+        missing: bound.missing_since.map(|missing| clock::now().since(missing)),
     }
 }
 
 /// A place as the metrics show it.
-pub(crate) fn shown(place: &Place) -> Attached {
-    let (attached, position) = match place.standing {
-        Standing::Attached { position } => (true, position),
-        Standing::Detached => (false, None),
+pub(crate) fn shown(place: &AttachmentStatus) -> Attached {
+    let (attached, position) = match place.state {
+        AttachState::Attached { position } => (true, position),
+        AttachState::Detached => (false, None),
     };
     Attached {
         interface: place.interface.clone(),
@@ -104,6 +106,6 @@ pub(crate) fn shown(place: &Place) -> Attached {
         direction: place.direction.name(),
         attached,
         position,
-        again: place.again,
+        again: place.reattach_count,
     }
 }

@@ -44,8 +44,12 @@ impl InsideWatch {
                 return;
             }
         };
-        let roles: Vec<Role> =
-            kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|bound| bound.role).collect();
+        let roles: Vec<Role> = kernel
+            .entry_bindings()
+            .iter()
+            .flat_map(|bound| &bound.interfaces)
+            .map(|bound| bound.role)
+            .collect();
         let mut numbers = view.numbers();
         // Copies of strangers' flows are no clients of ours.
         numbers.clients.counts = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
@@ -53,10 +57,10 @@ impl InsideWatch {
             return;
         }
         self.internal = internal.clone();
-        numbers.clients.become_these(internal, addresses.own.clone());
+        numbers.clients.become_these(internal, addresses.own_addresses.clone());
         numbers.unlisted =
             addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
-        numbers.outward.clone_from(&addresses.outward);
+        numbers.outward.clone_from(&addresses.outward_interfaces);
         let unlisted = numbers.unlisted.clone();
         drop(numbers);
         self.addresses = addresses;
@@ -69,7 +73,7 @@ impl InsideWatch {
                 );
             }
         }
-        for interface in &self.addresses.outward {
+        for interface in &self.addresses.outward_interfaces {
             if self.logged.insert(interface.clone()) {
                 warn!(
                     %interface,

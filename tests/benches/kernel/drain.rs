@@ -49,7 +49,7 @@ fn count(kernel: &mut Kernel) -> anyhow::Result<usize> {
         match batch {
             FlowBatch::Active(batch) => flows += batch.len(),
             FlowBatch::Superseded(pending) => drop(scan.delete_superseded(pending)?),
-            FlowBatch::Overflow(pending) => drop(scan.delete_idle(pending)?),
+            FlowBatch::Overflow(pending) => drop(scan.delete_idle_sources(pending)?),
         }
     }
     Ok(flows)

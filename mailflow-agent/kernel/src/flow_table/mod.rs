@@ -2,7 +2,6 @@
 
 pub(crate) mod batch;
 pub(crate) mod buckets;
-pub(crate) mod clock;
 pub(crate) mod conservation;
 pub(crate) mod element;
 pub(crate) mod evict;
@@ -10,3 +9,4 @@ pub(crate) mod mmap;
 pub(crate) mod reader;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
+pub(crate) mod tick_clock;

@@ -14,15 +14,15 @@ use mailflow_common::{
 
 use super::{
     batch::{self, MapCursor},
-    buckets::{BucketCursor, Sets},
-    clock::Ticks,
-    conservation::{Held, Sum},
+    buckets::{BucketCursor, BucketTable},
+    conservation::{PacketAudit, TrafficSum},
     element::bytes,
     snapshot::Snapshot,
+    tick_clock::TickClock,
 };
 use crate::{
     error::KernelError,
-    persist::migrated_flows::{Carried, less},
+    persist::migrated_flows::{MigratedFlows, subtract},
 };
 use mailflow_engine::{
     flow::{Direction, Fate, Finished, Flow},
@@ -33,21 +33,21 @@ use mailflow_engine::{
 
 /// Largest number of flows of a batch: few enough for a cache of the CPU, with everything that is derived from
 /// them.
-const BATCH: usize = 256;
+const MAX_BATCH_FLOWS: usize = 256;
 
 /// Maps of a scan.
-pub(crate) struct Maps<'a> {
-    pub(crate) sets: Option<&'a Sets>,
+pub(crate) struct TableMaps<'a> {
+    pub(crate) buckets: Option<&'a BucketTable>,
     /// Fallback map.
-    pub(crate) flows: &'a MapData,
-    pub(crate) retired: &'a MapData,
+    pub(crate) fallback: &'a MapData,
+    pub(crate) superseded: &'a MapData,
     pub(crate) overflow: &'a MapData,
 }
 
 /// Clock context of a scan.
 #[derive(Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) ticks: Ticks,
+pub(crate) struct ScanClock {
+    pub(crate) ticks: TickClock,
     pub(crate) now: Time,
     /// Tick at that time.
     pub(crate) tick: u64,
@@ -74,10 +74,10 @@ pub struct PendingOverflow {
 }
 
 /// Step of a scan.
-pub(crate) enum Step {
+pub(crate) enum ScanStep {
     /// Superseded flows. The scan ends unless they are deleted.
     Superseded(PendingSuperseded),
-    /// Flows in the table: [`Table::batch`].
+    /// Flows in the table: [`FlowReader::batch`].
     Active,
     /// Sources in the overflow map.
     Overflow(PendingOverflow),
@@ -86,11 +86,11 @@ pub(crate) enum Step {
 }
 
 /// State of the reader from one scan to the next.
-pub(crate) struct Table {
-    flows: MapCursor<FlowKey, FlowCounters>,
-    retired: MapCursor<SupersededKey, FlowCounters>,
+pub(crate) struct FlowReader {
+    fallback: MapCursor<FlowKey, FlowCounters>,
+    superseded: MapCursor<SupersededKey, FlowCounters>,
     overflow: MapCursor<SourceOverflowKey, SourceOverflowCounters>,
-    stage: Stage,
+    stage: ScanStage,
     /// Flows of the current batch. The buffer is reused from one batch to the next.
     batch: Vec<Flow>,
     /// Newest refusal of an eviction in this scan.
@@ -98,15 +98,15 @@ pub(crate) struct Table {
     /// Idle timeouts, equal to those of the engine. A source without packets is deleted after the timeout of an
     /// open flow.
     timeouts: Timeouts,
-    book: Book,
+    state: ReaderState,
 }
 
 /// Stage of a scan, in order.
-enum Stage {
+enum ScanStage {
     Superseded,
     /// Entries of the fallback map.
     Fallback {
-        /// Flows that have a slot in their bucket too ([`Sets::visit_next`]).
+        /// Flows that have a slot in their bucket too ([`BucketTable::visit_next`]).
         duplicates: Vec<FlowKey>,
     },
     Buckets(BucketCursor),
@@ -118,18 +118,18 @@ enum Stage {
 
 /// State of the reader for the entries.
 #[derive(Default)]
-pub(crate) struct Book {
+pub(crate) struct ReaderState {
     /// Baselines: the counts of an entry at the start of its current flow, for reused 5-tuples.
-    pub(crate) bases: HashMap<FlowKey, FlowCounters>,
+    pub(crate) baselines: HashMap<FlowKey, FlowCounters>,
     /// Flows that were open when these maps replaced others.
-    pub(crate) carried: Carried,
+    pub(crate) migrated: MigratedFlows,
     /// Maps whose flows were migrated, by the kernel's number of their flow table.
-    pub(crate) read: Vec<u32>,
-    pub(crate) held: Held,
+    pub(crate) read_generations: Vec<u32>,
+    pub(crate) audit: PacketAudit,
 }
 
 impl PendingSuperseded {
-    /// Returns each flow with the counts of its entry, for [`crate::Kernel::book_finished`].
+    /// Returns each flow with the counts of its entry, for [`crate::Kernel::account_superseded`].
     pub fn entries(&self) -> impl Iterator<Item = (&Finished, &[u8])> {
         let counters = self.entries.iter().map(|(_, counters)| bytes(std::slice::from_ref(counters)));
         self.flows.iter().zip(counters)
@@ -143,23 +143,23 @@ impl PendingOverflow {
     }
 }
 
-impl Table {
+impl FlowReader {
     pub(crate) fn new(timeouts: Timeouts) -> Self {
         Self {
-            flows: MapCursor::new(),
-            retired: MapCursor::new(),
+            fallback: MapCursor::new(),
+            superseded: MapCursor::new(),
             overflow: MapCursor::new(),
-            stage: Stage::End,
-            batch: Vec::with_capacity(BATCH),
+            stage: ScanStage::End,
+            batch: Vec::with_capacity(MAX_BATCH_FLOWS),
             refusal: None,
             timeouts,
-            book: Book::default(),
+            state: ReaderState::default(),
         }
     }
 
     /// Returns the counts by location at the last scan, less what was evicted since.
-    pub(crate) fn held(&self) -> &Held {
-        &self.book.held
+    pub(crate) fn audit(&self) -> &PacketAudit {
+        &self.state.audit
     }
 
     /// Sets the timeouts.
@@ -173,47 +173,47 @@ impl Table {
     }
 
     /// Returns the state of the reader for the entries.
-    pub(crate) fn book(&self) -> &Book {
-        &self.book
+    pub(crate) fn state(&self) -> &ReaderState {
+        &self.state
     }
 
     /// Returns the state of the reader for the entries, for changes.
-    pub(crate) fn book_mut(&mut self) -> &mut Book {
-        &mut self.book
+    pub(crate) fn state_mut(&mut self) -> &mut ReaderState {
+        &mut self.state
     }
 
     /// Begins a scan.
     pub(crate) fn begin(&mut self) {
-        (self.stage, self.refusal) = (Stage::Superseded, None);
+        (self.stage, self.refusal) = (ScanStage::Superseded, None);
     }
 
     /// Reads the next step of the scan: superseded flows, then batches of flows in the table, then sources. A
     /// step without flows or sources is left out.
-    pub(crate) fn next(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<Step, KernelError> {
-        if matches!(self.stage, Stage::Superseded) {
-            self.stage = Stage::End;
-            let superseded = self.superseded(maps.retired, moment)?;
+    pub(crate) fn next(&mut self, maps: &TableMaps<'_>, clock: ScanClock) -> Result<ScanStep, KernelError> {
+        if matches!(self.stage, ScanStage::Superseded) {
+            self.stage = ScanStage::End;
+            let superseded = self.read_superseded(maps.superseded, clock)?;
             if !superseded.flows.is_empty() {
-                return Ok(Step::Superseded(superseded));
+                return Ok(ScanStep::Superseded(superseded));
             }
             self.begin_flows();
         }
-        self.fill(maps, moment)?;
+        self.fill(maps, clock)?;
         if !self.batch.is_empty() {
-            return Ok(Step::Active);
+            return Ok(ScanStep::Active);
         }
-        if matches!(self.stage, Stage::Overflow) {
-            self.stage = Stage::End;
+        if matches!(self.stage, ScanStage::Overflow) {
+            self.stage = ScanStage::End;
             if let Some(refusal) = self.refusal.take() {
                 return Err(refusal);
             }
-            let overflow = self.overflow(maps.overflow, moment)?;
+            let overflow = self.read_overflow(maps.overflow, clock)?;
             if !overflow.sources.is_empty() {
-                return Ok(Step::Overflow(overflow));
+                return Ok(ScanStep::Overflow(overflow));
             }
-            self.book.held.spilled(&[]);
+            self.state.audit.set_overflow(&[]);
         }
-        Ok(Step::End)
+        Ok(ScanStep::End)
     }
 
     /// Returns the flows of the current batch.
@@ -228,40 +228,57 @@ impl Table {
     }
 
     /// Returns the contents of all maps. Deletes superseded flows and idle sources.
-    pub(crate) fn snapshot(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<Snapshot, KernelError> {
+    pub(crate) fn snapshot(
+        &mut self,
+        maps: &TableMaps<'_>,
+        clock: ScanClock,
+    ) -> Result<Snapshot, KernelError> {
         let mut snapshot = Snapshot::default();
         self.begin();
         loop {
-            match self.next(maps, moment)? {
-                Step::Superseded(flows) => snapshot.finished = self.delete_superseded(maps.retired, flows)?,
-                Step::Active => snapshot.flows.extend_from_slice(&self.batch),
-                Step::Overflow(sources) => {
-                    snapshot.spilled = self.delete_idle(maps.overflow, sources, moment)?;
+            match self.next(maps, clock)? {
+                ScanStep::Superseded(flows) => {
+                    snapshot.superseded = self.delete_superseded(maps.superseded, flows)?
                 }
-                Step::End => return Ok(snapshot),
+                ScanStep::Active => snapshot.flows.extend_from_slice(&self.batch),
+                ScanStep::Overflow(sources) => {
+                    snapshot.overflow = self.delete_idle_sources(maps.overflow, sources, clock)?;
+                }
+                ScanStep::End => return Ok(snapshot),
             }
         }
     }
 
     /// Reads the superseded flows.
-    fn superseded(&mut self, retired: &MapData, moment: Moment) -> Result<PendingSuperseded, KernelError> {
+    fn read_superseded(
+        &mut self,
+        superseded: &MapData,
+        clock: ScanClock,
+    ) -> Result<PendingSuperseded, KernelError> {
         let mut entries: Vec<(SupersededKey, FlowCounters)> = Vec::new();
-        self.retired.rewind();
-        while let Some((key, counters)) = self.retired.next(retired.fd()).map_err(KernelError::Table)? {
+        self.superseded.rewind();
+        while let Some((key, counters)) =
+            self.superseded.next(superseded.fd()).map_err(KernelError::FlowTable)?
+        {
             entries.push((*key, *counters));
         }
         entries.sort_unstable_by_key(|(key, _)| key.first);
         // The reader keeps its baselines until the entries are deleted: a refused deletion changes no count.
-        let mut bases: HashMap<FlowKey, &FlowCounters> = HashMap::new();
+        let mut baselines: HashMap<FlowKey, &FlowCounters> = HashMap::new();
         let mut flows = Vec::with_capacity(entries.len());
         for (key, counters) in &entries {
-            let base = bases.insert(key.flow, counters).or_else(|| self.book.bases.get(&key.flow));
-            let flow = flow(&key.flow, counters, base, moment);
+            let baseline =
+                baselines.insert(key.flow, counters).or_else(|| self.state.baselines.get(&key.flow));
+            let flow = flow(&key.flow, counters, baseline, clock);
             flows.push(Finished {
                 // Of an entry's flows the first may have begun elsewhere.
-                flow: if base.is_none() { self.book.carried.join(flow, &self.timeouts) } else { flow },
+                flow: if baseline.is_none() {
+                    self.state.migrated.merge_entry(flow, &self.timeouts)
+                } else {
+                    flow
+                },
                 // Where a living flow has its mark, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
+                replaced: clock.ticks.time_of_word(counters.mark, clock.tick),
             });
         }
         Ok(PendingSuperseded { flows, entries })
@@ -270,19 +287,19 @@ impl Table {
     /// Deletes superseded flows, and accounts for them. Returns the flows.
     pub(crate) fn delete_superseded(
         &mut self,
-        retired: &MapData,
+        superseded: &MapData,
         PendingSuperseded { flows, entries }: PendingSuperseded,
     ) -> Result<Vec<Finished>, KernelError> {
         // An entry never changes once it is there.
         for (key, _) in &entries {
-            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
+            batch::delete(superseded.fd(), key).map_err(KernelError::FlowTable)?;
         }
         for (key, counters) in &entries {
-            let base = self.book.bases.insert(key.flow, *counters);
-            self.book.held.finish(counters, base.as_ref());
+            let baseline = self.state.baselines.insert(key.flow, *counters);
+            self.state.audit.add_superseded(counters, baseline.as_ref());
         }
-        for finished in &flows {
-            self.book.carried.take(&finished.flow);
+        for flow in &flows {
+            self.state.migrated.remove(&flow.flow);
         }
         self.begin_flows();
         Ok(flows)
@@ -290,53 +307,55 @@ impl Table {
 
     /// Begins to read the flows in the table.
     fn begin_flows(&mut self) {
-        self.book.held.begin();
-        self.book.carried.begin();
-        self.flows.rewind();
-        self.stage = Stage::Fallback { duplicates: Vec::new() };
+        self.state.audit.begin_scan();
+        self.state.migrated.begin_scan();
+        self.fallback.rewind();
+        self.stage = ScanStage::Fallback { duplicates: Vec::new() };
     }
 
     /// Fills the batch with the next flows of the table. Leaves it empty after the last flow.
-    fn fill(&mut self, maps: &Maps<'_>, moment: Moment) -> Result<(), KernelError> {
-        let Self { flows, stage, batch, timeouts, book, .. } = self;
+    fn fill(&mut self, maps: &TableMaps<'_>, clock: ScanClock) -> Result<(), KernelError> {
+        let Self { fallback, stage, batch, timeouts, state, .. } = self;
         batch.clear();
         // All flows of a bucket fit into the batch.
-        while batch.len() + BUCKET_SLOTS <= BATCH {
+        while batch.len() + BUCKET_SLOTS <= MAX_BATCH_FLOWS {
             let next = match stage {
-                Stage::Fallback { duplicates } => {
-                    match flows.next(maps.flows.fd()).map_err(KernelError::Table)? {
-                        Some((key, _)) if maps.sets.is_some_and(|sets| sets.has(key)) => {
+                ScanStage::Fallback { duplicates } => {
+                    match fallback.next(maps.fallback.fd()).map_err(KernelError::FlowTable)? {
+                        Some((key, _)) if maps.buckets.is_some_and(|buckets| buckets.contains(key)) => {
                             duplicates.push(*key);
                             continue;
                         }
                         Some((key, counters)) => {
-                            book.enter(batch, key, counters, moment, timeouts);
+                            state.add_entry(batch, key, counters, clock, timeouts);
                             continue;
                         }
                         None => {
-                            let apart = merge_duplicates(maps, duplicates)?;
-                            Stage::Buckets(BucketCursor::new(apart))
+                            let unmerged = merge_duplicates(maps, duplicates)?;
+                            ScanStage::Buckets(BucketCursor::new(unmerged))
                         }
                     }
                 }
-                Stage::Buckets(cursor) => {
-                    let mut enter = |key: &FlowKey, counters: &FlowCounters| {
-                        book.enter(batch, key, counters, moment, timeouts);
+                ScanStage::Buckets(cursor) => {
+                    let mut add_entry = |key: &FlowKey, counters: &FlowCounters| {
+                        state.add_entry(batch, key, counters, clock, timeouts);
                     };
-                    if maps.sets.is_some_and(|sets| sets.visit_next(cursor, &mut enter)) {
+                    if maps.buckets.is_some_and(|buckets| buckets.visit_next(cursor, &mut add_entry)) {
                         continue;
                     }
-                    book.held.late(&cursor.apart);
-                    Stage::Migrated(book.carried.alone().cloned().collect::<Vec<_>>().into_iter())
+                    state.audit.add_late(&cursor.unmerged);
+                    ScanStage::Migrated(
+                        state.migrated.without_entry().cloned().collect::<Vec<_>>().into_iter(),
+                    )
                 }
-                Stage::Migrated(alone) => match alone.next() {
+                ScanStage::Migrated(flows) => match flows.next() {
                     Some(flow) => {
                         batch.push(flow);
                         continue;
                     }
-                    None => Stage::Overflow,
+                    None => ScanStage::Overflow,
                 },
-                Stage::Superseded | Stage::Overflow | Stage::End => break,
+                ScanStage::Superseded | ScanStage::Overflow | ScanStage::End => break,
             };
             *stage = next;
         }
@@ -344,124 +363,138 @@ impl Table {
     }
 
     /// Reads the sources in the overflow map.
-    fn overflow(&mut self, overflow: &MapData, moment: Moment) -> Result<PendingOverflow, KernelError> {
+    fn read_overflow(
+        &mut self,
+        overflow: &MapData,
+        clock: ScanClock,
+    ) -> Result<PendingOverflow, KernelError> {
         let mut sources = Vec::new();
         self.overflow.rewind();
-        while let Some((key, counters)) = self.overflow.next(overflow.fd()).map_err(KernelError::Table)? {
-            sources.push(spill(key, counters, moment));
+        while let Some((key, counters)) = self.overflow.next(overflow.fd()).map_err(KernelError::FlowTable)? {
+            sources.push(source_overflow(key, counters, clock));
         }
         let is_idle =
-            |source: &Spill| source.last().is_some_and(|last| last + self.timeouts.idle <= moment.now);
+            |source: &Spill| source.last().is_some_and(|last| last + self.timeouts.idle <= clock.now);
         let idle =
             (0..).zip(&sources).filter(|(_, source)| is_idle(source)).map(|(index, _)| index).collect();
         Ok(PendingOverflow { sources, idle })
     }
 
     /// Deletes idle sources, and accounts for all sources. Returns all sources, with their last counts.
-    pub(crate) fn delete_idle(
+    pub(crate) fn delete_idle_sources(
         &mut self,
         overflow: &MapData,
         PendingOverflow { mut sources, idle }: PendingOverflow,
-        moment: Moment,
+        clock: ScanClock,
     ) -> Result<Vec<Spill>, KernelError> {
         for index in idle {
             let source = &mut sources[index];
-            if let Some(counters) = batch::take(overflow.fd(), &source.key).map_err(KernelError::Table)? {
-                *source = Spill { over: true, ..spill(&source.key, &counters, moment) };
+            if let Some(counters) =
+                batch::remove(overflow.fd(), &source.key).map_err(KernelError::FlowTable)?
+            {
+                *source = Spill { over: true, ..source_overflow(&source.key, &counters, clock) };
             }
         }
-        self.book.held.spilled(&sources);
+        self.state.audit.set_overflow(&sources);
         Ok(sources)
     }
 }
 
 /// Moves the counts of flows in the fallback map to the slots of these flows. Returns the counts of flows that
 /// have no slot any more.
-fn merge_duplicates(maps: &Maps<'_>, duplicates: &[FlowKey]) -> Result<Sum, KernelError> {
-    let mut apart = Sum::default();
-    let Some(sets) = maps.sets else { return Ok(apart) };
+fn merge_duplicates(maps: &TableMaps<'_>, duplicates: &[FlowKey]) -> Result<TrafficSum, KernelError> {
+    let mut unmerged = TrafficSum::default();
+    let Some(buckets) = maps.buckets else { return Ok(unmerged) };
     for key in duplicates {
-        let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
-        let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
-        if !sets.join(key, &counters) {
-            apart.add(&Sum::of(&counters));
+        let removed = batch::remove::<FlowKey, FlowCounters>(maps.fallback.fd(), key);
+        let Some(counters) = removed.map_err(KernelError::FlowTable)? else { continue };
+        if !buckets.merge_fallback(key, &counters) {
+            unmerged.add(&TrafficSum::of(&counters));
         }
     }
-    Ok(apart)
+    Ok(unmerged)
 }
 
-impl Book {
+impl ReaderState {
     /// Adds the flow of an entry, unless it is being superseded at this moment.
-    fn enter(
+    fn add_entry(
         &mut self,
         living: &mut Vec<Flow>,
         key: &FlowKey,
         counters: &FlowCounters,
-        moment: Moment,
+        clock: ScanClock,
         timeouts: &Timeouts,
     ) {
-        let base = self.bases.get(key);
-        self.held.live(counters, base);
-        let unsettled = base.is_some_and(|base| base.first == counters.first);
-        if counters.first >= moment.horizon || unsettled {
-            return self.carried.pass(key);
+        let baseline = self.baselines.get(key);
+        self.audit.add_active(counters, baseline);
+        let unsettled = baseline.is_some_and(|baseline| baseline.first == counters.first);
+        if counters.first >= clock.horizon || unsettled {
+            return self.migrated.mark_found(key);
         }
-        living.push(flow(key, counters, base, moment));
-        if base.is_none()
-            && !self.carried.is_empty()
+        living.push(flow(key, counters, baseline, clock));
+        if baseline.is_none()
+            && !self.migrated.is_empty()
             && let Some(flow) = living.last_mut()
         {
-            *flow = self.carried.join(flow.clone(), timeouts);
+            *flow = self.migrated.merge_entry(flow.clone(), timeouts);
         }
     }
 
     /// Returns the packets of the entry of `flow`, including the flows before it.
-    pub(crate) fn packets(&self, flow: &Flow) -> u64 {
-        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
-        let part = self.carried.part(flow).map_or(0, |part| part.up.packets + part.down.packets);
-        base + flow.up.packets + flow.down.packets - part
+    pub(crate) fn entry_packets(&self, flow: &Flow) -> u64 {
+        let baseline = self
+            .baselines
+            .get(&flow.key)
+            .map_or(0, |baseline| baseline.up.packets() + baseline.down.packets());
+        let migrated_part =
+            self.migrated.migrated_part(flow).map_or(0, |part| part.up.packets + part.down.packets);
+        baseline + flow.up.packets + flow.down.packets - migrated_part
     }
 
     /// Records the outcome of an eviction.
-    pub(crate) fn note(&mut self, flow: &Flow, fate: Fate) {
-        if fate == Fate::Lives {
+    pub(crate) fn record_eviction(&mut self, flow: &Flow, outcome: Fate) {
+        if outcome == Fate::Lives {
             return;
         }
-        let over = self.carried.is_over(flow);
-        let part = self.carried.take(flow);
-        let own = part.map_or_else(|| flow.clone(), |part| less(flow, &part));
+        let ended = self.migrated.has_ended(flow);
+        let migrated_part = self.migrated.remove(flow);
+        let counted = migrated_part.map_or_else(|| flow.clone(), |part| subtract(flow, &part));
         // One that had no entry is in no number of these tables.
-        if own.up.packets + own.down.packets > 0 && !over {
-            self.held.remove(&own);
-            self.bases.remove(&flow.key);
+        if counted.up.packets + counted.down.packets > 0 && !ended {
+            self.audit.add_evicted(&counted);
+            self.baselines.remove(&flow.key);
         }
     }
 }
 
-fn direction(counters: &DirectionCounters, base: Option<&DirectionCounters>, moment: Moment) -> Direction {
-    let base = base.copied().unwrap_or_default();
-    let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
-    let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
-    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(base.bare_packets));
+fn direction(
+    counters: &DirectionCounters,
+    baseline: Option<&DirectionCounters>,
+    clock: ScanClock,
+) -> Direction {
+    let baseline = baseline.copied().unwrap_or_default();
+    let data_packets = counters.data_packets.wrapping_sub(baseline.data_packets);
+    let data_bytes = counters.data_bytes.wrapping_sub(baseline.data_bytes);
+    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(baseline.bare_packets));
     Direction {
         packets,
-        bytes: data_bytes + counters.bare_bytes.wrapping_sub(base.bare_bytes),
-        payload: counters.payload.wrapping_sub(base.payload),
+        bytes: data_bytes + counters.bare_bytes.wrapping_sub(baseline.bare_bytes),
+        payload: counters.payload.wrapping_sub(baseline.payload),
         data_packets,
         data_bytes,
-        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.tick)),
+        last: (packets != 0).then(|| clock.ticks.time_of_word(counters.last, clock.tick)),
     }
 }
 
 /// Returns a flow: the counts of its entry less those of the flows before it.
-fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment) -> Flow {
+fn flow(key: &FlowKey, counters: &FlowCounters, baseline: Option<&FlowCounters>, clock: ScanClock) -> Flow {
     Flow {
         key: *key,
-        up: direction(&counters.up, base.map(|base| &base.up), moment),
-        down: direction(&counters.down, base.map(|base| &base.down), moment),
-        first: moment.ticks.time(counters.first),
-        messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
-        rejected: counters.rejected.wrapping_sub(base.map_or(0, |base| base.rejected)),
+        up: direction(&counters.up, baseline.map(|baseline| &baseline.up), clock),
+        down: direction(&counters.down, baseline.map(|baseline| &baseline.down), clock),
+        first: clock.ticks.time_of(counters.first),
+        messages: counters.messages.wrapping_sub(baseline.map_or(0, |baseline| baseline.messages)),
+        rejected: counters.rejected.wrapping_sub(baseline.map_or(0, |baseline| baseline.rejected)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
         interface: NonZeroU32::new(counters.interface),
         facts: facts(counters.facts),
@@ -470,20 +503,20 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// Returns the facts without bits that only the program uses.
 fn facts(facts: Facts) -> Facts {
-    const KEPT: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
+    const RECORD_FACTS: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
     Facts {
         inspected: facts.inspected & !hook_orientation::BITS,
-        seen: facts.seen & KEPT,
+        seen: facts.seen & RECORD_FACTS,
         upgrade: facts.upgrade & upgrade::BITS,
         ..facts
     }
 }
 
-fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment) -> Spill {
+fn source_overflow(key: &SourceOverflowKey, counters: &SourceOverflowCounters, clock: ScanClock) -> Spill {
     Spill {
         key: *key,
-        up: direction(&counters.up, None, moment),
-        down: direction(&counters.down, None, moment),
+        up: direction(&counters.up, None, clock),
+        down: direction(&counters.down, None, clock),
         attempts: counters.syns,
         sessions: counters.syn_acks,
         over: false,

@@ -7,7 +7,7 @@ use mailflow_common::EntryCounts;
 
 use super::{
     evict,
-    reader::{Moment, PendingOverflow, PendingSuperseded, Step},
+    reader::{PendingOverflow, PendingSuperseded, ScanClock, ScanStep},
     snapshot::Snapshot,
 };
 use crate::{error::KernelError, handle::Kernel};
@@ -23,7 +23,7 @@ pub enum FlowBatch<'a> {
     Superseded(PendingSuperseded),
     /// Flows in the table. Ended flows are for [`FlowScan::evict`].
     Active(&'a [Flow]),
-    /// Sources in the overflow map, for [`FlowScan::delete_idle`].
+    /// Sources in the overflow map, for [`FlowScan::delete_idle_sources`].
     Overflow(PendingOverflow),
 }
 
@@ -35,7 +35,7 @@ pub struct FlowScan<'a> {
 
 /// State of the kernel when the scan began.
 struct ScanStart {
-    moment: Moment,
+    clock: ScanClock,
     /// True if packets are counted at the same time.
     counting: bool,
     /// Entries that the program had inserted.
@@ -51,7 +51,7 @@ impl Kernel {
     /// The kernel refuses a read.
     pub fn scan(&mut self, now: Time) -> Result<FlowScan<'_>, KernelError> {
         let start = self.begin_scan(now)?;
-        self.table.begin();
+        self.reader.begin();
         Ok(FlowScan { kernel: self, start })
     }
 
@@ -62,7 +62,7 @@ impl Kernel {
     /// The kernel refuses a read or a deletion.
     pub fn snapshot(&mut self, now: Time) -> Result<Snapshot, KernelError> {
         let start = self.begin_scan(now)?;
-        let snapshot = self.table.snapshot(&self.loaded.tables()?, start.moment)?;
+        let snapshot = self.reader.snapshot(&self.loaded.table_maps()?, start.clock)?;
         self.end_scan(&start)?;
         Ok(snapshot)
     }
@@ -72,27 +72,27 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses it; flows before the refusal may be gone.
-    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+    pub fn evict(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
         let counting = self.counting();
-        evict::remove(&self.loaded, self.table.book_mut(), flows, counting)
+        evict::evict_flows(&self.loaded, self.reader.state_mut(), flows, counting)
     }
 
     fn begin_scan(&mut self, now: Time) -> Result<ScanStart, KernelError> {
         self.loaded.log.flush();
         let counting = self.counting();
-        let horizon = if counting { self.tick()? } else { u64::MAX };
-        let moment = Moment { ticks: self.ticks, now, tick: self.ticks.tick(now), horizon };
+        let horizon = if counting { self.current_tick()? } else { u64::MAX };
+        let clock = ScanClock { ticks: self.ticks, now, tick: self.ticks.tick_at(now), horizon };
         // Before the scan: an entry that is inserted during the scan must count against the limits.
-        let inserted = self.loaded.made()?;
-        if let Some(sets) = &self.loaded.sets {
-            self.table.book_mut().held.late(&sets.free(counting));
+        let inserted = self.loaded.entries_inserted()?;
+        if let Some(buckets) = &self.loaded.buckets {
+            self.reader.state_mut().audit.add_late(&buckets.free_tombstones(counting));
         }
-        Ok(ScanStart { moment, counting, inserted })
+        Ok(ScanStart { clock, counting, inserted })
     }
 
     fn end_scan(&mut self, start: &ScanStart) -> Result<(), KernelError> {
-        let held = self.table.held();
-        self.loaded.set_room(start.inserted, (held.flows, held.sources))
+        let audit = self.reader.audit();
+        self.loaded.set_entry_limits(start.inserted, (audit.flows, audit.sources))
     }
 }
 
@@ -102,12 +102,12 @@ impl FlowScan<'_> {
     /// # Errors
     /// The kernel refuses a read, or it refused an eviction of this scan; the batches before are valid.
     pub fn next_batch(&mut self) -> Result<Option<FlowBatch<'_>>, KernelError> {
-        let Kernel { loaded, table, .. } = &mut *self.kernel;
-        match table.next(&loaded.tables()?, self.start.moment)? {
-            Step::Superseded(flows) => Ok(Some(FlowBatch::Superseded(flows))),
-            Step::Active => Ok(Some(FlowBatch::Active(self.kernel.table.batch()))),
-            Step::Overflow(sources) => Ok(Some(FlowBatch::Overflow(sources))),
-            Step::End => self.kernel.end_scan(&self.start).map(|()| None),
+        let Kernel { loaded, reader, .. } = &mut *self.kernel;
+        match reader.next(&loaded.table_maps()?, self.start.clock)? {
+            ScanStep::Superseded(flows) => Ok(Some(FlowBatch::Superseded(flows))),
+            ScanStep::Active => Ok(Some(FlowBatch::Active(self.kernel.reader.batch()))),
+            ScanStep::Overflow(sources) => Ok(Some(FlowBatch::Overflow(sources))),
+            ScanStep::End => self.kernel.end_scan(&self.start).map(|()| None),
         }
     }
 
@@ -116,8 +116,8 @@ impl FlowScan<'_> {
     /// # Errors
     /// The kernel refuses a deletion.
     pub fn delete_superseded(&mut self, flows: PendingSuperseded) -> Result<Vec<Finished>, KernelError> {
-        let Kernel { loaded, table, .. } = &mut *self.kernel;
-        table.delete_superseded(loaded.tables()?.retired, flows)
+        let Kernel { loaded, reader, .. } = &mut *self.kernel;
+        reader.delete_superseded(loaded.table_maps()?.superseded, flows)
     }
 
     /// Evicts flows, each only if it has not changed since it was read. Returns an outcome for each, in order.
@@ -125,17 +125,17 @@ impl FlowScan<'_> {
     /// If the kernel refuses, there are no outcomes: flows may be gone or not. The scan goes on, so that every
     /// flow is observed, and [`FlowScan::next_batch`] returns the error after the last flow.
     pub fn evict(&mut self, flows: &[Flow]) -> Option<Vec<Fate>> {
-        let Kernel { loaded, table, .. } = &mut *self.kernel;
-        let outcomes = evict::remove(loaded, table.book_mut(), flows, self.start.counting);
-        outcomes.map_err(|error| table.refuse(error)).ok()
+        let Kernel { loaded, reader, .. } = &mut *self.kernel;
+        let outcomes = evict::evict_flows(loaded, reader.state_mut(), flows, self.start.counting);
+        outcomes.map_err(|error| reader.refuse(error)).ok()
     }
 
     /// Deletes idle sources. Returns all sources, with their last counts.
     ///
     /// # Errors
     /// The kernel refuses a deletion.
-    pub fn delete_idle(&mut self, sources: PendingOverflow) -> Result<Vec<Spill>, KernelError> {
-        let Kernel { loaded, table, .. } = &mut *self.kernel;
-        table.delete_idle(loaded.tables()?.overflow, sources, self.start.moment)
+    pub fn delete_idle_sources(&mut self, sources: PendingOverflow) -> Result<Vec<Spill>, KernelError> {
+        let Kernel { loaded, reader, .. } = &mut *self.kernel;
+        reader.delete_idle_sources(loaded.table_maps()?.overflow, sources, self.start.clock)
     }
 }

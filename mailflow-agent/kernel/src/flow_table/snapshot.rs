@@ -9,9 +9,9 @@ use mailflow_engine::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Superseded flows, in order for each 5-tuple.
-    pub finished: Vec<Finished>,
+    pub superseded: Vec<Finished>,
     /// Flows in the table.
     pub flows: Vec<Flow>,
     /// Sources in the overflow map.
-    pub spilled: Vec<Spill>,
+    pub overflow: Vec<Spill>,
 }

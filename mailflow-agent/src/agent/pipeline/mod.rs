@@ -20,7 +20,7 @@ use crate::{
 };
 use mailflow_engine::{Engine, event::Effects};
 use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, Lookout, Verify};
+use mailflow_kernel::{HookQueryHelper, Kernel, Verification};
 
 /// Everything a poll passes through.
 pub(crate) struct Pipeline {
@@ -43,8 +43,8 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Who looks at the hooks.
-    pub(crate) fn lookout(&self) -> Option<&Lookout> {
-        self.kernel.lookout()
+    pub(crate) fn lookout(&self) -> Option<&HookQueryHelper> {
+        self.kernel.hook_query_helper()
     }
 
     /// What is known of flows and sources.
@@ -66,8 +66,8 @@ impl Pipeline {
         }
         let now = clock::now();
         let moment = (now, clock::epoch());
-        kernel.follow(now, Verify::WhenDue);
-        sinks.outputs.watch(&kernel.bound());
+        kernel.follow_interfaces(now, Verification::WhenDue);
+        sinks.outputs.watch(&kernel.entry_bindings());
         inside.look(kernel, engine.internal(), &sinks.view, (now, false));
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
@@ -103,11 +103,11 @@ impl Pipeline {
     pub(crate) fn follow(&mut self) {
         let Self { kernel, sinks, engine, inside, .. } = self;
         let now = clock::now();
-        kernel.follow(now, Verify::Now);
-        sinks.outputs.watch(&kernel.bound());
+        kernel.follow_interfaces(now, Verification::Now);
+        sinks.outputs.watch(&kernel.entry_bindings());
         if let Some(view) = &mut sinks.view.numbers().kernel {
-            view.attached = kernel.places().map(kernel_snapshot::shown).collect();
-            view.entries = kernel.bound().into_iter().map(kernel_snapshot::entry).collect();
+            view.attached = kernel.attachments().map(kernel_snapshot::shown).collect();
+            view.entries = kernel.entry_bindings().into_iter().map(kernel_snapshot::entry).collect();
         }
         inside.look(kernel, engine.internal(), &sinks.view, (now, true));
     }
@@ -127,7 +127,7 @@ impl Pipeline {
         let Self { mut kernel, mut engine, mut sinks, mut keeper, .. } = self;
         let now = clock::now();
         let moment = (now, clock::epoch());
-        let stays = kernel.stays();
+        let stays = kernel.keeps_counting();
         let take = |effects: &Effects| sinks.take(moment, effects);
         if !stays {
             keeper.wait_no_longer();
@@ -145,7 +145,7 @@ impl Pipeline {
         if stays {
             keeper.keep(&kernel, &engine, now, &sinks);
             info!("the programs stay and count on");
-            kernel.leave();
+            kernel.keep_attached();
         } else {
             kernel.unpin();
             keeper.keep(&kernel, &engine, now, &sinks);

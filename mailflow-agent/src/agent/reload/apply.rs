@@ -21,7 +21,7 @@ use crate::{
 };
 use mailflow_engine::Reconfigured;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, Kernel, KernelError, Verify};
+use mailflow_kernel::{self, Kernel, KernelError, Verification};
 
 /// Warnings that a reload answers with; all of them are in the log.
 const MAX_WARNINGS: usize = 20;
@@ -71,7 +71,7 @@ impl Pipeline {
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
-        self.sinks.outputs.watch(&self.kernel.bound());
+        self.sinks.outputs.watch(&self.kernel.entry_bindings());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
@@ -113,7 +113,7 @@ impl Pipeline {
 /// Watches what `new` names instead of what `old` does. What both name is left alone.
 fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
     let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
-    let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
+    let is_pattern = |entry: &&Interface| NamePattern::is_pattern(&entry.name);
     let (patterns, named): (Vec<_>, Vec<_>) = new.interfaces.iter().filter(is_new).partition(is_pattern);
     for entry in named.into_iter().chain(patterns) {
         kernel.unwatch(&entry.name);
@@ -124,7 +124,7 @@ fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), Kernel
         kernel.unwatch(&interface.name);
     }
     // What an entry has let go of may match a pattern.
-    kernel.follow(clock::now(), Verify::WhenDue);
-    kernel.watch_ports(&ports(new))?;
+    kernel.follow_interfaces(clock::now(), Verification::WhenDue);
+    kernel.set_ports(&ports(new))?;
     kernel.set_timeouts(&new.engine.timeouts)
 }

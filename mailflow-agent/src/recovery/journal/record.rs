@@ -11,7 +11,7 @@ use mailflow_engine::{
     spill::Spill,
     time::Time,
 };
-use mailflow_kernel::{pack_spill_key, unpack_spill_key};
+use mailflow_kernel::{parse_source_key, source_key_bytes};
 
 /// An entry of the journal: what a poll does to the tables, before it does it.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +97,7 @@ impl Entry {
             }
             Self::Active(flow) => Line::Active(plain(flow)),
             Self::Spilled(spill) => {
-                let key = pack_spill_key(&spill.key);
+                let key = source_key_bytes(&spill.key);
                 Line::Spilled(key, way(&spill.up), way(&spill.down), spill.attempts, spill.sessions)
             }
             Self::Over => Line::Over,
@@ -117,7 +117,7 @@ impl Entry {
             }
             Line::Active(plain) => Self::Active(flow(plain)),
             Line::Spilled(key, up, down, attempts, sessions) => {
-                let key = unpack_spill_key(&key)?;
+                let key = parse_source_key(&key)?;
                 Self::Spilled(Spill {
                     key,
                     up: direction(up),
@@ -197,14 +197,15 @@ mod packed {
     use mailflow_common::FlowKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use mailflow_kernel::{key_bytes, unpack_key};
+    use mailflow_kernel::{flow_key_bytes, parse_flow_key};
 
     pub(crate) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(key_bytes(key))
+        serializer.serialize_bytes(flow_key_bytes(key))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowKey, D::Error> {
-        unpack_key(Deserialize::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no flow's key"))
+        parse_flow_key(Deserialize::deserialize(deserializer)?)
+            .ok_or_else(|| D::Error::custom("no flow's key"))
     }
 }
 
