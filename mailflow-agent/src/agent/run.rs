@@ -57,7 +57,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<HookQueryHelper
     let (questions, mut asked) = mpsc::channel(ORDERS);
     let orders = Orders { reloads, questions };
     let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
-    give_up_privileges(&view, pipeline.lookout());
+    give_up_privileges(&view, pipeline.hook_query_helper());
     view.set_ready();
     let mut service = Service::new();
     service.ready(&view.summary());
@@ -105,7 +105,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<HookQueryHelper
                     unheard(&error);
                     changes = None;
                 }
-                block_in_place(|| pipeline.follow());
+                block_in_place(|| pipeline.follow_interfaces());
                 continue;
             }
             Some(order) = asked.recv() => {
