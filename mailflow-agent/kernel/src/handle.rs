@@ -113,7 +113,7 @@ impl Kernel {
         let origin =
             checkpoint.and_then(|(generation, _)| origin_of(&generation)).unwrap_or(MapOrigin::Fresh);
         let mut loaded = Loaded::new(object, options, Some(&pins))?;
-        // The kernel's ticks are the boot's, whatever tables they are noted in.
+        // Ticks count from the boot, so the calibration is valid for other maps too.
         let before = checkpoint.and_then(|(_, checkpoint)| TickClock::from_words(checkpoint.ticks));
         let before = before.filter(|_| origin != MapOrigin::Fresh);
         let ticks = before.map_or_else(|| calibrate_ticks(&mut loaded), Ok)?;
@@ -271,7 +271,7 @@ impl Kernel {
         }
         for (name, path) in pins.maps() {
             let Some(map) = loaded.ebpf.map(name) else { continue };
-            // What else bears the name is left alone: the next agent compares it.
+            // A pin of another map under this name stays: the next agent checks it.
             if fs::symlink_metadata(&path).is_err() && MapInfo::from_pin(&path).is_err() {
                 map.pin(&path).map_err(io::Error::other)?;
                 restored.push(name.to_owned());
@@ -392,7 +392,7 @@ impl Kernel {
 fn timeout_ticks(timeouts: &Timeouts, ticks: &TickClock) -> IdleTimeoutTicks {
     let [closed, unanswered, idle] =
         [timeouts.closed, timeouts.unanswered, timeouts.idle].map(|timeout| ticks.ticks_in(timeout));
-    // As the engine has it: an unanswered SYN does not outlive silence.
+    // As in the engine: the timeout of an unanswered SYN is at most the idle timeout.
     let unanswered = unanswered.min(idle);
     IdleTimeoutTicks { closed, unanswered, idle, least: closed.min(unanswered) }
 }

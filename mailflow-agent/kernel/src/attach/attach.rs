@@ -44,7 +44,7 @@ pub(super) fn attach(
     let (name, mut attached) = match pinned_link::take_over(loaded, target, &modes, xdp, &classifier) {
         Some((program, attached)) => match upgrade_to_xdp(loaded, interface, &attached, hook, &modes, xdp) {
             Some(upgraded) => {
-                // Its pin goes with it, before the other one takes its place.
+                // Its pin is removed before the new link is pinned at the same path.
                 drop(attached);
                 upgraded
             }
@@ -176,7 +176,7 @@ fn attach_tc(
     let attach_type = tc_attach_type(direction);
     let result = match attachment {
         Attachment::Tcx => program
-            // First: behind another program that answers PASS, nothing would be seen.
+            // First in the chain: a program before it that returns TCX_PASS ends the chain.
             .attach_with_options(
                 interface.name(),
                 attach_type,

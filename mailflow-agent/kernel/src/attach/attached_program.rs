@@ -85,12 +85,12 @@ impl ProgramLink {
         let path = pins.link(configured, direction);
         let descriptor = match self {
             Self::Xdp(link) => FdLink::try_from(link).map_err(|error| error.to_string()),
-            // A filter has no link; asked for one, aya would take it away.
+            // A filter of clsact has no link: the conversion would consume it, and its drop would remove the filter.
             Self::Tc(link) if <&FdLink>::try_from(&link).is_err() => return Self::Tc(link),
             Self::Tc(link) => FdLink::try_from(link).map_err(|error| error.to_string()),
             Self::Pinned(_) => return self,
         };
-        // Nothing of another link may be in its place.
+        // The path may hold the pin of another link.
         let _ = fs::remove_file(&path);
         match descriptor.and_then(|link| link.pin(&path).map_err(|error| error.to_string())) {
             Ok(link) => Self::Pinned(PinnedGuard(Some(link))),
@@ -117,7 +117,7 @@ impl ProgramLink {
     pub(crate) fn keep_attached(self) {
         match self {
             Self::Xdp(link) => drop(link),
-            // Dropped, a filter would be taken away.
+            // The drop of the value would remove the filter.
             Self::Tc(link) => std::mem::forget(link),
             Self::Pinned(mut pinned) => drop(pinned.0.take()),
         }

@@ -76,7 +76,7 @@ fn replace_program(
             Err(error) => log_refusal("the link does not take the program", &error),
         }
     }
-    // Where XDP is wanted and was refused before, TC serves; an XDP link does not, where TC is wanted.
+    // A TC link serves also if the configuration prefers XDP; an XDP link does not serve for TC.
     let link = PinnedLink::from_pin(from).ok()?;
     let link = SchedClassifierLink::try_from(FdLink::from(link)).ok()?;
     let program = loaded.classifier(classifier)?;

@@ -1,4 +1,4 @@
-//! Queries of hooks: whether a program is attached, and which programs run before it.
+//! Queries of hooks: the presence of a program, and the programs that run before it.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::host::{
     netlink,
 };
 
-/// Query: whether a program is at a hook.
+/// Query for a program at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HookQuery {
     /// Interface index.
@@ -75,7 +75,7 @@ pub(super) fn query_hook(
 /// Returns programs with their names.
 fn with_names(ids: &[Option<u32>]) -> Vec<HookProgram> {
     let program_ids: Vec<u32> = ids.iter().flatten().copied().collect();
-    // Usually there is no program: then the kernel's programs need not be listed.
+    // Usually there is no program, and listing the kernel's programs is needless.
     let names = if program_ids.is_empty() { Vec::new() } else { program_names(&program_ids) };
     let name = |id: u32| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
     ids.iter().map(|id| HookProgram { id: *id, name: id.and_then(name) }).collect()

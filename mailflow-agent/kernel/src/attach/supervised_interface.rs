@@ -59,7 +59,7 @@ struct HookSlot {
     program: Option<AttachedProgram>,
     /// True if it was attached before.
     attached_before: bool,
-    /// Time before which it is not moved to the front again.
+    /// Time before which the program is not moved to the front again.
     next_move: Time,
     /// Next wait.
     move_wait: Duration,

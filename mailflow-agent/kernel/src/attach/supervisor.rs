@@ -237,7 +237,7 @@ impl AttachmentSupervisor {
         self.interfaces.iter().filter(|interface| interface.entry.as_ref() == Some(&entry.text))
     }
 
-    /// Follows changes of the interfaces, and attaches again what is detached or not first.
+    /// Follows changes of the interfaces, and attaches programs again that are detached or not first.
     pub(crate) fn follow_interfaces(
         &mut self,
         loaded: &mut Loaded,
@@ -245,7 +245,7 @@ impl AttachmentSupervisor {
         now: Time,
         verify: Verification,
     ) {
-        // All leave before any arrives: two interfaces may have swapped their names.
+        // Devices are released before any is bound: two interfaces may have swapped their names.
         self.interfaces.iter_mut().for_each(SupervisedInterface::release_device);
         self.interfaces.retain(|interface| interface.entry.is_none() || interface.device.is_some());
         if verify == Verification::Now || now >= self.next_verification {
@@ -360,7 +360,7 @@ mod tests {
             std::fs::write(&nothing, "1,6 0 0 0\n").unwrap();
             let ingress = |supervisor: &AttachmentSupervisor| states(supervisor)[1];
             let mut push = |number: u32, supervisor: &mut AttachmentSupervisor, after: u64| {
-                // Of our priority, and newer: it runs before ours.
+                // A newer filter of the same priority runs first.
                 let add = format!("tc filter add dev lo ingress prio 1 handle {number} bpf bytecode-file");
                 run(&format!("{add} {}", nothing.display()));
                 supervisor.follow_interfaces(

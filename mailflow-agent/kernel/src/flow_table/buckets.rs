@@ -85,7 +85,7 @@ impl BucketGroups {
     /// Returns true if the group has to be read: it held flows at the last scan, or a flow was inserted
     /// since. It counts as occupied until [`BucketGroups::end`], so that a scan that is not completed loses no flow.
     fn begin(&self, group: usize) -> bool {
-        // A flow that is inserted after this is seen now, or sets the word again.
+        // A flow that is inserted after this is visited in this scan, or sets the word again.
         let inserted = self
             .inserted
             .words()
@@ -316,7 +316,7 @@ impl BucketTable {
         self.add(key, counters)
     }
 
-    /// Adds to the counters of a flow. Returns false if it is not here any more.
+    /// Adds to the counters of a flow. Returns false if the flow has no slot any more.
     fn add(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
         let Some((_, slot_index, bucket)) = self.find(key) else { return false };
         add(slot(bucket, slot_index), counters);
@@ -348,7 +348,7 @@ impl BucketTable {
     /// Evicts a flow, if it has this number of packets.
     pub(super) fn evict(&self, key: &FlowKey, packets: u64) -> SlotEviction {
         let Some((bucket_number, slot_index, bucket)) = self.find(key) else { return SlotEviction::Missing };
-        // A part of it is on its way here.
+        // Counts of a duplicate of the flow are still to be added.
         if self.duplicate_count.get() > 0
             && self
                 .tombstones

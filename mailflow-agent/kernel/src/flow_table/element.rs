@@ -11,7 +11,7 @@ pub(crate) unsafe trait MapElement: Copy {}
 // SAFETY: words and arrays of words, in #[repr(C)] without padding; the sizes are pinned in
 // mailflow-common and are those of the map's definition.
 unsafe impl MapElement for mailflow_common::FlowKey {}
-// SAFETY: as above, though it is a part of a map's.
+// SAFETY: as above; it is a part of a map's value.
 unsafe impl MapElement for mailflow_common::BucketSlot {}
 // SAFETY: words of any value.
 unsafe impl MapElement for u64 {}
@@ -23,7 +23,7 @@ unsafe impl MapElement for mailflow_common::SupersededKey {}
 unsafe impl MapElement for mailflow_common::SourceOverflowKey {}
 // SAFETY: as above.
 unsafe impl MapElement for mailflow_common::SourceOverflowCounters {}
-// SAFETY: as above, though it is no map's.
+// SAFETY: as above; it is in the buffers of a program run, and in no map.
 unsafe impl MapElement for mailflow_common::Removal {}
 
 /// Returns the bytes of elements.
@@ -34,7 +34,7 @@ pub(crate) fn bytes<E: MapElement>(elements: &[E]) -> &[u8] {
 
 /// Returns the bytes of elements, for writing.
 pub(crate) fn bytes_mut<E: MapElement>(elements: &mut [E]) -> &mut [u8] {
-    // SAFETY: as above, and whatever is written is valid.
+    // SAFETY: as above; every written bit pattern is valid.
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn evict_flows(
     let mut outcomes = Vec::with_capacity(flows.len());
     let mut fallback = Vec::new();
     for (index, flow) in flows.iter().enumerate() {
-        // An entry of the tuple would be another flow's.
+        // An entry of its 5-tuple would belong to another flow.
         let outcome = if state.migrated.has_ended(flow) {
             Fate::Absent
         } else {

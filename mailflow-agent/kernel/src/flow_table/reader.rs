@@ -271,13 +271,13 @@ impl FlowReader {
                 baselines.insert(key.flow, counters).or_else(|| self.state.baselines.get(&key.flow));
             let flow = flow(&key.flow, counters, baseline, clock);
             flows.push(Finished {
-                // Of an entry's flows the first may have begun elsewhere.
+                // The first flow of an entry may continue a migrated flow.
                 flow: if baseline.is_none() {
                     self.state.migrated.merge_entry(flow, &self.timeouts)
                 } else {
                     flow
                 },
-                // Where a living flow has its mark, a finished one has when the next began.
+                // In a superseded flow this field is the start of the next flow.
                 replaced: clock.ticks.time_of_word(counters.mark, clock.tick),
             });
         }
@@ -290,7 +290,7 @@ impl FlowReader {
         superseded: &MapData,
         PendingSuperseded { flows, entries }: PendingSuperseded,
     ) -> Result<Vec<Finished>, KernelError> {
-        // An entry never changes once it is there.
+        // The program never changes an entry of this map.
         for (key, _) in &entries {
             batch::delete(superseded.fd(), key).map_err(KernelError::FlowTable)?;
         }
@@ -459,7 +459,7 @@ impl ReaderState {
         let ended = self.migrated.has_ended(flow);
         let migrated_part = self.migrated.remove(flow);
         let counted = migrated_part.map_or_else(|| flow.clone(), |part| subtract(flow, &part));
-        // One that had no entry is in no number of these tables.
+        // A flow without an entry is in no count of these maps.
         if counted.up.packets + counted.down.packets > 0 && !ended {
             self.audit.add_evicted(&counted);
             self.baselines.remove(&flow.key);

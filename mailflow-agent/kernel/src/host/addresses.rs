@@ -45,7 +45,7 @@ pub(crate) fn read<'a>(
         for address in addresses.iter().filter(|address| address.device == device && address.global) {
             let (network, bits) = address.prefix;
             let Ok(prefix) = IpNet::new(network, bits) else { continue };
-            // An address of its own alone has no clients behind it.
+            // A prefix of one address, which is the machine's own, has no clients behind it.
             let alone = bits == prefix.max_prefix_len() && network == address.local;
             if alone || is_link_local(network) {
                 continue;
@@ -65,7 +65,7 @@ pub(crate) fn read<'a>(
             outward_interfaces.map(|(_, name)| (*name).to_owned()).collect()
         }
     };
-    // What is behind the outside is the Internet, which no list of networks covers.
+    // Behind an interface with a default route is the Internet, which no list of networks covers.
     let inside = all.iter().filter(|found| !outward_interfaces.contains(&found.interface)).cloned().collect();
     Ok(Addresses { own_addresses, inside, outward_interfaces, all })
 }

@@ -96,7 +96,7 @@ fn halves(word: u64) -> [u32; 2] {
 
 /// Calls bpf(2) in a copy of this process.
 fn call_in_child(command: libc::c_long, attributes: &BpfAttributes) -> io::Result<CallOutcome> {
-    // SAFETY: the copy makes system calls alone, takes no lock, and ends. What the calls read lives in it too.
+    // SAFETY: the copy makes only system calls, takes no lock, and ends. It has a copy of the memory that they read.
     unsafe {
         let process = libc::fork();
         if process < 0 {
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(probe_bpf(), Ok(()), "this test needs root");
     }
 
-    /// Lets a filter answer bpf(2) in this way, for this thread and what it starts.
+    /// Installs a seccomp filter with this action for bpf(2), for this thread and its children.
     fn filter(action: u32) {
         // Load the number of the system call; if it is bpf's, answer with the action, otherwise allow.
         let code = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };

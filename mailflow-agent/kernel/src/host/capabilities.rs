@@ -76,7 +76,7 @@ pub fn keep_helper_capabilities() -> Result<(), caps::errors::CapsError> {
 
 /// Gives up all capabilities of this thread, and so of those that it starts.
 pub fn drop_all() {
-    // A thread that has some left has what it was started with; `threads_with_capabilities` tells.
+    // A failure leaves the capabilities of the start; `threads_with_capabilities` reports them.
     let _ = set_capabilities(&CapsHashSet::new());
 }
 
@@ -111,8 +111,8 @@ fn keep_only(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet
 }
 
 fn set_capabilities(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
-    // The bounding set first: that takes a capability itself. Nothing is started from here, so it hardly
-    // matters, and without CAP_SETPCAP it stays.
+    // The bounding set first, as that takes CAP_SETPCAP; without it the set stays. It matters little: this
+    // process starts no other program.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::runtime::thread_all_supported() {
             if !keep.contains(&capability) {

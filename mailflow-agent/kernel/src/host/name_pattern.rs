@@ -24,7 +24,7 @@ impl NamePattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// The reason why it is none.
+    /// The text is no pattern; the error is the reason.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(regex) = text.strip_prefix(REGEX_PREFIX) {
             if regex.is_empty() {

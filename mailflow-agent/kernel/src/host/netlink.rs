@@ -36,7 +36,7 @@ const ADDRESS_HEAD_LENGTH: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RT_SCOPE_UNIVERSE: u8 = 0;
-/// Attributes with a link's names, and what asks for a link without its counters (linux/if_link.h).
+/// Attributes with a link's names, and the flag to leave out its counters (linux/if_link.h).
 const IFLA_IFNAME: u16 = 3;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_PROP_LIST: u16 = 52;
@@ -46,7 +46,7 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Link of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkNames {
-    /// Its number.
+    /// Interface index.
     pub(crate) device: u32,
     /// Name, then alternative names.
     pub(crate) names: Vec<String>,
@@ -181,7 +181,7 @@ pub(crate) fn filters(device: u32, direction: Direction) -> io::Result<Vec<TcFil
             let attribute = attribute?;
             match attribute.kind() {
                 TCA_CHAIN => chain = read_u32(attribute.value()).unwrap_or(0),
-                // It comes before the options, whose numbers other kinds of filter use for something else.
+                // The kind precedes the options. Other kinds of filter use the same numbers for other options.
                 TCA_KIND => bpf = read_text(attribute.value()) == "bpf",
                 TCA_OPTIONS if bpf => {
                     for inner in NlasIterator::new(attribute.value()).flatten() {

@@ -140,7 +140,7 @@ fn merge(migrated: &Flow, entry: Flow) -> Flow {
         last: one.last.max(other.last),
     };
     let (before, after) = (migrated.facts, entry.facts);
-    // What was recognised at the beginning stays.
+    // The class of the first payload stays.
     let opening = |before: u8, after: u8| if before == 0 { after } else { before };
     let facts = Facts {
         syn: before.syn | after.syn,
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!((joined.first, joined.up.packets, joined.facts.syn), (flow(10, 0, 0, OPEN).first, 10, 1));
         assert_eq!(migrated.without_entry().count(), 0);
         assert_eq!(subtract(&joined, migrated.migrated_part(&joined).unwrap()).up.packets, 3);
-        // Its end may come later; what the entry becomes then is still its.
+        // The entry still belongs to the flow when the flow has ended, until it is evicted.
         let again = migrated.merge_entry(flow(30, 500, 4, Facts { syn: 1, ..MIDDLE }), &TIMEOUTS);
         assert_eq!(again.up.packets, 11);
         assert!(!migrated.has_ended(&again) && migrated.remove(&again).is_some() && migrated.is_empty());

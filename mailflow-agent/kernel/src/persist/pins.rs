@@ -7,8 +7,8 @@
 //!     link-ingress-eth1          a link for each place
 //! ```
 //!
-//! A map that is taken over unchecked and has another layout is memory that is not ours: each is compared
-//! with what the program wants before it is opened as that.
+//! A map of another layout that is reused unchecked leads to accesses outside of our memory. Each pinned map is compared with
+//! the definition of the program before it is reused.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -365,8 +365,8 @@ mod tests {
     use super::*;
     use crate::flow_table::element;
 
-    /// Changes with what the tables' keys and values are. If it is another one than here, raise [`LAYOUT`]
-    /// where their meaning changed too, and note the new one.
+    /// The hash changes with the fields of keys and values. If the hash differs, set the new one here, and raise
+    /// [`LAYOUT`] if the meaning of a field changed.
     #[test]
     fn the_layout_is_that_of_the_sources() {
         let sources = [
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!((LAYOUT, hash.as_str()), (6, "5ea13b8e"));
     }
 
-    /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.
+    /// The layout includes the table key of a flow, and the hash that chooses its bucket.
     #[test]
     fn the_places_of_flows_are_those_of_the_layout() {
         let layout_of = |client: &str, server: &str| {

@@ -46,7 +46,7 @@ impl Kernel {
         };
         let state = self.reader.state();
         Ok(match state.migrated.migrated_part(flow) {
-            // Without a packet in these maps the flow is among the migrated ones; with one, in its entry.
+            // A migrated flow without a packet in these maps has no entry; with one, it has an entry.
             Some(migrated_part) => {
                 let unchanged = (migrated_part.up.packets, migrated_part.down.packets)
                     == (flow.up.packets, flow.down.packets);
@@ -78,7 +78,7 @@ impl Kernel {
         let reused = self.map_origin == MapOrigin::Reused;
         let state = self.reader.state_mut();
         let migrated_part = state.migrated.remove(flow);
-        // What tables before these held is in no number of theirs.
+        // Counts of older maps are in no total of these maps.
         if reused {
             state.baselines.remove(&flow.key);
             state.audit.add_ended(

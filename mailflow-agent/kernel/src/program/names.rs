@@ -15,7 +15,7 @@ pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'stat
     }
 }
 
-/// Returns true if a program has the name of one of ours. The kernel keeps 15 bytes of a name
+/// Returns true if a program has the name of a program of this object. The kernel keeps 15 bytes of a name
 /// (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
 pub(crate) fn is_own_program(name: &str) -> bool {
     let of_role = |role| {

@@ -93,7 +93,7 @@ impl HookQueryHelper {
                 None
             }
             Err(error) => {
-                // Also where it is too late: the next answer would be to another question.
+                // After a timeout too: the next answer would belong to this query.
                 self.mark_gone(&error.to_string());
                 None
             }
@@ -108,7 +108,7 @@ impl HookQueryHelper {
                 "the process that looks at the hooks is gone: whether another program comes before ours is \
                  not known from now on; counting goes on, and a restart of the agent starts it again"
             );
-            // It ends when it next listens.
+            // The process ends at its next read.
             process::shut_down(self.socket.as_fd());
         }
     }
@@ -160,7 +160,7 @@ mod tests {
     };
     use mailflow_engine::time::Time;
 
-    /// One that is a thread.
+    /// Returns a helper that runs as a thread.
     fn helper_thread() -> (HookQueryHelper, std::thread::JoinHandle<()>) {
         let (socket, helper_end) = process::socket_pair().unwrap();
         process::set_socket_timeouts(socket.as_fd(), Duration::from_millis(200)).unwrap();
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_process_of_several_threads_is_not_copied() {
-        // The harness has one of its own.
+        // The test harness runs each test in a thread.
         let refused = std::thread::spawn(HookQueryHelper::start).join().unwrap().unwrap_err();
         assert!(refused.to_string().contains("threads"), "{refused}");
     }

@@ -48,7 +48,7 @@ pub(super) fn fork(socket: OwnedFd, serve: fn(BorrowedFd<'_>)) -> io::Result<lib
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // Whatever happens, nothing of the agent runs here.
+            // The process exits at a panic too: no code of the agent runs here.
             let _at_a_panic = ExitOnDrop;
             let confined = confine(socket.as_fd(), parent);
             let errno = confined.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
@@ -98,7 +98,7 @@ fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
     // SAFETY: integers and a string that lives through the call.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        // Neither traced nor dumped by who has the agent's user.
+        // No process of the agent's user may trace or dump this one.
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
         check(libc::prctl(libc::PR_SET_NAME, PROCESS_NAME.as_ptr(), 0, 0, 0))?;
@@ -117,9 +117,9 @@ fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
 /// wait for this process. A descriptor that cannot be closed stays open, which is harmless.
 fn close_all_but(socket: RawFd) {
     let close = |first: u32, last: u32| {
-        // SAFETY: integers only. Nothing of what is closed is used by this process again.
+        // SAFETY: integers only. This process uses none of the closed descriptors again.
         if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
-            // Not known, or not allowed: at least standard input, output and error.
+            // The system call is unknown or forbidden: close at least standard input, output and error.
             for descriptor in (first..=last).take_while(|descriptor| *descriptor <= 2) {
                 // SAFETY: as above.
                 unsafe { libc::close(descriptor as RawFd) };
@@ -148,7 +148,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
 /// Waits for a message, and returns its length; 0 if the other end is closed.
 pub(super) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
-        // With MSG_TRUNC one that is too long is not taken for one of ours.
+        // MSG_TRUNC returns the full length, so a message that is too long is refused.
         // SAFETY: writes bytes that live through the call.
         let length = unsafe {
             libc::recv(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_TRUNC)

@@ -28,7 +28,7 @@ pub(super) fn slot(bucket: &[AtomicU64], slot_index: usize) -> &[AtomicU64] {
 /// Adds counters to those in a slot.
 pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
     let at = |field: usize| &slot[COUNTERS_WORD + field / 8];
-    // What was seen of it once; what was recognised in its first bytes is where those came.
+    // Only facts that accumulate: the class of the first payload stays with the slot that saw the payload.
     const SEEN_FACTS: u64 = (1 << (8 * offset_of!(Facts, first_payload_up))) - 1;
     let facts = element::bytes(std::slice::from_ref(counters)).first_chunk().copied();
     let facts = u64::from_ne_bytes(facts.unwrap_or_default());
@@ -44,7 +44,7 @@ pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
         at(field + offset_of!(DirectionCounters, payload)).fetch_add(direction.payload, Ordering::Relaxed);
         at(field + offset_of!(DirectionCounters, bare_bytes))
             .fetch_add(direction.bare_bytes, Ordering::Relaxed);
-        // The low half of a word whose high one is a time.
+        // The low half of a word; the high half is a time.
         let packets = at(field + offset_of!(DirectionCounters, bare_packets));
         packets.fetch_add(u64::from(direction.bare_packets), Ordering::Relaxed);
     }
@@ -55,7 +55,7 @@ pub(super) fn slot_counts(slot: &[AtomicU64]) -> TrafficSum {
     let direction = |field: usize| {
         let word = |offset: usize| slot[COUNTERS_WORD + (field + offset) / 8].load(Ordering::Relaxed);
         Gain {
-            // The low half of a word whose high one is a time.
+            // The low half of a word; the high half is a time.
             packets: word(offset_of!(DirectionCounters, data_packets))
                 + u64::from(word(offset_of!(DirectionCounters, bare_packets)) as u32),
             bytes: word(offset_of!(DirectionCounters, data_bytes))

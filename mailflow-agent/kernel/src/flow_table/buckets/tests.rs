@@ -1,4 +1,4 @@
-//! The sets as the program fills them, in memory of our own.
+//! Buckets in private memory, filled as the program does.
 
 use mailflow_common::{BucketSlot, MapEntry, PROTOCOL_TCP, Scope, Vlans};
 
@@ -73,7 +73,7 @@ fn one_that_another_cpu_is_about_to_write_is_not_shown() {
     let slot_index = put(&table, &key, 0);
     assert_eq!((count(&table), table.counters(&key)), (0, None));
     assert_eq!(table.evict(&key, PACKETS), SlotEviction::Missing);
-    // Its insertion was noted once, before it was written.
+    // The program sets the word of the group once, before it writes the slot.
     slot(&table.buckets.words()[..BUCKET_WORDS], slot_index)[FIRST_WORD].store(1, Ordering::Release);
     assert_eq!(count(&table), 1);
 }
@@ -106,7 +106,7 @@ fn only_groups_of_sets_with_flows_are_read() {
     }
     assert_eq!((count(&table), read_groups(&table)), (0, vec![]));
     table.free_tombstones(false);
-    // Its way is used again.
+    // The slot is used again.
     put(&table, &flows[1], 2);
     assert_eq!((read_groups(&table), count(&table)), (vec![group(&flows[1])], 1));
 }
@@ -136,7 +136,7 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
         (TrafficSum::default(), 1),
         "it was just now"
     );
-    // A packet that had found the flow before.
+    // A packet that had found the flow before its eviction.
     let bucket = &table.buckets.words()[..BUCKET_WORDS];
     let bare = (offset_of!(BucketSlot, entry) + offset_of!(FlowCounters, up)) / 8 + 3;
     slot(bucket, slot_index)[bare].fetch_add(60, Ordering::Relaxed);
@@ -144,7 +144,7 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
     assert!(slot(bucket, slot_index).iter().all(|word| word.load(Ordering::Relaxed) == 0));
     assert_eq!((bucket[slot_index].load(Ordering::Relaxed), table.tombstones.borrow().len()), (EMPTY, 0));
     assert_eq!(put(&table, &one, 2), slot_index, "there is room again");
-    // Two looks at the clock: what was taken out after the first is not freed with what was before it.
+    // Two time stamps: a tombstone after the first is not freed with those before it.
     assert_eq!(table.evict(&one, PACKETS), SlotEviction::Evicted);
     table.stamp_tombstones();
     std::thread::sleep(MAX_PACKET_TIME);
@@ -178,7 +178,7 @@ fn a_flow_that_began_twice_becomes_one() {
     assert_eq!(late, TrafficSum::default(), "it is the flow's now");
     assert_eq!((count(&table), table.counters(&one).unwrap().up.packets()), (1, 2 * PACKETS));
     assert_eq!(table.evict(&one, 2 * PACKETS), SlotEviction::Evicted);
-    // Its record waits until it is.
+    // The flow is not evicted before its duplicate is merged.
     table.free_tombstones(false);
     put(&table, &one, 1);
     put(&table, &one, 1);
