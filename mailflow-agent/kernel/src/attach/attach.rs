@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crashed_agents_filter_is_taken_over_not_doubled() {
+    fn a_filter_of_a_crashed_agent_is_replaced() {
         in_namespace(|| {
             let (crashed, links) = attach_both_ways();
             assert!(links.iter().all(|attached| attached.attachment == Attachment::Clsact));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_left_where_nobody_looks_any_more_goes_and_others_stay() {
+    fn only_own_filters_at_unwatched_hooks_are_removed() {
         in_namespace(|| {
             let (crashed, links) = attach_both_ways();
             std::mem::forget(links);

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_gets_in_front_is_overtaken_ever_more_rarely() {
+    fn moves_to_the_front_become_rarer() {
         in_namespace(|| {
             let (mut loaded, mut supervisor) = supervise_loopback();
             // Classic BPF of one instruction: return 0, no match.
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_was_gone_is_attached_to_at_the_next_look() {
+    fn a_new_interface_is_attached_at_the_next_poll() {
         in_namespace(|| {
             run("ip link add watched type veth peer name other");
             let (mut loaded, mut supervisor) =

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_lies_outside_of_what_was_counted_is_a_difference() {
+    fn counts_outside_of_the_bounds_are_a_difference() {
         let up = Gain { packets: 10, bytes: 1_000 };
         let located =
             PacketAudit { active: TrafficSum { up, ..TrafficSum::default() }, ..PacketAudit::default() };

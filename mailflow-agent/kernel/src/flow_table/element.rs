@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_back_from_bytes() {
+    fn keys_round_trip_through_bytes() {
         let key = FlowKey { client_port: 7, server_port: 25, ..FlowKey::default() };
         assert_eq!(parse_flow_key(flow_key_bytes(&key)), Some(key));
         assert_eq!(parse_flow_key(&[0; 39]), None);

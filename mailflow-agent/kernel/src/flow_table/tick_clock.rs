@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_found_from_ticks_that_are_seen_late() {
+    fn the_rate_is_found_from_late_samples() {
         for (rate, length) in TICK_LENGTHS {
             // Twice as long as it takes on a machine at rest.
             let samples = samples_of(length, 100_000_000 / length + 1);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn to_be_kept_waiting_makes_no_other_rate() {
+    fn delays_do_not_change_the_rate() {
         for (_, length) in TICK_LENGTHS {
             let whole = samples_of(length, 100_000_000 / length + 1);
             for late in 1..whole.len() {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_and_times_go_both_ways() {
+    fn ticks_and_times_convert_both_ways() {
         let ticks = TickClock { length: 4_000_000, tick: 4_294_900_000, at: 1_000_000_000 };
         for tick in [4_294_900_000, 4_294_967_296, 4_294_967_300, 4_294_899_990] {
             assert_eq!(ticks.tick_at(ticks.time_of(tick)), tick);

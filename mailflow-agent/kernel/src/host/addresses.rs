@@ -87,7 +87,7 @@ mod tests {
     };
 
     #[test]
-    fn networks_behind_inside_interfaces_are_found_and_others_are_not() {
+    fn only_networks_behind_lan_interfaces_are_found() {
         in_namespace(|| {
             for name in ["lan0", "wan0", "ppp0"] {
                 run(&format!("ip link add {name} type veth peer name p{name}"));

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_root_both_are_done() {
+    fn as_root_both_calls_succeed() {
         assert_eq!(probe_bpf(), Ok(()), "this test needs root");
     }
 
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_of_system_calls_is_named() {
+    fn a_seccomp_filter_is_named() {
         let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
         for action in [errno(libc::EPERM), errno(libc::ENOSYS), libc::SECCOMP_RET_KILL_PROCESS] {
             let refused = std::thread::spawn(move || {

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn older_kernels_leave_more() {
+    fn older_kernels_need_more_capabilities() {
         let needed = |version| {
             needed_after_start(version)
                 .into_iter()
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_gives_up_its_own() {
+    fn a_thread_drops_its_capabilities() {
         let remaining = std::thread::spawn(|| {
             drop_all();
             let sets = [

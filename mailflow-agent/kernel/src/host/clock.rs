@@ -100,13 +100,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_stays_while_nobody_sets_the_clock() {
+    fn the_epoch_is_stable() {
         let first = epoch();
         assert!((0..100_000).all(|_| epoch() == first));
     }
 
     #[test]
-    fn the_epoch_is_where_the_clocks_are() {
+    fn the_epoch_is_within_the_readings() {
         let epoch = epoch().unix_nanos(Time::ZERO);
         // Clocks that were set a millisecond away would be outside of any reading here.
         let readings: Vec<_> = (0..1_000).map(|_| read_bounds()).collect();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_if_the_clock_is_kept() {
+    fn the_kernel_reports_clock_synchronisation() {
         assert!(clock_state().is_ok());
     }
 }

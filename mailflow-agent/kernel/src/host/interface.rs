@@ -148,7 +148,7 @@ mod tests {
     use crate::testing::{in_namespace, run};
 
     #[test]
-    fn default_routes_are_told_from_others_wherever_they_are() {
+    fn default_routes_are_found_in_every_table() {
         in_namespace(|| {
             for name in ["wan0", "wan1", "wan2", "lan0"] {
                 run(&format!("ip link add {name} type veth peer name p{name}"));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_forwards_for_one_interface_forwards() {
+    fn forwarding_of_one_interface_is_forwarding() {
         in_namespace(|| {
             run("ip link add lan0 type veth peer name other");
             let set = |file: &str, value: &str| fs::write(format!("/proc/sys/net/{file}"), value).unwrap();

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_is_examined() {
+    fn the_loopback_has_a_report() {
         let lo = report_interface("lo", true).unwrap();
         assert!(lo.xdp_obstacle.is_some() && lo.dropped.is_some() && !lo.promiscuous, "{lo:?}");
         assert!(lo.programs.is_ok(), "{lo:?}");

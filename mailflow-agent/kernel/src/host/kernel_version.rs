@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_all_kinds_of_names() {
+    fn versions_are_parsed_from_all_kinds_of_names() {
         assert_eq!(KernelVersion::parse("6.18.44-fc-v445\n"), Some(KernelVersion(6, 18)));
         assert_eq!(KernelVersion::parse("5.10.0-32-amd64"), Some(KernelVersion(5, 10)));
         assert_eq!(KernelVersion::parse("7.0-rc1"), Some(KernelVersion(7, 0)));

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_says_why() {
+    fn invalid_patterns_are_explained() {
         for (pattern, why) in [
             ("re:", "after re:"),
             ("re:(", "without closing ')'"),

@@ -347,7 +347,7 @@ mod tests {
     use crate::testing::{in_namespace, run};
 
     #[test]
-    fn loopback_runs_no_xdp_and_a_device_that_is_not_there_is_an_error() {
+    fn loopback_has_no_xdp_and_a_missing_device_is_an_error() {
         assert!(xdp_programs(1).unwrap().is_empty());
         let error = xdp_programs(0x7fff_ffff).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));

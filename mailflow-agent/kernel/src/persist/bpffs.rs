@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_lies_where_its_parent_does() {
+    fn a_missing_path_is_in_the_file_system_of_its_parent() {
         assert!(!is_in_bpf_file_system(Path::new("/proc/none/such")).unwrap());
     }
 }

@@ -214,7 +214,7 @@ mod tests {
     const MIDDLE: Facts = Facts { seen: 1, ..Facts::NONE };
 
     #[test]
-    fn an_entry_that_begins_in_the_middle_goes_on_with_what_was_carried() {
+    fn an_entry_without_a_syn_continues_a_migrated_flow() {
         let mut migrated = MigratedFlows::default();
         assert_eq!(migrated.add(flow(10, 20, 7, OPEN), &TIMEOUTS), None);
         migrated.begin_scan();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn another_flow_on_the_tuple_is_another_one() {
+    fn a_syn_or_a_timeout_ends_a_migrated_flow() {
         for (before, later) in [
             // A SYN on a connection that was answered.
             (flow(10, 20, 7, OPEN), flow(30, 30, 1, Facts { syn: 1, ..Facts::NONE })),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_closed_has_ended_no_later_than_a_silent_one() {
+    fn a_closed_flow_ends_at_the_idle_timeout_at_the_latest() {
         let timeouts = Timeouts { closed: Duration::from_secs(600), ..TIMEOUTS };
         let closed = flow(10, 20, 7, Facts { reset: 1, ..OPEN });
         for (later, continued) in [(319, true), (320, false)] {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_on_a_tuple_the_later_goes_on() {
+    fn of_two_flows_on_a_5_tuple_the_later_continues() {
         let (one, other) = (flow(10, 20, 7, OPEN), flow(30, 40, 3, MIDDLE));
         for order in [[&one, &other], [&other, &one]] {
             let mut migrated = MigratedFlows::default();

@@ -391,7 +391,7 @@ mod tests {
 
     /// The layout includes the table key of a flow, and the hash that chooses its bucket.
     #[test]
-    fn the_places_of_flows_are_those_of_the_layout() {
+    fn table_keys_and_buckets_belong_to_the_layout() {
         let layout_of = |client: &str, server: &str| {
             let [client, server] = [client, server].map(|end| end.parse::<std::net::IpAddr>().unwrap());
             let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_no_dots_and_stay_apart() {
+    fn link_names_have_no_dots_and_stay_distinct() {
         let name = |interface| link_name(interface, Direction::Egress);
         assert_eq!(name("eth0.100"), "link-egress-eth0~100");
         assert_ne!(name("a~b"), name("a.b"));

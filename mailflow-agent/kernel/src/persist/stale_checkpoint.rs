@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_of_one_state() {
+    fn a_mark_belongs_to_one_checkpoint() {
         let directory = std::env::temp_dir().join(format!("mailflow-ahead-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let ahead = StaleCheckpointMark::of(&directory);

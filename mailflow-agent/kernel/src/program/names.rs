@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_are_called_as_ours_are() {
+    fn own_programs_are_recognised_by_name() {
         for name in ["tc_lan_in", "tc_host_out_ip", "xdp_mirror_frag", "xdp_mirror_frags", "tc_mirror"] {
             assert!(is_own_program(name), "{name}");
         }

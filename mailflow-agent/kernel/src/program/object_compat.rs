@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_that_do_not_exchange_get_no_such_instruction() {
+    fn kernels_without_cmpxchg_get_no_cmpxchg() {
         let object = crate::OBJECT;
         assert!(!cmpxchg_offsets(object).unwrap().is_empty());
         let rewritten = for_kernel(object, KernelVersion::MINIMUM).unwrap();
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_an_error() {
+    fn a_file_that_is_no_object_is_an_error() {
         assert!(for_kernel(b"ELF", KernelVersion::MINIMUM).is_err());
     }
 }

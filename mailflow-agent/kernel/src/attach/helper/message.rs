@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_arrive_as_they_were_asked() {
+    fn queries_round_trip() {
         for direction in [Direction::Ingress, Direction::Egress] {
             for attachment in [Attachment::XdpFrags, Attachment::Xdp, Attachment::Tcx, Attachment::Clsact] {
                 let question = HookQuery { device: 7, program: 0x0102_0304, direction, attachment };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_arrive_as_they_were_given() {
+    fn answers_round_trip() {
         let full: Vec<_> =
             (0..MAX_HOOK_PROGRAMS as u32).map(|id| hook_program(id, Some("fifteen_letters"))).collect();
         for found in [
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_make_no_sense_are_none() {
+    fn malformed_answers_are_refused() {
         let mut bytes = encode(Ok(HookState::Detached { other: None }));
         bytes[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert!(decode(&bytes).is_none());

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn it_answers_until_the_other_end_is_closed() {
+    fn the_helper_answers_until_the_socket_is_closed() {
         in_namespace(|| {
             let (helper, server) = helper_thread();
             let query = |device| HookQuery {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hangs_is_gone_for_good() {
+    fn a_helper_that_hangs_is_given_up() {
         let (socket, helper_end) = process::socket_pair().unwrap();
         process::set_socket_timeouts(socket.as_fd(), Duration::from_millis(1)).unwrap();
         let helper = HookQueryHelper { socket, process: 0, is_gone: AtomicBool::new(false) };
@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_several_threads_is_not_copied() {
+    fn a_process_of_several_threads_does_not_fork() {
         // The test harness runs each test in a thread.
         let refused = std::thread::spawn(HookQueryHelper::start).join().unwrap().unwrap_err();
         assert!(refused.to_string().contains("threads"), "{refused}");
     }
 
     #[test]
-    fn once_it_is_gone_whoever_asks_looks_for_itself() {
+    fn without_the_helper_the_agent_queries_by_itself() {
         in_namespace(|| {
             let (mut loaded, mut supervisor) =
                 (load_as_on(KernelVersion(6, 18)), AttachmentSupervisor::new());

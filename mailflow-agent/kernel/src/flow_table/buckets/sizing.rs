@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_tables_and_old_kernels_have_no_sets() {
+    fn small_tables_and_old_kernels_have_no_buckets() {
         let sizes = |flows, version| {
             let TableSizing { buckets, fallback } = TableSizing::new(flows, version);
             (buckets, fallback)

@@ -54,7 +54,7 @@ fn count(table: &BucketTable) -> usize {
 }
 
 #[test]
-fn flows_are_shown_and_found_each_by_itself() {
+fn each_flow_is_visited_and_found() {
     let table = BucketTable::in_memory(2, keys()).unwrap();
     let flows: Vec<_> = (0..6).map(|port| key("2001:db8::1", port)).collect();
     flows.iter().for_each(|key| _ = put(&table, key, 1));
@@ -67,7 +67,7 @@ fn flows_are_shown_and_found_each_by_itself() {
 }
 
 #[test]
-fn one_that_another_cpu_is_about_to_write_is_not_shown() {
+fn a_slot_without_a_start_time_is_not_visited() {
     let table = BucketTable::in_memory(1, keys()).unwrap();
     let key = key("2001:db8::1", 1);
     let slot_index = put(&table, &key, 0);
@@ -87,7 +87,7 @@ fn read_groups(table: &BucketTable) -> Vec<usize> {
 }
 
 #[test]
-fn only_groups_of_sets_with_flows_are_read() {
+fn only_groups_with_flows_are_read() {
     const SETS: u32 = 10 * BUCKETS_PER_GROUP - 1;
     let table = BucketTable::in_memory(SETS as usize, keys()).unwrap();
     assert_eq!(read_groups(&table).len(), 10, "an agent before this one may have read the words");
@@ -123,7 +123,7 @@ fn a_scan_that_is_not_completed_loses_no_flow() {
 }
 
 #[test]
-fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_under_way() {
+fn only_unchanged_flows_are_evicted_and_slots_freed_after_the_packet_time() {
     let table = BucketTable::in_memory(1, keys()).unwrap();
     let (one, other) = (key("2001:db8::1", 1), key("2001:db8::1", 2));
     let slot_index = put(&table, &one, 1);
@@ -154,7 +154,7 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
 }
 
 #[test]
-fn what_an_agent_before_took_out_is_freed_by_the_next() {
+fn tombstones_of_an_earlier_agent_are_freed() {
     let before = BucketTable::in_memory(1, keys()).unwrap();
     let one = key("2001:db8::1", 1);
     put(&before, &one, 1);
@@ -166,7 +166,7 @@ fn what_an_agent_before_took_out_is_freed_by_the_next() {
 }
 
 #[test]
-fn a_flow_that_began_twice_becomes_one() {
+fn duplicates_of_a_flow_are_merged() {
     let table = BucketTable::in_memory(1, keys()).unwrap();
     let one = key("2001:db8::1", 1);
     assert_ne!(put(&table, &one, 1), put(&table, &one, 1));
@@ -189,7 +189,7 @@ fn a_flow_that_began_twice_becomes_one() {
 }
 
 #[test]
-fn what_a_flow_had_beside_its_set_is_added_to_it() {
+fn counts_in_the_fallback_map_are_merged() {
     let table = BucketTable::in_memory(1, keys()).unwrap();
     let one = key("10.0.0.1", 1);
     let fallback_count = || table.buckets.words()[offset_of!(Bucket, fallback) / 8].load(Ordering::Relaxed);
@@ -207,7 +207,7 @@ fn what_a_flow_had_beside_its_set_is_added_to_it() {
 }
 
 #[test]
-fn a_source_gets_its_share_back() {
+fn an_eviction_decrements_the_source_sketch() {
     let source_limit = SourceLimit { keys: keys(), ..SourceLimit::NONE };
     let sketch = MmapArray::private(mailflow_common::SKETCH_CELLS as usize * 8).unwrap();
     let one = key("2001:db8::1", 1);
