@@ -30,7 +30,7 @@ fn put(table: &BucketTable, key: &FlowKey, first: u64) -> usize {
         (0..BUCKET_SLOTS).find(|slot_index| bucket[*slot_index].load(Ordering::Relaxed) == EMPTY).unwrap();
     let mut counters = FlowCounters { first, ..FlowCounters::default() };
     counters.up.bare_packets = PACKETS as u32;
-    let filled = [BucketSlot { key: table_key, entry: MapEntry { counters, remainder: remainder } }];
+    let filled = [BucketSlot { key: table_key, entry: MapEntry { counters, remainder } }];
     for (word, bytes) in slot(bucket, slot_index).iter().zip(element::bytes(&filled).chunks_exact(8)) {
         word.store(u64::from_ne_bytes(bytes.try_into().unwrap()), Ordering::Relaxed);
     }
