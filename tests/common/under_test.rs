@@ -14,7 +14,7 @@ pub(crate) fn options(programs: Programs) -> LoadOptions {
         ipv6_prefix: 64,
         local_only: false,
         external_clock: true,
-        silences: (&Timeouts::default()).into(),
+        timeouts: Timeouts::default(),
         programs,
         kernel_log: None,
         hash_keys: None,

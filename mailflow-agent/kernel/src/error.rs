@@ -45,10 +45,10 @@ pub enum KernelError {
     #[error("the BPF object: {0}")]
     Object(String),
     /// The object was refused.
-    #[error("loading the BPF object: {}", chain(.0))]
+    #[error("loading the BPF object: {}", error_chain(.0))]
     Load(#[source] Box<EbpfError>),
     /// A program was refused.
-    #[error("loading the BPF program `{program}`: {}", chain(.source))]
+    #[error("loading the BPF program `{program}`: {}", error_chain(.source))]
     Program {
         /// Its name.
         program: String,
@@ -64,7 +64,7 @@ pub enum KernelError {
         reasons: String,
     },
     /// A map could not be used.
-    #[error("BPF map `{map}`: {}", chain(.source))]
+    #[error("BPF map `{map}`: {}", error_chain(.source))]
     Map {
         /// Its name.
         map: &'static str,
@@ -76,15 +76,15 @@ pub enum KernelError {
     Pins(#[from] PinError),
     /// Reading or deleting in batches failed.
     #[error("flow table: {0}")]
-    Table(#[source] io::Error),
+    FlowTable(#[source] io::Error),
 }
 
 /// Error of pinning.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// Another agent runs.
-    #[error("{} is in use by another agent{}", path.display(), holder(*.pid))]
-    Held {
+    #[error("{} is in use by another agent{}", path.display(), holder_suffix(*.pid))]
+    Locked {
         /// The directory.
         path: PathBuf,
         /// Process of that agent, if known.
@@ -109,13 +109,13 @@ pub enum PinError {
 }
 
 /// Returns a process as text for messages.
-pub fn holder(pid: Option<u32>) -> String {
+pub fn holder_suffix(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(", process {pid}"))
 }
 
 /// Returns an error with all causes. Of a verifier log only the end, where the reason is.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    const LONGEST: usize = 600;
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    const MAX_LENGTH: usize = 600;
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -125,8 +125,8 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    if text.len() > LONGEST {
-        let cut = text.ceil_char_boundary(text.len() - LONGEST);
+    if text.len() > MAX_LENGTH {
+        let cut = text.ceil_char_boundary(text.len() - MAX_LENGTH);
         text = format!("... {}", &text[cut..]);
     }
     text

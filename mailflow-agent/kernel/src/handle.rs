@@ -10,57 +10,48 @@ use mailflow_common::{IdleTimeoutTicks, PortSet, Totals};
 
 use crate::{
     attach::{
-        clsact::leave_clsact,
-        helper::Lookout,
-        status::{Bound, Place, Standing, Verify},
-        supervisor::Watched,
+        clsact::remove_unwatched_filters,
+        helper::HookQueryHelper,
+        status::{AttachState, AttachmentStatus, EntryBinding, Verification},
+        supervisor::AttachmentSupervisor,
     },
     error::KernelError,
-    flow_table::{
-        clock::Ticks,
-        conservation::Held,
-        evict,
-        reader::{Moment, Reader, Table},
-        snapshot::Snapshot,
-    },
+    flow_table::{conservation::PacketAudit, reader::FlowReader, snapshot::Snapshot, tick_clock::TickClock},
     host::{
         addresses::{self, Addresses},
         device::Device,
         kernel_version::KernelVersion,
     },
-    options::{AtStop, Hook, LoadOptions, Role, SilenceLimits},
+    options::{AtStop, Hook, LoadOptions, Role},
     persist::{
-        kernel_checkpoint::{self, Kept},
-        pins::{Old, Pins},
-        stale_checkpoint::Ahead,
+        pins::{OldMaps, Pins},
+        reader_checkpoint::{self, ReaderCheckpoint},
+        stale_checkpoint::StaleCheckpointMark,
     },
     program::{
         load::{self, Loaded},
         test_run::run,
     },
 };
-use mailflow_engine::{
-    flow::{EvictOutcome, Flow},
-    time::Time,
-};
+use mailflow_engine::{settings::Timeouts, time::Time};
 
 /// Tick of the clock of a replay, in nanoseconds.
-const EXTERNAL_TICK: u64 = 1_000_000;
+const REPLAY_TICK_NANOS: u64 = 1_000_000;
 
 /// Origin of the maps at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begun {
+pub enum MapOrigin {
     /// Reused: the maps of an earlier agent.
-    Resumed,
+    Reused,
     /// Migrated: new maps, in which open flows of the old ones continue.
-    Carried,
+    Migrated,
     /// Fresh: empty maps.
-    Anew,
+    Fresh,
 }
 
 /// Clock of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
+enum ClockSource {
     /// The kernel's jiffies.
     Kernel,
     /// The caller's (replay). Nothing else runs the program then.
@@ -70,20 +61,20 @@ enum Clock {
 /// The loaded program and its tables. Dropping it detaches everything.
 pub struct Kernel {
     pub(crate) loaded: Loaded,
-    pub(crate) ticks: Ticks,
-    clock: Clock,
-    pub(crate) table: Table,
-    watched: Watched,
-    pub(crate) pinned: Option<Pinned>,
-    pub(crate) begun: Begun,
+    pub(crate) ticks: TickClock,
+    clock: ClockSource,
+    pub(crate) reader: FlowReader,
+    supervisor: AttachmentSupervisor,
+    pub(crate) pinned: Option<PinnedState>,
+    pub(crate) map_origin: MapOrigin,
     /// Flows and sources of old maps that do not continue in these.
-    pub(crate) left: Snapshot,
+    pub(crate) unmigrated: Snapshot,
 }
 
 /// Pins, and old maps that an earlier agent left.
-pub(crate) struct Pinned {
+pub(crate) struct PinnedState {
     pins: Pins,
-    pub(crate) old: Vec<Old>,
+    pub(crate) old: Vec<OldMaps>,
     at_stop: AtStop,
 }
 
@@ -95,15 +86,15 @@ impl Kernel {
     pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
         let mut loaded = Loaded::new(object, options, None)?;
         let (clock, ticks) = match options.external_clock {
-            true => (Clock::External, Ticks::of(EXTERNAL_TICK)),
-            false => (Clock::Kernel, watch_ticks(&mut loaded)?),
+            true => (ClockSource::External, TickClock::new(REPLAY_TICK_NANOS)),
+            false => (ClockSource::Kernel, calibrate_ticks(&mut loaded)?),
         };
         Self::begin(loaded, options, ports, (clock, ticks), None)
     }
 
     /// Loads the program with pinned maps and links, which outlive the process. It continues with the maps of
-    /// an earlier agent, to which `kept` belongs. Maps with which it cannot continue can be read once
-    /// ([`Kernel::carry`]).
+    /// an earlier agent, to which `checkpoint` belongs. Maps with which it cannot continue can be read once
+    /// ([`Kernel::migrate`]).
     ///
     /// # Errors
     /// The kernel is too old, the process lacks capabilities, the kernel refuses the program, or a pin cannot be taken over or set aside.
@@ -112,45 +103,55 @@ impl Kernel {
         options: &LoadOptions,
         ports: &PortSet,
         (pins, at_stop): (Pins, AtStop),
-        kept: Option<(u32, &Kept)>,
-    ) -> Result<(Self, Begun), KernelError> {
-        let old = pins.prepare(options, kept)?;
-        let owned = |generation: &u32| match pins.generation() {
-            Some(ours) if ours == *generation => Some(Begun::Resumed),
-            _ => old.iter().any(|old| old.generation() == Some(*generation)).then_some(Begun::Carried),
+        checkpoint: Option<(u32, &ReaderCheckpoint)>,
+    ) -> Result<(Self, MapOrigin), KernelError> {
+        let old = pins.prepare(options, checkpoint)?;
+        let origin_of = |generation: &u32| match pins.generation() {
+            Some(ours) if ours == *generation => Some(MapOrigin::Reused),
+            _ => old.iter().any(|old| old.generation() == Some(*generation)).then_some(MapOrigin::Migrated),
         };
-        let begun = kept.and_then(|(generation, _)| owned(&generation)).unwrap_or(Begun::Anew);
+        let origin =
+            checkpoint.and_then(|(generation, _)| origin_of(&generation)).unwrap_or(MapOrigin::Fresh);
         let mut loaded = Loaded::new(object, options, Some(&pins))?;
-        // The kernel's ticks are the boot's, whatever tables they are noted in.
-        let before = kept.and_then(|(_, kept)| Ticks::from_words(kept.ticks));
-        let before = before.filter(|_| begun != Begun::Anew);
-        let ticks = before.map_or_else(|| watch_ticks(&mut loaded), Ok)?;
-        let pinned = Some(Pinned { pins, old, at_stop });
-        let mut kernel = Self::begin(loaded, options, ports, (Clock::Kernel, ticks), pinned)?;
-        kernel.begun = begun;
-        if let Some((_, kept)) = kept.filter(|_| begun == Begun::Resumed) {
-            let limits = kernel.table.limits();
-            kernel_checkpoint::resume(kernel.table.book_mut(), kept, &limits);
+        // Ticks count from the boot, so the calibration is valid for other maps too.
+        let before = checkpoint.and_then(|(_, checkpoint)| TickClock::from_words(checkpoint.ticks));
+        let before = before.filter(|_| origin != MapOrigin::Fresh);
+        let ticks = before.map_or_else(|| calibrate_ticks(&mut loaded), Ok)?;
+        let pinned = Some(PinnedState { pins, old, at_stop });
+        let mut kernel = Self::begin(loaded, options, ports, (ClockSource::Kernel, ticks), pinned)?;
+        kernel.map_origin = origin;
+        if let Some((_, checkpoint)) = checkpoint.filter(|_| origin == MapOrigin::Reused) {
+            let timeouts = kernel.reader.timeouts();
+            reader_checkpoint::restore(kernel.reader.state_mut(), checkpoint, &timeouts);
         }
-        Ok((kernel, begun))
+        Ok((kernel, origin))
     }
 
     fn begin(
         mut loaded: Loaded,
         options: &LoadOptions,
         ports: &PortSet,
-        (clock, ticks): (Clock, Ticks),
-        pinned: Option<Pinned>,
+        (clock, ticks): (ClockSource, TickClock),
+        pinned: Option<PinnedState>,
     ) -> Result<Self, KernelError> {
-        loaded.watch(ports)?;
-        if clock == Clock::External {
+        loaded.set_ports(ports)?;
+        if clock == ClockSource::External {
             // No tick is 0.
-            loaded.set_now(ticks.tick(Time::from_nanos(0)))?;
+            loaded.set_now(ticks.tick_at(Time::from_nanos(0)))?;
         }
-        loaded.set_silences(silences(&options.silences, &ticks))?;
-        let table = Table::new(options.silences);
-        let (watched, left) = (Watched::new(), Snapshot::default());
-        Ok(Self { loaded, ticks, clock, table, watched, pinned, begun: Begun::Anew, left })
+        loaded.set_timeouts(timeout_ticks(&options.timeouts, &ticks))?;
+        let reader = FlowReader::new(options.timeouts);
+        let (supervisor, unmigrated) = (AttachmentSupervisor::new(), Snapshot::default());
+        Ok(Self {
+            loaded,
+            ticks,
+            clock,
+            reader,
+            supervisor,
+            pinned,
+            map_origin: MapOrigin::Fresh,
+            unmigrated,
+        })
     }
 
     /// Attaches to an interface, or to all that match a pattern, and supervises them from then on. It waits
@@ -160,78 +161,81 @@ impl Kernel {
     /// The interface exists, and every hook refuses the program; each refusal is named.
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
-        self.watched.add(&mut self.loaded, pins, name, role, hook)
+        self.supervisor.add(&mut self.loaded, pins, name, role, hook)
     }
 
     /// Detaches what an earlier agent left at places that are not watched now. Call after everything is
     /// attached.
-    pub fn leave_others(&mut self) {
+    pub fn detach_unwatched(&mut self) {
         let Some(pinned) = &self.pinned else { return };
-        let watched: Vec<_> = self.places().map(|place| (place.interface.clone(), place.direction)).collect();
-        pinned.pins.leave_links(&watched);
+        let watched: Vec<_> = self
+            .attachments()
+            .map(|attachment| (attachment.interface.clone(), attachment.direction))
+            .collect();
+        pinned.pins.remove_unwatched_links(&watched);
         if self.loaded.version < KernelVersion::TCX {
             // An interface may be configured by another of its names.
             let devices = watched.iter().map(|(name, direction)| (Device::index_of(name), *direction));
-            leave_clsact(&devices.collect::<Vec<_>>());
+            remove_unwatched_filters(&devices.collect::<Vec<_>>());
         }
     }
 
     /// Detaches the programs of an interface, if it is watched.
     pub fn unwatch(&mut self, name: &str) {
-        self.watched.remove(&mut self.loaded, name);
+        self.supervisor.remove(&mut self.loaded, name);
     }
 
     /// Sets the watched ports, while packets pass.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn watch_ports(&mut self, ports: &PortSet) -> Result<(), KernelError> {
-        self.loaded.watch(ports)
+    pub fn set_ports(&mut self, ports: &PortSet) -> Result<(), KernelError> {
+        self.loaded.set_ports(ports)
     }
 
     /// Sets the idle timeouts, while packets pass.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_silences(&mut self, limits: &SilenceLimits) -> Result<(), KernelError> {
-        self.table.set_limits(*limits);
-        self.loaded.set_silences(silences(limits, &self.ticks))
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<(), KernelError> {
+        self.reader.set_timeouts(*timeouts);
+        self.loaded.set_timeouts(timeout_ticks(timeouts, &self.ticks))
     }
 
     /// Uses this helper process to query hooks, as the agent gives up the capability.
-    pub fn look_through(&mut self, lookout: Lookout) {
-        self.watched.lookout = Some(lookout);
+    pub fn set_hook_query_helper(&mut self, helper: HookQueryHelper) {
+        self.supervisor.helper = Some(helper);
     }
 
-    /// Returns true if there is a helper process.
-    pub fn lookout(&self) -> Option<&Lookout> {
-        self.watched.lookout.as_ref().filter(|lookout| lookout.looks())
+    /// Returns the helper process, if it answers.
+    pub fn hook_query_helper(&self) -> Option<&HookQueryHelper> {
+        self.supervisor.helper.as_ref().filter(|helper| helper.is_alive())
     }
 
     /// Follows changes of the watched interfaces since the last call, and attaches again what was detached or
     /// is not first.
-    pub fn follow(&mut self, now: Time, verify: Verify) {
+    pub fn follow_interfaces(&mut self, now: Time, verify: Verification) {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
-        self.watched.follow(&mut self.loaded, pins, now, verify);
+        self.supervisor.follow_interfaces(&mut self.loaded, pins, now, verify);
     }
 
     /// Detaches every program. The maps stay readable.
     pub fn detach(&mut self) {
-        self.watched.clear();
+        self.supervisor.detach_all();
     }
 
     /// Removes the pins of the maps.
     pub fn unpin(&self) {
-        if let Some(Pinned { pins, .. }) = &self.pinned {
-            pins.clear();
+        if let Some(PinnedState { pins, .. }) = &self.pinned {
+            pins.remove_all();
         }
     }
 
     /// Ends without detaching the programs: they keep counting for the next agent. Without pins they are
     /// detached.
-    pub fn leave(mut self) {
+    pub fn keep_attached(mut self) {
         if self.pinned.is_some() {
-            self.watched.leave();
+            self.supervisor.keep_attached();
         }
     }
 
@@ -243,7 +247,7 @@ impl Kernel {
     }
 
     /// Returns true if the programs keep counting after a stop.
-    pub fn stays(&self) -> bool {
+    pub fn keeps_counting(&self) -> bool {
         self.pinned.as_ref().is_some_and(|pinned| pinned.at_stop == AtStop::Keep)
     }
 
@@ -257,29 +261,29 @@ impl Kernel {
     ///
     /// # Errors
     /// The pins cannot be made.
-    pub fn mend_pins(&mut self) -> io::Result<Vec<String>> {
-        let Self { loaded, watched, pinned: Some(Pinned { pins, .. }), .. } = self else {
+    pub fn restore_pins(&mut self) -> io::Result<Vec<String>> {
+        let Self { loaded, supervisor, pinned: Some(PinnedState { pins, .. }), .. } = self else {
             return Ok(Vec::new());
         };
-        let mut made = Vec::new();
-        if pins.mend_directories()? {
-            made.push(pins.directory().display().to_string());
+        let mut restored = Vec::new();
+        if pins.restore_directories()? {
+            restored.push(pins.directory().display().to_string());
         }
         for (name, path) in pins.maps() {
             let Some(map) = loaded.ebpf.map(name) else { continue };
-            // What else bears the name is left alone: the next agent compares it.
+            // A pin of another map under this name stays: the next agent checks it.
             if fs::symlink_metadata(&path).is_err() && MapInfo::from_pin(&path).is_err() {
                 map.pin(&path).map_err(io::Error::other)?;
-                made.push(name.to_owned());
+                restored.push(name.to_owned());
             }
         }
-        made.extend(watched.mend_pins(pins)?);
-        Ok(made)
+        restored.extend(supervisor.restore_pins(pins)?);
+        Ok(restored)
     }
 
     /// Returns the watched entries, and the interfaces to which each is bound.
-    pub fn bound(&self) -> Vec<Bound> {
-        self.watched.bound()
+    pub fn entry_bindings(&self) -> Vec<EntryBinding> {
+        self.supervisor.entry_bindings()
     }
 
     /// Returns the addresses of the machine, and the networks behind interfaces in the `lan` role. Looks up
@@ -288,70 +292,33 @@ impl Kernel {
     /// # Errors
     /// The kernel does not list its addresses.
     pub fn addresses(&self, before: Option<&Addresses>) -> io::Result<Addresses> {
-        addresses::read(self.watched.inside(), before)
+        addresses::read(self.supervisor.lan_interfaces(), before)
     }
 
     /// Returns the mark of a stale checkpoint; `None` without pins.
-    pub fn ahead(&self) -> Option<Ahead> {
-        self.pinned.as_ref().map(|pinned| Ahead::of(&pinned.pins.directory()))
+    pub fn stale_checkpoint_mark(&self) -> Option<StaleCheckpointMark> {
+        self.pinned.as_ref().map(|pinned| StaleCheckpointMark::of(&pinned.pins.directory()))
     }
 
-    /// Returns the places of the programs, and whether they are attached.
-    pub fn places(&self) -> impl Iterator<Item = &Place> {
-        self.watched.places()
-    }
-
-    /// Scans the maps, and evicts the flows that `reader` returns, each only if it has not changed.
-    ///
-    /// A flow that begins during the scan may be left to the next one.
-    ///
-    /// # Errors
-    /// The kernel refuses a read or an eviction; what `reader` has received is valid.
-    pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
-        self.loaded.log.flush();
-        let counting = self.counting();
-        let horizon = if counting { see_ticks(&mut self.loaded)? } else { u64::MAX };
-        let moment = Moment { ticks: &self.ticks, now, tick: self.ticks.tick(now), horizon };
-        let made = self.loaded.made()?;
-        let Self { loaded, table, .. } = self;
-        if let Some(sets) = &loaded.sets {
-            table.book_mut().held.late(&sets.free(counting));
-        }
-        let remove = |book: &mut _, flows: &[_]| evict::remove(loaded, book, flows, counting);
-        table.read(&loaded.tables()?, moment, reader, &remove)?;
-        let held = table.held();
-        self.loaded.set_room(made, (held.flows, held.sources))
+    /// Returns the status of each program.
+    pub fn attachments(&self) -> impl Iterator<Item = &AttachmentStatus> {
+        self.supervisor.attachments()
     }
 
     /// Returns true if packets are counted at the same time.
-    fn counting(&self) -> bool {
-        self.clock == Clock::Kernel && self.places().any(|place| place.standing != Standing::Detached)
+    pub(crate) fn counting(&self) -> bool {
+        self.clock == ClockSource::Kernel
+            && self.attachments().any(|attachment| attachment.state != AttachState::Detached)
     }
 
-    /// Returns the contents of all maps, for small tables. Evicts nothing.
-    ///
-    /// # Errors
-    /// The kernel refuses the read.
-    pub fn snapshot(&mut self, now: Time) -> Result<Snapshot, KernelError> {
-        let mut snapshot = Snapshot::default();
-        self.read(now, &mut snapshot)?;
-        Ok(snapshot)
-    }
-
-    /// Evicts flows, each only if it has not changed since the last scan. Returns an outcome for each, in
-    /// order.
-    ///
-    /// # Errors
-    /// The kernel refuses it; flows before the refusal may be gone.
-    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<EvictOutcome>, KernelError> {
-        let counting = self.counting();
-        let Self { loaded, table, .. } = self;
-        table.remove(flows, &|book, flows| evict::remove(loaded, book, flows, counting))
+    /// Returns the kernel's tick, as the program sees it.
+    pub(crate) fn current_tick(&mut self) -> Result<u64, KernelError> {
+        read_tick(&mut self.loaded)
     }
 
     /// Returns the location of counted packets, as of the last scan and the evictions since.
-    pub fn held(&self) -> &Held {
-        self.table.held()
+    pub fn packet_audit(&self) -> &PacketAudit {
+        self.reader.audit()
     }
 
     /// Returns the kernel memory of the maps, in bytes.
@@ -383,7 +350,7 @@ impl Kernel {
             _ => return Err(KernelError::Missing("program to run")),
         };
         let failed = |source| KernelError::Program { program: program.to_owned(), source: Box::new(source) };
-        fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::Table)
+        fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::FlowTable)
     }
 
     /// Returns the number of instructions that the verifier processed for a program; `None` if the kernel
@@ -397,7 +364,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the write.
     pub fn set_now(&mut self, now: Time) -> Result<(), KernelError> {
-        self.loaded.set_now(self.ticks.tick(now))
+        self.loaded.set_now(self.ticks.tick_at(now))
     }
 
     /// Runs a program on one frame (BPF_PROG_TEST_RUN). `context` is a `struct __sk_buff` as bytes, for TC
@@ -414,29 +381,29 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no such program, or the kernel refuses the frame.
-    pub fn run_head(&mut self, program: &str, head: &[u8], length: u32) -> Result<u32, KernelError> {
-        self.loaded.tell_length(u64::from(length))?;
+    pub fn run_truncated(&mut self, program: &str, head: &[u8], length: u32) -> Result<u32, KernelError> {
+        self.loaded.set_frame_length(u64::from(length))?;
         let result = run(&self.loaded, program, head, None);
-        self.loaded.tell_length(0)?;
+        self.loaded.set_frame_length(0)?;
         result
     }
 }
 
-fn silences(limits: &SilenceLimits, ticks: &Ticks) -> IdleTimeoutTicks {
+fn timeout_ticks(timeouts: &Timeouts, ticks: &TickClock) -> IdleTimeoutTicks {
     let [closed, unanswered, idle] =
-        [limits.closed, limits.unanswered, limits.idle].map(|limit| ticks.count(limit));
-    // As the engine has it: an unanswered SYN does not outlive silence.
+        [timeouts.closed, timeouts.unanswered, timeouts.idle].map(|timeout| ticks.ticks_in(timeout));
+    // As in the engine: the timeout of an unanswered SYN is at most the idle timeout.
     let unanswered = unanswered.min(idle);
     IdleTimeoutTicks { closed, unanswered, idle, least: closed.min(unanswered) }
 }
 
-fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {
-    let watched = Ticks::watch(|| see_ticks(loaded))?;
-    watched.ok_or(KernelError::Missing("running tick"))
+fn calibrate_ticks(loaded: &mut Loaded) -> Result<TickClock, KernelError> {
+    let calibrated = TickClock::calibrate(|| read_tick(loaded))?;
+    calibrated.ok_or(KernelError::Missing("running tick"))
 }
 
 /// The kernel's ticks, as the program sees them.
-fn see_ticks(loaded: &mut Loaded) -> Result<u64, KernelError> {
-    run(loaded, load::TICKS, &[0; 64], None)?;
-    loaded.noted_ticks()
+fn read_tick(loaded: &mut Loaded) -> Result<u64, KernelError> {
+    run(loaded, load::TICK_PROGRAM, &[0; 64], None)?;
+    loaded.published_tick()
 }

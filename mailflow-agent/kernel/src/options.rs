@@ -1,9 +1,7 @@
 //! Options: which interfaces are watched, in which role and at which hook, what outlives the agent, and how the program
 //! is loaded.
 
-use std::time::Duration;
-
-use mailflow_common::{Facts, HashKeys};
+use mailflow_common::HashKeys;
 
 use crate::host::name_pattern::NamePattern;
 use mailflow_engine::settings::Timeouts;
@@ -22,7 +20,7 @@ pub struct Interface {
 impl Interface {
     /// Returns the pattern, if the entry is one.
     pub fn pattern(&self) -> Option<NamePattern> {
-        NamePattern::is_one(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
+        NamePattern::is_pattern(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
     }
 }
 
@@ -153,8 +151,8 @@ pub struct LoadOptions {
     pub local_only: bool,
     /// True if the caller sets the time before each frame (replay).
     pub external_clock: bool,
-    /// Idle timeouts.
-    pub silences: SilenceLimits,
+    /// Timeouts of the engine. After an idle timeout the next packet of a 5-tuple begins a new flow.
+    pub timeouts: Timeouts,
     /// Programs to load.
     pub programs: Programs,
     /// Level of the kernel log; `None` for no log.
@@ -170,30 +168,4 @@ pub enum Programs {
     All,
     /// One program, to run frames through it.
     One(&'static str),
-}
-
-/// Idle timeouts after which the next packet of a 5-tuple begins a new flow. They must equal those of the
-/// engine.
-#[derive(Clone, Copy, Debug)]
-pub struct SilenceLimits {
-    /// After FIN both ways or RST.
-    pub closed: Duration,
-    /// While the SYN has no answer.
-    pub unanswered: Duration,
-    /// Otherwise.
-    pub idle: Duration,
-}
-
-impl From<&Timeouts> for SilenceLimits {
-    fn from(timeouts: &Timeouts) -> Self {
-        Self { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
-    }
-}
-
-impl SilenceLimits {
-    /// Returns the idle timeout of a flow with these facts.
-    pub(crate) fn of(&self, facts: &Facts) -> Duration {
-        let open = if facts.unanswered() { self.unanswered.min(self.idle) } else { self.idle };
-        if facts.closed() { self.closed.min(open) } else { open }
-    }
 }

@@ -1,16 +1,16 @@
 //! Helpers of the unit tests.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use crate::{
     host::kernel_version::KernelVersion,
-    options::{LoadOptions, Programs, SilenceLimits},
+    options::{LoadOptions, Programs},
     program::{load::Loaded, object::OBJECT},
 };
+use mailflow_engine::settings::Timeouts;
 
 /// Loads the program as on a kernel of this version, as far as attaching goes.
 pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
-    let silences = SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
     let options = LoadOptions {
         flows: 8,
         flows_per_source: 8,
@@ -19,7 +19,7 @@ pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
         ipv6_prefix: 64,
         local_only: false,
         external_clock: true,
-        silences,
+        timeouts: Timeouts::default(),
         programs: Programs::All,
         kernel_log: None,
         hash_keys: None,

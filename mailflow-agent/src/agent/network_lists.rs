@@ -85,7 +85,7 @@ fn start_reader(
     let in_force: Weak<()> = Arc::downgrade(&alive);
     let (publish, finished) = sync_channel(1);
     thread::Builder::new().name("lists".into()).spawn(move || {
-        capabilities::give_up_all();
+        capabilities::drop_all();
         while in_force.strong_count() > 0 {
             match next() {
                 // A reload may have replaced the lists during the read.

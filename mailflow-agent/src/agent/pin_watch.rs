@@ -26,7 +26,7 @@ impl PinWatch {
             return;
         }
         self.next = now + CHECK_INTERVAL;
-        match kernel.mend_pins() {
+        match kernel.restore_pins() {
             Ok(restored) => {
                 if !restored.is_empty() {
                     warn!(pins = restored.join(", "), "pins were removed by another process; created again");

@@ -1,124 +1,118 @@
-//! One look at the kernel's tables and what follows from it; live and in replay the same.
+//! One poll of the flow table, live and in replay.
+//!
+//! The agent reads the flow table in batches. For each batch the engine observes the flows, the journal stores those
+//! that ended, the kernel evicts them, and the engine accounts for the evictions. A flow is in the journal before it
+//! leaves the table: after a crash the next process finds it in one of the two.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::recovery::{checkpointer::Checkpointer, poll_records, state_dir::JournalRecord};
 use mailflow_engine::{
     Engine,
     event::Effects,
-    flow::SourceOverflow,
-    flow::{EvictOutcome, Flow, SupersededFlow},
+    flow::EvictOutcome,
     time::{Time, WallClockOffset},
 };
-use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, Reader, Taking};
+use mailflow_kernel::{FlowBatch, Kernel, clock};
 
-/// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
-/// effects in order. Gives back how long the reading took, with what followed from each part.
-pub(crate) fn look(
+/// Kind of poll.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PollKind {
+    /// Flows that ended are evicted.
+    Regular,
+    /// Counting has ended: each flow gets its final record, and none is evicted.
+    Final,
+}
+
+/// Polls the flow table at `now`. `emit` receives the effects in order. Returns the time that the scan took, with the
+/// evaluation of its batches.
+pub(crate) fn poll(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Checkpointer,
+    journal: &mut Checkpointer,
     (now, epoch): (Time, WallClockOffset),
-    mut hand_on: impl FnMut(&Effects),
+    mut emit: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
     engine.begin_poll(now);
-    keeper.begin_poll(now, epoch);
-    kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
-    let took = clock::now().since(begin);
+    journal.begin_poll(now, epoch);
+    scan(kernel, engine, journal, (now, PollKind::Regular), &mut emit)?;
+    let scan_time = clock::now().since(begin);
     let effects = engine.tick(now);
-    keeper.log_inputs((now, epoch), engine, &effects);
-    hand_on(&effects);
-    Ok(took)
+    journal.log_inputs((now, epoch), engine, &effects);
+    emit(&effects);
+    Ok(scan_time)
 }
 
-/// Reads the tables a last time: every open flow gets its record.
-pub(crate) fn last_look(
+/// Polls the flow table a last time, after counting has ended: each flow gets its final record.
+pub(crate) fn final_poll(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Checkpointer,
+    journal: &mut Checkpointer,
     (now, epoch): (Time, WallClockOffset),
-    mut hand_on: impl FnMut(&Effects),
+    mut emit: impl FnMut(&Effects),
 ) -> Result<()> {
-    keeper.begin_poll(now, epoch);
-    let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
-    kernel.read(now, &mut reader).context("reading the flow table a last time")?;
+    journal.begin_poll(now, epoch);
+    scan(kernel, engine, journal, (now, PollKind::Final), &mut emit)
+        .context("reading the flow table a last time")?;
     let effects = engine.shutdown(now);
-    keeper.log_inputs((now, epoch), engine, &effects);
-    hand_on(&effects);
+    journal.log_inputs((now, epoch), engine, &effects);
+    emit(&effects);
     Ok(())
 }
 
-/// The engine looks at one part after the other.
-struct Look<'a> {
-    engine: &'a mut Engine,
-    keeper: &'a mut Checkpointer,
-    hand_on: &'a mut dyn FnMut(&Effects),
+/// Scans the flow table: observe, store, evict, account.
+fn scan(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    journal: &mut Checkpointer,
+    (now, kind): (Time, PollKind),
+    emit: &mut impl FnMut(&Effects),
+) -> Result<()> {
+    let mut scan = kernel.scan(now)?;
+    while let Some(batch) = scan.next_batch()? {
+        match batch {
+            FlowBatch::Superseded(pending) => {
+                let entries = pending.entries();
+                store(
+                    journal,
+                    entries.map(|(flow, sums)| JournalRecord::FlowSuperseded(flow.clone(), sums.to_vec())),
+                )?;
+                let superseded = scan.delete_superseded(pending)?;
+                emit(&engine.finish_superseded(&superseded));
+            }
+            FlowBatch::Active(flows) if kind == PollKind::Final => {
+                emit(&engine.observe_final_batch(now, flows))
+            }
+            FlowBatch::Active(flows) => {
+                let observed = engine.observe_batch(flows);
+                let stored = store(journal, poll_records::flow_records(&observed, engine.pending_eviction()));
+                emit(&observed);
+                // A flow that is not in the journal stays in the table, and the next poll observes it again.
+                if stored.is_err() || engine.pending_eviction().is_empty() {
+                    continue;
+                }
+                let Some(outcomes) = scan.evict(engine.pending_eviction()) else { continue };
+                let evictions = engine.pending_eviction().iter().zip(&outcomes);
+                let changed = evictions.filter(|(_, outcome)| **outcome == EvictOutcome::Changed);
+                // Recovery looks up a flow without this entry, and finds it in the table: a failure loses nothing.
+                let _ =
+                    store(journal, changed.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone())));
+                emit(&engine.apply_evictions(&outcomes));
+            }
+            FlowBatch::Overflow(pending) => {
+                store(journal, pending.idle().cloned().map(JournalRecord::SourceOverflow))?;
+                let sources = scan.delete_idle_sources(pending)?;
+                emit(&engine.observe_overflow(&sources));
+            }
+        }
+    }
+    Ok(())
 }
 
-impl Reader for Look<'_> {
-    fn finished(&mut self, finished: &[SupersededFlow]) {
-        (self.hand_on)(&self.engine.finish_superseded(finished));
-    }
-
-    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        let effects = self.engine.observe_batch(flows);
-        let noted = self.keeper.append(poll_records::flow_records(&effects, self.engine.pending_eviction()));
-        (self.hand_on)(&effects);
-        // What is not in the journal stays in the table: another reading judges it again.
-        if noted.is_ok() { self.engine.pending_eviction() } else { &[] }
-    }
-
-    fn removed(&mut self, fates: &[EvictOutcome]) {
-        let lives = self
-            .engine
-            .pending_eviction()
-            .iter()
-            .zip(fates)
-            .filter(|(_, fate)| **fate == EvictOutcome::Changed);
-        let lives = lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone()));
-        // Without that note it would be looked up at the next start, and found alive as well.
-        let _ = self.keeper.append(lives);
-        (self.hand_on)(&self.engine.apply_evictions(fates));
-    }
-
-    fn spilled(&mut self, spilled: &[SourceOverflow]) {
-        (self.hand_on)(&self.engine.observe_overflow(spilled));
-    }
-
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.append(poll_records::removal_records(taking))
-    }
-}
-
-/// The same for the last time: nothing is taken out any more.
-struct LastLook<'a> {
-    engine: &'a mut Engine,
-    keeper: &'a mut Checkpointer,
-    now: Time,
-    hand_on: &'a mut dyn FnMut(&Effects),
-}
-
-impl Reader for LastLook<'_> {
-    fn finished(&mut self, finished: &[SupersededFlow]) {
-        (self.hand_on)(&self.engine.finish_superseded(finished));
-    }
-
-    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        (self.hand_on)(&self.engine.observe_final_batch(self.now, flows));
-        &[]
-    }
-
-    fn removed(&mut self, _: &[EvictOutcome]) {}
-
-    fn spilled(&mut self, spilled: &[SourceOverflow]) {
-        (self.hand_on)(&self.engine.observe_overflow(spilled));
-    }
-
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.append(poll_records::removal_records(taking))
-    }
+/// Appends entries to the journal.
+fn store(journal: &mut Checkpointer, entries: impl IntoIterator<Item = JournalRecord>) -> Result<()> {
+    journal.append(entries).map_err(|error| anyhow!("failed to write the journal: {error}"))
 }

@@ -3,7 +3,9 @@
 use mailflow_common::PortSet;
 
 use crate::config::Config;
-use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs};
+use mailflow_kernel::{
+    Kernel, KernelError, LoadOptions, MapOrigin, OBJECT, Pins, Programs, ReaderCheckpoint,
+};
 
 /// Packets that `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +28,9 @@ pub(crate) fn load_pinned(
     config: &Config,
     hosts: HostScope,
     pins: Option<Pins>,
-    kernel_checkpoint: Option<(u32, &Kept)>,
-) -> Result<(Kernel, Begun), KernelError> {
-    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, Begun::Anew)) };
+    kernel_checkpoint: Option<(u32, &ReaderCheckpoint)>,
+) -> Result<(Kernel, MapOrigin), KernelError> {
+    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, MapOrigin::Fresh)) };
     let options = options(config, Programs::All, hosts);
     Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kernel_checkpoint)
 }
@@ -42,7 +44,7 @@ fn options(config: &Config, programs: Programs, hosts: HostScope) -> LoadOptions
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == HostScope::OwnOnly,
         external_clock: programs != Programs::All,
-        silences: (&config.engine.timeouts).into(),
+        timeouts: config.engine.timeouts,
         programs,
         kernel_log: config.kernel_log,
         hash_keys: None,

@@ -25,7 +25,7 @@ use crate::{
 };
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
+use mailflow_kernel::{self, BpfRefusal, HookQueryHelper, KernelError, KernelVersion, LinkChanges};
 
 /// Time between two attempts to listen at an address that no interface has.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ const MAX_WAITING_COMMANDS: usize = 16;
 /// # Errors
 /// Fails if the agent cannot start: the metrics port is in use, an output cannot be opened, or the kernel
 /// refuses the program or an interface.
-pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Lookout>) -> Result<()> {
+pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<HookQueryHelper>) -> Result<()> {
     // First, as an old kernel is the cause of most other errors.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
@@ -57,7 +57,7 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
     let (queries, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
     let orders = CommandSenders { reloads, queries };
     let (control_shutdown, control_task) = spawn_control_server(socket, Arc::clone(&view), orders);
-    give_up_privileges(&view, pipeline.lookout());
+    give_up_privileges(&view, pipeline.hook_query_helper());
     view.set_ready();
     let mut service_manager = ServiceManager::new();
     service_manager.ready(&view.summary());
@@ -105,7 +105,7 @@ pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Looko
                     warn_no_link_events(&error);
                     changes = None;
                 }
-                block_in_place(|| pipeline.follow());
+                block_in_place(|| pipeline.follow_interfaces());
                 continue;
             }
             Some(order) = questions_rx.recv() => {
@@ -148,8 +148,8 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
         error.downcast_ref(),
         Some(KernelError::Load(_) | KernelError::Program { .. } | KernelError::Map { .. })
     );
-    match by_kernel.then(mailflow_kernel::try_bpf) {
-        Some(Err(Refusal { cause, .. })) => {
+    match by_kernel.then(mailflow_kernel::probe_bpf) {
+        Some(Err(BpfRefusal { cause, .. })) => {
             error.context(format!("bpf(2) is refused, likely because {cause}"))
         }
         Some(Ok(())) | None => error,
@@ -158,9 +158,9 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 
 /// Gives up the capabilities that this kernel does not need after attaching. Notes those that this process,
 /// the helper process and other threads still hold.
-fn give_up_privileges(view: &SharedStatus, hook_helper: Option<&Lookout>) {
+fn give_up_privileges(view: &SharedStatus, hook_helper: Option<&HookQueryHelper>) {
     let remaining = KernelVersion::running().map_err(anyhow::Error::from);
-    let remaining = remaining.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
+    let remaining = remaining.and_then(|version| Ok(capabilities::drop_unneeded(version)?));
     let held = match remaining {
         Ok(remaining) if remaining.is_empty() => "no capability is held".to_owned(),
         Ok(remaining) => format!("capabilities held: {}", remaining.join(", ")),
@@ -169,15 +169,15 @@ fn give_up_privileges(view: &SharedStatus, hook_helper: Option<&Lookout>) {
             format!("capabilities cannot be given up: {error}")
         }
     };
-    let helper_note = hook_helper.map(Lookout::process).map(|process| {
-        let held = capabilities::held_by(process).join(", ");
+    let helper_note = hook_helper.map(HookQueryHelper::process_id).map(|process| {
+        let held = capabilities::of_process(process).join(", ");
         format!("process {process}, which queries the hooks, holds {held}")
     });
     for note in [Some(held), helper_note].into_iter().flatten() {
         info!("{note}");
         view.snapshot().settings.notes.push(note);
     }
-    for (thread, held) in capabilities::others_that_have_some() {
+    for (thread, held) in capabilities::threads_with_capabilities() {
         warn!(%thread, %held, "another thread holds capabilities");
     }
 }

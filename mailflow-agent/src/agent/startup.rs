@@ -29,14 +29,14 @@ use crate::{
 };
 use mailflow_engine::Engine;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
+use mailflow_kernel::{self, HookQueryHelper, MapOrigin, PinError, Pins, ReaderCheckpoint};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it. Steps whose failure costs least come first.
     pub(crate) fn start(
         config: Config,
         view: Arc<SharedStatus>,
-        hook_helper: Option<Lookout>,
+        hook_helper: Option<HookQueryHelper>,
     ) -> Result<Self> {
         let pins = open_pins(&config)?;
         let (state_dir, mut recovered) = match &config.state.directory {
@@ -47,15 +47,15 @@ impl Pipeline {
             }
             None => (None, RecoveredState::default()),
         };
-        let pins = pins.map(|pins| pins.with_state(state_dir.as_ref().and_then(StateDir::checkpoint_time)));
+        let pins = pins
+            .map(|pins| pins.with_checkpoint_time(state_dir.as_ref().and_then(StateDir::checkpoint_time)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
         let outputs = OutputSet::open(&config.outputs, &view.agent, gateway)?;
         let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
         let hosts = if mixed { HostScope::OwnOnly } else { HostScope::Any };
-        let kernel_checkpoint = recovered
-            .checkpoint
-            .as_mut()
-            .map(|checkpoint| (checkpoint.flow_table_id, Kept::from(std::mem::take(&mut checkpoint.kernel))));
+        let kernel_checkpoint = recovered.checkpoint.as_mut().map(|checkpoint| {
+            (checkpoint.flow_table_id, ReaderCheckpoint::from(std::mem::take(&mut checkpoint.kernel)))
+        });
         let kernel_checkpoint = kernel_checkpoint
             .as_ref()
             .and_then(|(generation, kernel_checkpoint)| Some(((*generation)?, kernel_checkpoint)));
@@ -71,17 +71,17 @@ impl Pipeline {
             "program loaded"
         );
         if let Some(hook_helper) = hook_helper {
-            kernel.look_through(hook_helper);
+            kernel.set_hook_query_helper(hook_helper);
         }
         // Names come before patterns: the entry with the name of an interface decides, even if a pattern
         // matches too.
         let (patterns, named): (Vec<_>, _) =
-            config.interfaces.iter().partition(|entry| NamePattern::is_one(&entry.name));
+            config.interfaces.iter().partition(|entry| NamePattern::is_pattern(&entry.name));
         for entry in named.into_iter().chain(patterns) {
             kernel.attach(&entry.name, entry.role, entry.hook)?;
         }
-        kernel.leave_others();
-        outputs.watch(&kernel.bound());
+        kernel.detach_unwatched();
+        outputs.watch(&kernel.entry_bindings());
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
@@ -102,15 +102,19 @@ impl Pipeline {
             v6_source_prefix: config.engine.v6_source_prefix,
         };
         let unusable_files = std::mem::take(&mut recovered.notes);
-        let mut checkpointer =
-            Checkpointer::new(state_dir, kernel.ahead(), recovered.write_error.take(), &config);
-        kernel.carry(clock::now(), kernel_checkpoint)?;
+        let mut checkpointer = Checkpointer::new(
+            state_dir,
+            kernel.stale_checkpoint_mark(),
+            recovered.write_error.take(),
+            &config,
+        );
+        kernel.migrate(clock::now(), kernel_checkpoint)?;
         restore::restore(&mut kernel, map_origin, &mut engine, &sinks, &mut checkpointer, recovered)?;
-        let (now, unmigrated) = (clock::now(), kernel.take_left());
+        let (now, unmigrated) = (clock::now(), kernel.take_unmigrated());
         for effects in [
-            engine.finish_superseded(&unmigrated.finished),
+            engine.finish_superseded(&unmigrated.superseded),
             engine.observe_final_batch(now, &unmigrated.flows),
-            engine.observe_overflow(&unmigrated.spilled),
+            engine.observe_overflow(&unmigrated.overflow),
         ] {
             sinks.route((now, clock::epoch()), &effects);
         }
@@ -120,7 +124,7 @@ impl Pipeline {
         sinks.wait_until_written();
         checkpointer.mark_output_offsets();
         checkpointer.write_checkpoint(&kernel, &engine, now, &sinks);
-        kernel.forget_left();
+        kernel.remove_old_maps();
         let mut numbers = sinks.status.snapshot();
         numbers.settings.notes =
             state_notes(&config, directory.clone().map(|directory| (directory, private)), map_origin);
@@ -178,11 +182,11 @@ fn private_pins_warning(directory: &Path) -> String {
 }
 
 /// Returns notes for the status about the state that outlives the process.
-fn state_notes(config: &Config, pins: Option<(PathBuf, bool)>, map_origin: Begun) -> Vec<String> {
+fn state_notes(config: &Config, pins: Option<(PathBuf, bool)>, map_origin: MapOrigin) -> Vec<String> {
     let map_origin = match map_origin {
-        Begun::Resumed => "reused",
-        Begun::Carried => "with the open flows of an earlier layout",
-        Begun::Anew => "new and empty",
+        MapOrigin::Reused => "reused",
+        MapOrigin::Migrated => "with the open flows of an earlier layout",
+        MapOrigin::Fresh => "new and empty",
     };
     let pins = match pins {
         Some((pins, false)) => format!("tables pinned in {}, {map_origin}", pins.display()),

@@ -21,7 +21,7 @@ use crate::{
     agent, config,
     util::error_chain::{self, PanicScope},
 };
-use mailflow_kernel::Lookout;
+use mailflow_kernel::HookQueryHelper;
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 
@@ -37,7 +37,7 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> ExitStatus {
     // The helper process must start before anything is read, and before there is a second thread.
-    let helper = Lookout::start();
+    let helper = HookQueryHelper::start();
     error_chain::exit_on_panic(PanicScope::AllThreads);
     let mut config = match load_config(path.as_deref()) {
         Ok(config) => config,
@@ -93,7 +93,7 @@ fn start_runtime() -> io::Result<Runtime> {
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(THREAD_KEEP_ALIVE);
-    let runtime = runtime.enable_all().on_thread_start(capabilities::give_up_all).build()?;
+    let runtime = runtime.enable_all().on_thread_start(capabilities::drop_all).build()?;
     let (started, starts) = mpsc::channel();
     // The barrier keeps each task on a thread of its own.
     let together = Arc::new(Barrier::new(BLOCKING_THREADS + 1));

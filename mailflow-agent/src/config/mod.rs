@@ -42,8 +42,8 @@ pub use self::{
     },
 };
 use mailflow_engine::settings::{Rule, Settings};
+pub use mailflow_kernel::NamePattern;
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
-pub use mailflow_kernel::pattern::NamePattern;
 pub use outputs::{
     AlertDestination, AlertOutput, ClientTls, Credentials, DeadLetters, FlowDestination, FlowOutput, Ipfix,
     IpfixDestination, Outputs, Profile, Proxy, Receiver, Syslog, SyslogDestination, SyslogMessage, Target,

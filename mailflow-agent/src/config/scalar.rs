@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{diagnostics::quote, outputs::Target};
-use mailflow_kernel::pattern::NamePattern;
+use mailflow_kernel::NamePattern;
 
 /// Range of the poll interval.
 const POLL_INTERVAL_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
@@ -105,7 +105,7 @@ pub fn interface_name(text: &str) -> Result<String, String> {
 
 /// Parses an entry of `interfaces`: an interface name or a name pattern.
 pub fn interface(text: &str) -> Result<String, String> {
-    if NamePattern::is_one(text) {
+    if NamePattern::is_pattern(text) {
         return NamePattern::parse(text).map(|_| text.to_owned());
     }
     interface_name(text)

@@ -8,7 +8,7 @@ use crate::{
     control::{WatchedEntryStatus, WatchedInterface},
 };
 use mailflow_engine::network::{AddressScope, Networks};
-use mailflow_kernel::{self, Examined};
+use mailflow_kernel::{self, InterfaceReport};
 
 /// Returns the findings about the interfaces that an entry of the configuration names.
 pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Vec<Finding> {
@@ -18,8 +18,9 @@ pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Ve
         let before = config.interfaces.iter().take_while(|other| other.name != entry.name);
         before.filter_map(Interface::pattern).any(|pattern| pattern.matches(name))
     };
-    let (others, matching): (Vec<String>, Vec<String>) =
-        mailflow_kernel::matching(&pattern).into_iter().partition(|name| named(name) || earlier(name));
+    let (others, matching): (Vec<String>, Vec<String>) = mailflow_kernel::matching_interfaces(&pattern)
+        .into_iter()
+        .partition(|name| named(name) || earlier(name));
     let mut findings = vec![matches(&entry.name, &matching, &others)];
     findings.extend(matching.iter().flat_map(|name| examine(name, entry.role, config, ask_bpf)));
     findings
@@ -59,7 +60,7 @@ fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
 
 /// Returns the findings about an interface.
 fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Finding> {
-    let examined = match mailflow_kernel::examine(name, ask_bpf) {
+    let examined = match mailflow_kernel::report_interface(name, ask_bpf) {
         Ok(examined) => examined,
         Err(error) => {
             return vec![Finding::bad(
@@ -84,7 +85,7 @@ fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Findin
 }
 
 /// Checks that the internal hosts are on the side that the role expects.
-fn check_role(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Finding {
+fn check_role(name: &str, role: Role, examined: &InterfaceReport, internal: &Networks) -> Finding {
     let what = format!("{name} role");
     let reason = &examined.reason;
     let inside = "watch the interface on the inside; role: host counts the machine's own mail";
@@ -169,7 +170,7 @@ fn names_exit(words: &[&str], name: &str) -> bool {
 }
 
 /// Checks that the networks of an inside interface are in internal networks.
-fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Option<Finding> {
+fn networks(name: &str, role: Role, examined: &InterfaceReport, internal: &Networks) -> Option<Finding> {
     if role != Role::Lan || examined.default_route {
         return None;
     }
@@ -187,15 +188,15 @@ fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) ->
     })
 }
 
-fn xdp(name: &str, examined: &Examined) -> Finding {
+fn xdp(name: &str, examined: &InterfaceReport) -> Finding {
     let what = format!("{name} hook");
-    match &examined.against_xdp {
+    match &examined.xdp_obstacle {
         Some(reason) => Finding::ok(what, format!("TC rather than XDP: {reason}")),
         None => Finding::ok(what, "native XDP is tried first"),
     }
 }
 
-fn hooks(name: &str, examined: &Examined) -> Finding {
+fn hooks(name: &str, examined: &InterfaceReport) -> Finding {
     let what = format!("{name} others");
     match &examined.programs {
         Err(error) => {
@@ -203,9 +204,9 @@ fn hooks(name: &str, examined: &Examined) -> Finding {
         }
         Ok(programs) if programs.is_empty() => Finding::ok(what, "no program is at its hooks"),
         Ok(programs) => {
-            let all: Vec<_> = programs.iter().map(|program| program.shown.as_str()).collect();
+            let all: Vec<_> = programs.iter().map(|program| program.text.as_str()).collect();
             let all = all.join(", ");
-            if programs.iter().all(|program| program.ours) {
+            if programs.iter().all(|program| program.is_own) {
                 return Finding::ok(what, format!("at its hooks: {all}"));
             }
             Finding::warn(
@@ -218,7 +219,7 @@ fn hooks(name: &str, examined: &Examined) -> Finding {
 }
 
 /// Warns about IP filters that change a bridge's packets before they are counted.
-fn bridge(name: &str, examined: &Examined) -> Option<Finding> {
+fn bridge(name: &str, examined: &InterfaceReport) -> Option<Finding> {
     examined.filtered_bridge.then(|| {
         Finding::warn(
             format!("{name} bridge"),
@@ -228,7 +229,7 @@ fn bridge(name: &str, examined: &Examined) -> Option<Finding> {
     })
 }
 
-fn check_losses(name: &str, role: Role, examined: &Examined) -> Finding {
+fn check_losses(name: &str, role: Role, examined: &InterfaceReport) -> Finding {
     let what = format!("{name} losses");
     match examined.dropped {
         None => Finding::warn(what, "its counters cannot be read", "see `ip -s link`"),

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use super::Finding;
 use crate::config::Config;
 use mailflow_kernel::capabilities;
-use mailflow_kernel::{self, ClockState, KernelVersion, Refusal};
+use mailflow_kernel::{self, BpfRefusal, ClockState, KernelVersion};
 
 /// Runs all checks of the machine. Also returns true if further bpf(2) calls are safe.
 pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
@@ -19,11 +19,11 @@ pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
             Finding::bad("capabilities", error.to_string(), "run as root, or under the shipped systemd unit")
         }
     });
-    let tried = mailflow_kernel::try_bpf();
-    let bpf_safe = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
+    let tried = mailflow_kernel::probe_bpf();
+    let bpf_safe = !tried.as_ref().is_err_and(|refusal| refusal.ends_process);
     findings.push(match tried {
         Ok(()) => Finding::ok("bpf", "creating a map and loading a program succeeded"),
-        Err(Refusal { what, error, cause, .. }) => {
+        Err(BpfRefusal { call: what, error, cause, .. }) => {
             Finding::bad("bpf", format!("{what} is refused: {error}"), format!("probable cause: {cause}"))
         }
     });
@@ -66,7 +66,7 @@ fn after_start(version: KernelVersion) -> Finding {
         none if none.is_empty() => "the agent keeps no capability".to_owned(),
         some => format!("the agent keeps, as far as granted: {}", list(&some)),
     };
-    let helper_keeps = list(&capabilities::LOOKOUT_KEEPS);
+    let helper_keeps = list(&capabilities::HELPER_CAPABILITIES);
     Finding::ok(
         "after start",
         format!("{agent}; the helper process keeps, as far as granted: {helper_keeps}"),
@@ -98,8 +98,8 @@ fn pins(pins: Option<&Path>) -> Finding {
     let Some(pins) = pins else {
         return Finding::warn(what, format!("switched off: {lost}"), "set state.pins");
     };
-    match mailflow_kernel::bpf_file_system(pins) {
-        Ok(true) if mailflow_kernel::private_file_system(pins) == Some(true) => Finding::warn(
+    match mailflow_kernel::is_in_bpf_file_system(pins) {
+        Ok(true) if mailflow_kernel::is_private_mount(pins) == Some(true) => Finding::warn(
             what,
             format!(
                 "{} is in a BPF file system of this mount namespace alone, and ends with it",

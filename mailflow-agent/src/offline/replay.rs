@@ -238,12 +238,12 @@ impl Replay {
         // Otherwise the head and the length on the wire: bytes that were not captured are not zeros, and a
         // length that is only claimed must not cost memory.
         let length = u32::try_from(bytes.len().max(*length)).unwrap_or(u32::MAX);
-        Ok(self.kernel.run_head(self.program, &frame.head(HEAD_BYTES), length).map(drop)?)
+        Ok(self.kernel.run_truncated(self.program, &frame.head(HEAD_BYTES), length).map(drop)?)
     }
 
     fn poll(&mut self) -> Result<()> {
         let Self { kernel, engine, outputs, now, .. } = self;
-        poll::look(kernel, engine, &mut Checkpointer::disabled(), (*now, CAPTURE_CLOCK_OFFSET), |effects| {
+        poll::poll(kernel, engine, &mut Checkpointer::disabled(), (*now, CAPTURE_CLOCK_OFFSET), |effects| {
             outputs.write_all(effects, CAPTURE_CLOCK_OFFSET)
         })
         .map(drop)
@@ -260,7 +260,7 @@ impl Replay {
             self.poll()?;
         }
         let Self { mut kernel, mut engine, mut outputs, now, .. } = self;
-        poll::last_look(
+        poll::final_poll(
             &mut kernel,
             &mut engine,
             &mut Checkpointer::disabled(),

@@ -23,7 +23,7 @@ use mailflow_engine::{
     event::{AlertState, Effects},
     time::WallClockOffset,
 };
-use mailflow_kernel::Bound;
+use mailflow_kernel::EntryBinding;
 use mailflow_kernel::clock;
 
 /// Largest number of alert events remembered for sinks that have not delivered them. Older ones are only in
@@ -144,13 +144,13 @@ impl OutputSet {
     }
 
     /// Sets the watched interfaces that events name: configured names, and names that a pattern matches now.
-    pub(crate) fn watch(&self, entries: &[Bound]) {
+    pub(crate) fn watch(&self, entries: &[EntryBinding]) {
         let names = entries.iter().flat_map(|entry| match entry.pattern {
             true => entry.interfaces.iter().map(|bound| bound.name.as_str()).collect(),
             false => vec![entry.entry.as_str()],
         });
         let bound = entries.iter().flat_map(|entry| &entry.interfaces);
-        self.gateway.watch(names, bound.map(|bound| (bound.number, bound.name.as_str())));
+        self.gateway.watch(names, bound.map(|bound| (bound.index, bound.name.as_str())));
     }
 
     /// Sends the firing alerts to the outputs that refresh them.

@@ -166,7 +166,7 @@ impl<T: Send + 'static> SinkWorker<T> {
         let handle = thread::Builder::new()
             .name("sink".into())
             .spawn(move || {
-                mailflow_kernel::capabilities::give_up_all();
+                mailflow_kernel::capabilities::drop_all();
                 worker.run();
                 drop(finished);
             })

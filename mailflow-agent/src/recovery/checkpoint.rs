@@ -2,7 +2,7 @@
 
 use super::journal::record;
 use crate::{control::StoredAlert, outputs::pending_delivery::PendingDelivery};
-use mailflow_kernel::Kept;
+use mailflow_kernel::ReaderCheckpoint;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format of all state files. Files of another version are set aside.
@@ -42,30 +42,40 @@ pub struct Checkpoint {
     pub pending_deliveries: Vec<PendingDelivery>,
 }
 
-/// Serialised form of a kernel checkpoint, see [`Kept`].
+/// Serialised form of a kernel checkpoint, see [`ReaderCheckpoint`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelCheckpointRepr {
     pub(crate) prefix: u8,
     pub(crate) ticks: [u64; 3],
-    pub(crate) bases: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) retired: [u64; 4],
+    pub(crate) baselines: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) ended: [u64; 4],
     pub(crate) overflow: [u64; 4],
-    pub(crate) carried: Vec<record::FlowRepr>,
-    pub(crate) read: Vec<u32>,
+    pub(crate) migrated: Vec<record::FlowRepr>,
+    pub(crate) read_generations: Vec<u32>,
 }
 
-impl From<Kept> for KernelCheckpointRepr {
-    fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
-        let carried = carried.iter().map(record::to_repr).collect();
-        Self { prefix, ticks, bases, retired, overflow, carried, read }
+impl From<ReaderCheckpoint> for KernelCheckpointRepr {
+    fn from(
+        ReaderCheckpoint {
+            prefix,
+            ticks,
+            baselines,
+            ended,
+            overflow,
+            migrated,
+            read_generations,
+        }: ReaderCheckpoint,
+    ) -> Self {
+        let migrated = migrated.iter().map(record::to_repr).collect();
+        Self { prefix, ticks, baselines, ended, overflow, migrated, read_generations }
     }
 }
 
-impl From<KernelCheckpointRepr> for Kept {
+impl From<KernelCheckpointRepr> for ReaderCheckpoint {
     fn from(
-        KernelCheckpointRepr { prefix, ticks, bases, retired, overflow, carried, read }: KernelCheckpointRepr,
+        KernelCheckpointRepr { prefix, ticks, baselines, ended, overflow, migrated, read_generations }: KernelCheckpointRepr,
     ) -> Self {
-        let carried = carried.into_iter().map(record::from_repr).collect();
-        Self { prefix, ticks, bases, retired, overflow, carried, read }
+        let migrated = migrated.into_iter().map(record::from_repr).collect();
+        Self { prefix, ticks, baselines, ended, overflow, migrated, read_generations }
     }
 }

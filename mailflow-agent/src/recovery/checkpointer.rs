@@ -3,7 +3,7 @@
 //! A flow is in the journal before it is evicted from the kernel map. If nothing can be written, flows stay
 //! in the map for `state.durability_timeout`. After that they are evicted without a journal, and rules,
 //! alerts and outputs continue. Before the first such eviction the pinned maps are marked as ahead of the
-//! checkpoint ([`Ahead`]). Durability returns with a new checkpoint, and the journal is used again only
+//! checkpoint ([`StaleCheckpointMark`]). Durability returns with a new checkpoint, and the journal is used again only
 //! after it.
 
 use std::{io, path::PathBuf, time::Duration};
@@ -26,7 +26,7 @@ use mailflow_engine::{
     time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
-use mailflow_kernel::{Ahead, Kernel};
+use mailflow_kernel::{Kernel, StaleCheckpointMark};
 
 /// Interval of checkpoints while they are small.
 const MIN_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub(crate) struct Checkpointer {
     /// Time that flows wait in the kernel map while nothing can be written.
     durability_timeout: Duration,
     /// Mark that pinned maps are ahead of the checkpoint; `None` if they are not pinned.
-    ahead: Option<Ahead>,
+    ahead: Option<StaleCheckpointMark>,
     /// Checkpoint of the current mark.
     marked_checkpoint: Option<Option<u64>>,
     failures: WriteFailures,
@@ -86,7 +86,7 @@ impl Checkpointer {
     /// marks the maps.
     pub(crate) fn new(
         state_dir: Option<StateDir>,
-        ahead: Option<Ahead>,
+        ahead: Option<StaleCheckpointMark>,
         write_error: Option<String>,
         config: &Config,
     ) -> Self {
@@ -263,7 +263,7 @@ impl Checkpointer {
         let known = engine.checkpoint_flows();
         let checkpoint = Checkpoint {
             flow_table_id: kernel.generation(),
-            kernel: kernel.keep().into(),
+            kernel: kernel.checkpoint().into(),
             now: now.as_nanos(),
             last_poll: known.now.as_nanos(),
             fingerprint_seeds: known.seeds,

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another agent uses the directory.
-    #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder(*.pid))]
+    #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder_suffix(*.pid))]
     InUse {
         /// Path of the directory.
         path: PathBuf,

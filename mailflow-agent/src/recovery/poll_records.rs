@@ -7,27 +7,12 @@ use mailflow_engine::{
     flow::{Flow, RecordReason},
     time::{Time, WallClockOffset},
 };
-use mailflow_kernel::Taking;
 
 /// Returns the journal records of a batch of flows: interim records of open flows, and ended flows.
 pub fn flow_records(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = JournalRecord> {
     let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
     let active = active.map(|record| JournalRecord::FlowInterim(record.flow.clone()));
     active.chain(ended.iter().cloned().map(JournalRecord::FlowEnded))
-}
-
-/// Returns the journal records of superseded flows or overflow counters that are about to be removed.
-pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
-    match taking {
-        Taking::Finished(finished) => finished
-            .iter()
-            .cloned()
-            .map(|(finished, sums)| JournalRecord::FlowSuperseded(finished, sums))
-            .collect(),
-        Taking::Spilled(overflowed) => {
-            overflowed.iter().cloned().map(JournalRecord::SourceOverflow).collect()
-        }
-    }
 }
 
 /// Returns the records of the input log for a poll: the clock offset, the rule inputs, and the time.

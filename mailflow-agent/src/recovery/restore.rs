@@ -21,7 +21,7 @@ use mailflow_engine::{
     time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;
-use mailflow_kernel::{Begun, Kernel};
+use mailflow_kernel::{Kernel, MapOrigin};
 
 /// Counts of a recovery.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +38,7 @@ pub(crate) struct RecoverySummary {
 /// did not complete.
 pub(crate) fn restore(
     kernel: &mut Kernel,
-    map_origin: Begun,
+    map_origin: MapOrigin,
     engine: &mut Engine,
     sinks: &EffectRouter,
     checkpointer: &mut Checkpointer,
@@ -49,7 +49,7 @@ pub(crate) fn restore(
     else {
         return Ok(RecoverySummary::default());
     };
-    if map_origin != Begun::Anew {
+    if map_origin != MapOrigin::Fresh {
         engine.restore_flows(&flow_table_checkpoint(&mut checkpoint));
     }
     sinks.restore_alerts(checkpoint.firing);
@@ -78,7 +78,7 @@ pub(crate) fn restore(
     emitter.written_lines = written_lines;
     let mut summary =
         RecoverySummary { inputs_replayed: replayed.inputs_replayed, ..RecoverySummary::default() };
-    let maps = (map_origin != Begun::Anew).then_some(kernel);
+    let maps = (map_origin != MapOrigin::Fresh).then_some(kernel);
     let journal = (journal, Time::from_nanos(checkpoint.now));
     summary.flows_accounted =
         redo::redo_polls(engine, maps, journal, replayed, (&mut emitter, clock::epoch()))?;
@@ -106,27 +106,27 @@ fn flow_table_checkpoint(checkpoint: &mut Checkpoint) -> FlowTableCheckpoint {
 
 impl MapAccess for Kernel {
     fn contains_flow(&self, flow: &Flow) -> io::Result<bool> {
-        self.holds(flow)
+        self.has_flow(flow)
     }
 
     fn contains_superseded(&self, flow: &Flow) -> io::Result<bool> {
-        self.holds_finished(flow)
+        self.has_superseded_flow(flow)
     }
 
     fn contains_overflow(&self, key: &SourceOverflowKey) -> io::Result<bool> {
-        self.holds_spill(key)
+        self.has_source(key)
     }
 
     fn account_evicted(&mut self, flow: &Flow) {
-        self.book_removed(flow);
+        self.account_evicted(flow);
     }
 
     fn account_superseded(&mut self, finished: &SupersededFlow, sums: &[u8]) {
-        self.book_finished(finished, sums);
+        self.account_superseded(finished, sums);
     }
 
     fn account_overflow(&mut self, spill: &SourceOverflow) {
-        self.book_spilled(spill);
+        self.account_evicted_source(spill);
     }
 }
 

@@ -12,7 +12,9 @@ use crate::{
 };
 use mailflow_engine::event::CounterDelta;
 use mailflow_kernel::clock;
-use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
+use mailflow_kernel::{
+    AttachState, AttachmentStatus, EntryBinding, HookQueryHelper, Kernel, KernelError, TrafficSum,
+};
 
 /// Pressure on the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +54,14 @@ pub(crate) fn take_snapshot(
     scan_duration: Duration,
 ) -> Result<KernelSnapshot, KernelError> {
     let totals = kernel.totals()?;
-    let audit = kernel.held();
+    let audit = kernel.packet_audit();
     let difference = audit.difference(before, &totals);
     let unattributed = |total: &DirectionTotals| CounterDelta { packets: total.packets, bytes: total.bytes };
-    let packets_at = |name, sum: &Sum| PacketsAt { name, up: sum.up, down: sum.down };
+    let packets_at = |name, sum: &TrafficSum| PacketsAt { name, up: sum.up, down: sum.down };
     Ok(KernelSnapshot {
         packet_locations: vec![
-            packets_at("live", &audit.live),
-            packets_at("retired", &audit.retired),
+            packets_at("live", &audit.active),
+            packets_at("retired", &audit.ended),
             packets_at("overflow", &audit.overflow),
             PacketsAt {
                 name: "unattributed",
@@ -71,32 +73,32 @@ pub(crate) fn take_snapshot(
         delivered_twice: detector.update(&totals),
         flows: Utilisation { entries: audit.flows, capacity: tables.flows.into() },
         overflow: Utilisation { entries: audit.sources, capacity: tables.overflow.into() },
-        attached: kernel.places().map(attachment).collect(),
-        entries: kernel.bound().into_iter().map(entry).collect(),
+        attached: kernel.attachments().map(attachment).collect(),
+        entries: kernel.entry_bindings().into_iter().map(entry).collect(),
         unlisted: Vec::new(),
         unlisted_flows: 0,
-        helper_pid: kernel.lookout().map(Lookout::process),
+        helper_pid: kernel.hook_query_helper().map(HookQueryHelper::process_id),
         totals,
         scan_duration,
     })
 }
 
 /// Converts a configured interface entry for the metrics and `status`.
-pub(crate) fn entry(bound: Bound) -> WatchedEntry {
+pub(crate) fn entry(bound: EntryBinding) -> WatchedEntry {
     WatchedEntry {
         name: bound.entry,
         pattern: bound.pattern,
         hook: bound.hook.name(),
         interfaces: bound.interfaces.into_iter().map(|bound| (bound.name, bound.role.name())).collect(),
-        missing: bound.missing.map(|missing| clock::now().since(missing)),
+        missing: bound.missing_since.map(|missing| clock::now().since(missing)),
     }
 }
 
 /// Converts an attachment for the metrics.
-pub(crate) fn attachment(place: &Place) -> ProgramAttachment {
-    let (attached, position) = match place.standing {
-        Standing::Attached { position } => (true, position),
-        Standing::Detached => (false, None),
+pub(crate) fn attachment(place: &AttachmentStatus) -> ProgramAttachment {
+    let (attached, position) = match place.state {
+        AttachState::Attached { position } => (true, position),
+        AttachState::Detached => (false, None),
     };
     ProgramAttachment {
         interface: place.interface.clone(),
@@ -104,6 +106,6 @@ pub(crate) fn attachment(place: &Place) -> ProgramAttachment {
         direction: place.direction.name(),
         attached,
         position,
-        reattach_count: place.again,
+        reattach_count: place.reattach_count,
     }
 }

@@ -45,8 +45,12 @@ impl InsideNetworkMonitor {
                 return;
             }
         };
-        let roles: Vec<Role> =
-            kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|bound| bound.role).collect();
+        let roles: Vec<Role> = kernel
+            .entry_bindings()
+            .iter()
+            .flat_map(|bound| &bound.interfaces)
+            .map(|bound| bound.role)
+            .collect();
         let mut snapshot = status.snapshot();
         // A mirror shows flows of clients that are not behind this machine.
         snapshot.unlisted_clients.is_counting = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
@@ -54,10 +58,10 @@ impl InsideNetworkMonitor {
             return;
         }
         self.internal = internal.clone();
-        snapshot.unlisted_clients.set_networks(internal, addresses.own.clone());
+        snapshot.unlisted_clients.set_networks(internal, addresses.own_addresses.clone());
         snapshot.unlisted =
             addresses.inside.iter().filter(|found| internal.is_unlisted(&found.prefix)).cloned().collect();
-        snapshot.default_route_interfaces.clone_from(&addresses.outward);
+        snapshot.default_route_interfaces.clone_from(&addresses.outward_interfaces);
         let unlisted = snapshot.unlisted.clone();
         drop(snapshot);
         self.addresses = addresses;
@@ -70,7 +74,7 @@ impl InsideNetworkMonitor {
                 );
             }
         }
-        for interface in &self.addresses.outward {
+        for interface in &self.addresses.outward_interfaces {
             if self.logged.insert(interface.clone()) {
                 warn!(
                     %interface,

@@ -11,7 +11,7 @@ use std::{
 use mailflow_agent::{
     config::{
         Receiver,
-        outputs::url::{UrlForm, Url},
+        outputs::url::{Url, UrlForm},
     },
     outputs::{ReceiverResponse, post_over},
 };

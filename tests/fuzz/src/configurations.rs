@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mailflow_agent::config::{
-    self, WebhookAddress, AlertDestination, Config, Diagnostics, Proxy, Receiver, redacted,
-    web::{self, Web},
+    self, AlertDestination, Config, Diagnostics, Proxy, Receiver, WebhookAddress, redacted,
+    web::{self, WebConfig},
 };
 
 use crate::faults;
@@ -68,8 +68,11 @@ fn secrets(config: &Config) -> Vec<String> {
     for output in &config.outputs.alerts {
         match &output.to {
             AlertDestination::Webhook { url: to, receiver, .. } => {
-                let address =
-                    if let WebhookAddress::Inline(url) = to { vec![url.text().to_owned()] } else { Vec::new() };
+                let address = if let WebhookAddress::Inline(url) = to {
+                    vec![url.text().to_owned()]
+                } else {
+                    Vec::new()
+                };
                 of(receiver, address);
             }
             AlertDestination::Alertmanager { urls, receiver, .. } => {
@@ -94,7 +97,15 @@ fn same(config: &Config, other: Result<Config, Diagnostics>, how: &str) {
 /// Returns everything but the outputs, whose addresses and headers are not printed.
 fn engine(config: &Config) -> String {
     let Config {
-        gateway_name, interfaces, poll_interval, flow_table, engine, disabled_rules, control, state, ..
+        gateway_name,
+        interfaces,
+        poll_interval,
+        flow_table,
+        engine,
+        disabled_rules,
+        control,
+        state,
+        ..
     } = config;
     format!(
         "{gateway_name:?} {interfaces:?} {poll_interval:?} {flow_table:?} {engine:?} {disabled_rules:?} {control:?} {state:?}"
@@ -129,6 +140,6 @@ pub(crate) fn web(data: &[u8]) {
     }
 }
 
-fn parse(text: &str) -> Result<Web, Diagnostics> {
+fn parse(text: &str) -> Result<WebConfig, Diagnostics> {
     web::parse(NAME, text, Path::new("/nonexistent"))
 }

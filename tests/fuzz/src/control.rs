@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use mailflow_agent::{
-    control::{ControlCommand, CommandSenders, Reply, Request, StatusProvider, Status, TopSnapshot, serve_connection},
+    control::{
+        CommandSenders, ControlCommand, Reply, Request, Status, StatusProvider, TopSnapshot, serve_connection,
+    },
     util::connection_limit::EvictionSignal,
 };
 use tokio::{

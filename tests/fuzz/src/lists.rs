@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mailflow_agent::{config::{self, Diagnostic, Diagnostics, NetworkLists}};
+use mailflow_agent::config::{self, Diagnostic, Diagnostics, NetworkLists};
 use mailflow_engine::network::{AssetRole, Network, Networks};
 
 use crate::faults;

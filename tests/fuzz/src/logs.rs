@@ -12,10 +12,10 @@ use mailflow_agent::{
     util::gzip_reader::MaybeGzip,
 };
 use mailflow_engine::{
-    flow::{DirectionStats, FlowRecord},
     flow::RecordFields,
+    flow::{DirectionStats, FlowRecord},
     settings::Services,
-    time::{WallClockOffset, Time},
+    time::{Time, WallClockOffset},
 };
 use serde_json::Value;
 
@@ -234,7 +234,9 @@ fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
 
 fn written(records: &[&FlowRecord]) -> String {
     static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
-    let line = |record: &&FlowRecord| flow::line(record, WallClockOffset::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+    let line = |record: &&FlowRecord| {
+        flow::line(record, WallClockOffset::from_unix_nanos(0), &GATEWAY).unwrap() + "\n"
+    };
     records.iter().map(line).collect()
 }
 

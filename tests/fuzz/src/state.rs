@@ -10,7 +10,10 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::state_dir::{AlertDelivery, InputLogRecord, PendingDelivery, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, WriteFailurePolicy},
+    recovery::state_dir::{
+        AlertDelivery, Checkpoint, InputLogRecord, KernelCheckpointRepr, PendingDelivery, RecoveredState,
+        StateDir, WriteFailurePolicy,
+    },
     util::disk::FileLimits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::WallClockOffset};
@@ -147,7 +150,8 @@ pub(crate) fn journal(data: &[u8]) {
 
 /// Returns the input log after the last mark of an existing checkpoint.
 fn since(history: &[InputLogRecord], state: u64) -> &[InputLogRecord] {
-    let mark = history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
+    let mark =
+        history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
     &history[mark.map_or(0, |mark| mark + 1)..]
 }
 
@@ -186,8 +190,8 @@ fn go_on(state: Checkpoint) {
     if !state.rules.is_readable() {
         return;
     }
-    for untold in &state.untold {
-        let (alert, epoch) = untold.event.event();
+    for pending in &state.pending_deliveries {
+        let (alert, epoch) = pending.event.event();
         epoch.unix_nanos(alert.time);
     }
     let mut engine = Engine::new(SETTINGS.clone());

@@ -18,8 +18,8 @@ pub(crate) fn difference(kernel: &mut Kernel, model: &mut Model) -> Option<Strin
     let mut text = String::new();
     totals(&mut text, kernel, model);
     let snapshot = kernel.snapshot(moment(model.now)).unwrap();
-    if !snapshot.spilled.is_empty() {
-        writeln!(text, "no flow of the model lacks a place: {:?}", snapshot.spilled).unwrap();
+    if !snapshot.overflow.is_empty() {
+        writeln!(text, "no flow of the model lacks a place: {:?}", snapshot.overflow).unwrap();
     }
     let expected: HashMap<_, _> = model.flows.values().map(expected).map(|flow| (flow.key, flow)).collect();
     let counted: HashMap<_, _> = snapshot.flows.into_iter().map(|flow| (flow.key, flow)).collect();
@@ -30,7 +30,7 @@ pub(crate) fn difference(kernel: &mut Kernel, model: &mut Model) -> Option<Strin
         expected.insert((flow.key, flow.first), (flow, moment(ended.replaced)));
     }
     let counted: HashMap<_, _> = snapshot
-        .finished
+        .superseded
         .into_iter()
         .map(|ended| ((ended.flow.key, ended.flow.first), (ended.flow, ended.superseded_at)))
         .collect();

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use mailflow_engine::settings::Timeouts;
 use mailflow_engine::time::Time;
-use mailflow_kernel::{Kernel, LoadOptions, Programs, SilenceLimits};
+use mailflow_kernel::{Kernel, LoadOptions, Programs};
 use mailflow_test_support::{
     frame_gen::{FrameGenerator, GeneratedFrame, WATCHED, Wanted},
     reference_dataplane::{
@@ -197,7 +198,7 @@ impl<'a> Sides<'a> {
             flows_per_source: FLOWS,
             overflow: 64,
             local_only: epoch.gateway.local_only,
-            silences: SilenceLimits { closed, unanswered, idle },
+            timeouts: Timeouts { closed, unanswered, idle, active: idle },
             ..under_test::options(programs)
         };
         let kernel = under_test::load(&options, &WATCHED).unwrap_or_else(|error| panic!("{error}"));

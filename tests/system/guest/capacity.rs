@@ -38,7 +38,7 @@ pub(crate) fn check(kernel: &mut Kernel, report: &mut Report) {
         same("flows", snapshot.flows.len(), SHARE as usize)?;
         same(
             "packets of the source",
-            snapshot.spilled.iter().map(|spill| spill.up.packets).sum(),
+            snapshot.overflow.iter().map(|spill| spill.up.packets).sum(),
             u64::from(BEYOND),
         )?;
         conserved(kernel)

@@ -288,7 +288,7 @@ pub(crate) fn conserved(kernel: &mut Kernel) -> Result<()> {
     let before = kernel.totals()?;
     kernel.snapshot(clock::now())?;
     let after = kernel.totals()?;
-    same("conservation difference", kernel.held().difference(&before, &after), Default::default())
+    same("conservation difference", kernel.packet_audit().difference(&before, &after), Default::default())
 }
 
 /// Returns what an entry point counts, by its name; `None` for one that counts nothing.
@@ -306,7 +306,7 @@ fn kind(program: &str) -> Option<(Ways, Begins)> {
 /// Evicts every flow from the table.
 pub(crate) fn take_all(kernel: &mut Kernel) -> Result<Vec<Flow>> {
     let flows = kernel.snapshot(clock::now())?.flows;
-    let fates = kernel.remove(&flows)?;
+    let fates = kernel.evict(&flows)?;
     ensure!(fates.iter().all(|fate| *fate == EvictOutcome::Evicted), "not all could be taken out: {fates:?}");
     Ok(flows)
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use mailflow_agent::config::{Hook, Role};
 use mailflow_common::Totals;
 use mailflow_kernel::clock;
-use mailflow_kernel::{Attachment, Direction, Kernel, Standing};
+use mailflow_kernel::{AttachState, Attachment, Direction, Kernel};
 use mailflow_test_support::{
     lab::{Family, Ns, transfer, wait_for},
     wire::Wire,
@@ -78,7 +78,7 @@ pub(crate) fn attach(
     hook: Hook,
 ) -> Result<()> {
     network.server.enter(|| kernel.attach(interface, role, hook))??;
-    let attached = kernel.places().filter(|place| place.standing != Standing::Detached);
+    let attached = kernel.attachments().filter(|place| place.state != AttachState::Detached);
     let kinds: Vec<Attachment> = attached.map(|place| place.attachment).collect();
     same("programs attached", kinds.len(), if role == Role::Mirror { 1 } else { 2 })?;
     let xdp = kinds.iter().any(|kind| matches!(kind, Attachment::Xdp | Attachment::XdpFrags));
@@ -113,7 +113,7 @@ pub(crate) fn filters(host: &Ns, interface: &str) -> Result<usize> {
 
 /// Returns the attachment type at ingress, as a cell of the table.
 pub(crate) fn ingress(kernel: &Kernel) -> String {
-    let ingress = kernel.places().find(|place| place.direction == Direction::Ingress);
+    let ingress = kernel.attachments().find(|place| place.direction == Direction::Ingress);
     ingress.map_or("none".to_owned(), |place| format!("`{}`", place.attachment))
 }
 

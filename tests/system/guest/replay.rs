@@ -21,8 +21,8 @@ pub(crate) fn check(report: &mut Report) {
         show(&mut kernel, program, &frame, 1299)?;
         show(&mut kernel, program, &frame, 1600)?;
         let snapshot = kernel.snapshot(at(1600))?;
-        same("finished flows", snapshot.finished.len(), 1)?;
-        let finished = &snapshot.finished[0].flow;
+        same("finished flows", snapshot.superseded.len(), 1)?;
+        let finished = &snapshot.superseded[0].flow;
         same(
             "packets of the first",
             (finished.up.packets, finished.first, finished.last()),

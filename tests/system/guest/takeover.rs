@@ -60,7 +60,7 @@ pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report)
         let loaded = programs()?;
         live::attach(kernel, network, VETH, Role::Mirror, Hook::Tc)?;
         let kind = if stays { Attachment::Clsact } else { Attachment::Tcx };
-        let hooks: Vec<_> = kernel.places().map(|place| place.attachment).collect();
+        let hooks: Vec<_> = kernel.attachments().map(|place| place.attachment).collect();
         same("hooks", hooks, vec![kind])?;
         if stays {
             wait_for("the killed agent's program is gone", Duration::from_secs(10), || {

@@ -12,7 +12,7 @@ use mailflow_agent::config::{Hook, Role};
 use mailflow_engine::flow::EvictOutcome;
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, KernelVersion, Lookout, Standing, Verify};
+use mailflow_kernel::{AttachState, HookQueryHelper, Kernel, KernelVersion, Verification};
 use mailflow_test_support::{
     frame::{FrameBuilder, flag::ACK},
     lab::wait_for,
@@ -76,12 +76,12 @@ pub(crate) fn run(interface: &str) -> ExitCode {
 
 fn serve(interface: &str) -> Result<()> {
     confine().context("becoming the service's user")?;
-    let lookout = Lookout::start().context("the process that looks at the hooks")?;
-    let beside = capabilities::held_by(lookout.process());
+    let lookout = HookQueryHelper::start().context("the process that looks at the hooks")?;
+    let beside = capabilities::of_process(lookout.process_id());
     let mut kernel = load::tc_mirror()?;
-    kernel.look_through(lookout);
+    kernel.set_hook_query_helper(lookout);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
-    let held = capabilities::give_up_what_is_not_needed(KernelVersion::running()?)?;
+    let held = capabilities::drop_unneeded(KernelVersion::running()?)?;
     println!("{COUNTS}");
     let seen = |kernel: &mut Kernel| -> Result<u64> {
         Ok(kernel.snapshot(clock::now())?.flows.iter().map(|flow| flow.up.packets).sum())
@@ -91,18 +91,18 @@ fn serve(interface: &str) -> Result<()> {
     })?;
     same("packets", seen(&mut kernel)?, PACKETS as u64)?;
     // The verification of the attachment that the agent does once a minute.
-    kernel.follow(clock::now(), Verify::Now);
-    let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
-    same("standing", standing, vec![Standing::Attached { position: Some(1) }])?;
+    kernel.follow_interfaces(clock::now(), Verification::Now);
+    let standing: Vec<_> = kernel.attachments().map(|place| place.state).collect();
+    same("standing", standing, vec![AttachState::Attached { position: Some(1) }])?;
     let flows = kernel.snapshot(clock::now())?.flows;
-    same("fates", kernel.remove(&flows)?, vec![EvictOutcome::Evicted])?;
+    same("fates", kernel.evict(&flows)?, vec![EvictOutcome::Evicted])?;
     // As after a reload, or when an interface comes back.
     kernel.unwatch(interface);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
-    kernel.follow(clock::now(), Verify::Now);
-    let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
-    same("standing, attached again", standing, vec![Standing::Attached { position: Some(1) }])?;
-    ensure!(kernel.lookout().is_some(), "the process that looks at the hooks is gone");
+    kernel.follow_interfaces(clock::now(), Verification::Now);
+    let standing: Vec<_> = kernel.attachments().map(|place| place.state).collect();
+    same("standing, attached again", standing, vec![AttachState::Attached { position: Some(1) }])?;
+    ensure!(kernel.hook_query_helper().is_some(), "the process that looks at the hooks is gone");
     kernel.detach();
     let shown = |held: &[String]| match held {
         [] => "nothing".to_owned(),

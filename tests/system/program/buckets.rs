@@ -12,7 +12,7 @@ use mailflow_engine::{
     flow::{EvictOutcome, Flow},
     time::Time,
 };
-use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
+use mailflow_kernel::{ConservationDifference, Kernel, LoadOptions, Programs};
 use mailflow_test_support::frame::{FrameBuilder, flag::*};
 
 const PROGRAM: &str = "xdp_mirror";
@@ -48,9 +48,9 @@ fn packet(number: u32, flags: u8) -> FrameBuilder {
 /// Returns the flows, sorted by key; checks packet conservation.
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     let snapshot = kernel.snapshot(now()).unwrap();
-    assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
+    assert_eq!((snapshot.superseded, snapshot.overflow), (vec![], vec![]));
     let totals = kernel.totals().unwrap();
-    assert_eq!(kernel.held().difference(&totals, &totals), Difference::default());
+    assert_eq!(kernel.packet_audit().difference(&totals, &totals), ConservationDifference::default());
     assert_eq!((totals.unattributed_up.packets, totals.reasons), (0, [0; 16]));
     let mut flows = snapshot.flows;
     flows.sort_unstable_by_key(|flow| (flow.key.client, flow.key.client_port));
@@ -72,9 +72,9 @@ fn table_stores_its_capacity_again_after_eviction() {
         assert_eq!(seen.len(), FLOWS as usize);
         assert!(seen.iter().all(|flow| (flow.up.packets, flow.facts.syn) == (2, 1)));
         let (first, rest) = seen.split_at(5_000);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
+        assert!(kernel.evict(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel).len(), rest.len());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
+        assert!(kernel.evict(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }
@@ -102,10 +102,10 @@ fn flows_with_equal_hash_have_separate_records() {
         assert_eq!(other, None);
         // Also if the flow in the bucket is evicted first, and begins again.
         let (first, rest) = seen.split_at(COLLIDING as usize / 2);
-        assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
+        assert!(kernel.evict(first).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         let left: Vec<_> = flows(&mut kernel).into_iter().map(|flow| flow.key).collect();
         assert_eq!(left, rest.iter().map(|flow| flow.key).collect::<Vec<_>>());
-        assert!(kernel.remove(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
+        assert!(kernel.evict(rest).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         assert_eq!(flows(&mut kernel), []);
     }
 }

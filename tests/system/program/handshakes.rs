@@ -56,7 +56,7 @@ impl Histories {
     /// Returns the flows of each history, in the order of their starts.
     fn end(mut self) -> Vec<(String, Vec<Flow>)> {
         let snapshot = self.kernel.snapshot(at(self.now + 1)).unwrap();
-        let finished = snapshot.finished.into_iter().map(|finished| finished.flow);
+        let finished = snapshot.superseded.into_iter().map(|finished| finished.flow);
         let mut flows: HashMap<u16, Vec<Flow>> = HashMap::new();
         for flow in finished.chain(snapshot.flows) {
             let number = |ip: IpAddr| match ip {

@@ -44,7 +44,7 @@ fn at(milliseconds: u64) -> Time {
 
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     let snapshot = kernel.snapshot(at(1_000_000)).unwrap();
-    assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
+    assert_eq!((snapshot.superseded, snapshot.overflow), (vec![], vec![]));
     snapshot.flows
 }
 
@@ -451,7 +451,7 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
         kernel.run(program, &frame.build(), None).unwrap();
     }
     let snapshot = kernel.snapshot(at(history.last().unwrap().0)).unwrap();
-    let finished = snapshot.finished.iter().map(|finished| &finished.flow);
+    let finished = snapshot.superseded.iter().map(|finished| &finished.flow);
     let flows: Vec<&Flow> = finished.chain(&snapshot.flows).collect();
     for flow in &flows {
         assert_eq!(flow.up.last.is_some(), flow.up.packets != 0);
@@ -527,7 +527,7 @@ fn ended_flow_decides_nothing_evicted_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
+            assert_eq!(kernel.evict(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         let late = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", ACK);
         kernel.run("tc_mirror", &late.build(), None).unwrap();
@@ -543,7 +543,7 @@ fn ended_flow_decides_nothing_evicted_or_not() {
         kernel.set_now(at(gone)).unwrap();
         if taken {
             let ended = self::flows(&mut kernel);
-            assert_eq!(kernel.remove(&ended).unwrap(), [EvictOutcome::Evicted]);
+            assert_eq!(kernel.evict(&ended).unwrap(), [EvictOutcome::Evicted]);
         }
         kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
         assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
@@ -587,7 +587,7 @@ fn flows_of_a_tuple_have_separate_facts() {
             kernel.run(program, &frame.build(), None).unwrap();
         }
         let snapshot = kernel.snapshot(at(3000)).unwrap();
-        let (before, after) = (&snapshot.finished[0], &snapshot.flows[0]);
+        let (before, after) = (&snapshot.superseded[0], &snapshot.flows[0]);
         assert_eq!(
             (before.flow.facts.first_payload_up, before.flow.facts.fin_up),
             (first_payload::SMTP, 1),
@@ -604,11 +604,11 @@ fn flows_of_a_tuple_have_separate_facts() {
         );
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // A superseded flow is read once.
-        assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
+        assert_eq!(kernel.snapshot(at(4000)).unwrap().superseded, []);
         // After its eviction, the 5-tuple begins a new flow.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
-        assert_eq!(kernel.remove(&flows).unwrap(), [EvictOutcome::Evicted]);
+        assert_eq!(kernel.evict(&flows).unwrap(), [EvictOutcome::Evicted]);
         kernel.run(program, &up(ACK).build(), None).unwrap();
         assert_eq!(kernel.snapshot(at(5000)).unwrap().flows[0].up.packets, 1);
     }

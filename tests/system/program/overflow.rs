@@ -8,7 +8,7 @@ use mailflow_engine::{
     flow::{DirectionStats, EvictOutcome},
     time::Time,
 };
-use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
+use mailflow_kernel::{ConservationDifference, Kernel, LoadOptions, Programs};
 use mailflow_test_support::frame::{FrameBuilder, flag::*, fragmented};
 
 const SERVER: &str = "93.184.215.25:25";
@@ -60,13 +60,13 @@ fn seen(kernel: &mut Kernel, now: Time) -> Seen {
         }
     };
     let snapshot = kernel.snapshot(now).unwrap();
-    assert_eq!(snapshot.finished, []);
+    assert_eq!(snapshot.superseded, []);
     for flow in &snapshot.flows {
         let source = flow.client().to_string();
         add(&source, &flow.up, &flow.down);
         *seen.flows.entry(source).or_default() += 1;
     }
-    for spill in &snapshot.spilled {
+    for spill in &snapshot.overflow {
         let source = spill.key.source.ip().to_string();
         add(&source, &spill.up, &spill.down);
         *seen.spilled.entry(source).or_default() += spill.up.packets + spill.down.packets;
@@ -77,7 +77,7 @@ fn seen(kernel: &mut Kernel, now: Time) -> Seen {
 /// Returns the totals; checks that the maps, just read, account for all of them.
 fn conserved(kernel: &Kernel) -> Totals {
     let totals = kernel.totals().unwrap();
-    assert_eq!(kernel.held().difference(&totals, &totals), Difference::default());
+    assert_eq!(kernel.packet_audit().difference(&totals, &totals), ConservationDifference::default());
     totals
 }
 
@@ -124,8 +124,8 @@ fn source_overflow_keeps_counters_of_bulk_rule() {
         }
     }
     let snapshot = kernel.snapshot(at(1)).unwrap();
-    assert_eq!((snapshot.flows.len(), snapshot.spilled.len()), (1, 1));
-    let spill = &snapshot.spilled[0];
+    assert_eq!((snapshot.flows.len(), snapshot.overflow.len()), (1, 1));
+    let spill = &snapshot.overflow[0];
     assert_eq!((spill.key.server_port, spill.key.protocol), (25, 6));
     assert_eq!((spill.attempts, spill.sessions), (10, 10));
     assert_eq!((spill.up.payload, spill.up.data_packets, spill.up.data_bytes), (7_000, 10, 7_400));
@@ -184,7 +184,7 @@ fn spoofed_sources_leave_slots_for_answered_flows() {
             flood(&kernel, numbers.next().unwrap());
             let snapshot = kernel.snapshot(at(1)).unwrap();
             assert_eq!(snapshot.flows.len() as u32, flows * 3 / 4, "{flows} flows, round {round}");
-            assert_eq!(snapshot.spilled.len(), 750);
+            assert_eq!(snapshot.overflow.len(), 750);
             rest += 2 * flows;
             let unattributed = kernel.totals().unwrap().unattributed_up.packets;
             assert_eq!(unattributed as u32, rest - flows * 3 / 4 - 750);
@@ -212,7 +212,7 @@ fn spoofed_sources_leave_slots_for_answered_flows() {
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
         // Evicted flows make space for others.
         let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
-        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
+        assert!(kernel.evict(&half_open).unwrap().iter().all(|fate| *fate == EvictOutcome::Evicted));
         kernel.snapshot(at(1)).unwrap();
         flood(&kernel, numbers.next().unwrap());
         assert_eq!(kernel.snapshot(at(1)).unwrap().flows.len() as u32, flows * 3 / 4);
@@ -236,7 +236,7 @@ fn spoofed_sources_leave_overflow_entry_for_source_at_limit() {
     conserved(&kernel);
     let is_real = |ip: std::net::IpAddr| ip.to_string() == "10.20.0.7";
     let flows: Vec<_> = snapshot.flows.iter().filter(|flow| is_real(flow.client())).collect();
-    let spills: Vec<_> = snapshot.spilled.iter().filter(|spill| is_real(spill.key.source.ip())).collect();
+    let spills: Vec<_> = snapshot.overflow.iter().filter(|spill| is_real(spill.key.source.ip())).collect();
     assert_eq!((flows.len(), spills.len()), (1, 1));
     assert_eq!((flows[0].up.payload + spills[0].up.payload, spills[0].sessions), (11 * 700, 10));
 }
@@ -252,9 +252,9 @@ fn ipv6_sources_are_prefixes() {
     let of_first = |ip: std::net::IpAddr| matches!(ip, std::net::IpAddr::V6(ip) if ip.segments()[..4] == [0xfd20, 0, 0, 0]);
     assert_eq!(snapshot.flows.iter().filter(|flow| of_first(flow.client())).count(), 10);
     assert_eq!(snapshot.flows.len(), 60);
-    assert_eq!(snapshot.spilled.len(), 1);
-    assert_eq!(snapshot.spilled[0].key.source.ip().to_string(), "fd20::");
-    assert_eq!(snapshot.spilled[0].up.packets, 40);
+    assert_eq!(snapshot.overflow.len(), 1);
+    assert_eq!(snapshot.overflow[0].key.source.ip().to_string(), "fd20::");
+    assert_eq!(snapshot.overflow[0].up.packets, 40);
     conserved(&kernel);
 }
 
@@ -287,7 +287,7 @@ fn fragments_follow_first_fragment_into_overflow() {
         order.iter().for_each(|part: &usize| send(&kernel, &parts[*part]));
         let snapshot = kernel.snapshot(at(1)).unwrap();
         let totals = conserved(&kernel);
-        let spill = &snapshot.spilled[0];
+        let spill = &snapshot.overflow[0];
         let bytes: u64 = parts.iter().map(FrameBuilder::ip_bytes).sum();
         assert_eq!((spill.up.packets, spill.up.bytes, spill.up.payload), (3, bytes, 1500), "{order:?}");
         assert_eq!((totals.reason(Reason::Fragment), totals.shown()), (0, 4));
@@ -306,7 +306,7 @@ fn evicted_flow_was_read_completely_and_frees_source_limit() {
     for flow in &flows[20..23] {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", flow.key.client_port), SERVER, ACK));
     }
-    let fates = kernel.remove(&flows).unwrap();
+    let fates = kernel.evict(&flows).unwrap();
     let lives = |index: usize| (20..23).contains(&index);
     for (index, fate) in fates.iter().enumerate() {
         assert_eq!(
@@ -325,8 +325,8 @@ fn evicted_flow_was_read_completely_and_frees_source_limit() {
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.len(), 200);
     conserved(&kernel);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Evicted; 70]);
-    assert_eq!(kernel.remove(&left[..70]).unwrap(), [EvictOutcome::Missing; 70]);
+    assert_eq!(kernel.evict(&left[..70]).unwrap(), [EvictOutcome::Evicted; 70]);
+    assert_eq!(kernel.evict(&left[..70]).unwrap(), [EvictOutcome::Missing; 70]);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn idle_overflow_entry_is_evicted_and_restarts() {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN));
     }
     let spilled = |kernel: &mut Kernel, now: u64| {
-        let spilled = kernel.snapshot(at(now)).unwrap().spilled;
+        let spilled = kernel.snapshot(at(now)).unwrap().overflow;
         conserved(kernel);
         spilled.iter().map(|spill| (spill.up.packets, spill.is_final)).collect::<Vec<_>>()
     };
@@ -365,7 +365,10 @@ fn flows_that_cannot_be_superseded_are_merged_and_counted() {
     let snapshot = kernel.snapshot(at(10_000)).unwrap();
     let totals = conserved(&kernel);
     let merged = snapshot.flows.iter().filter(|flow| flow.up.packets == 2).count();
-    assert_eq!((snapshot.flows.len(), snapshot.finished.len() + merged), (tuples as usize, tuples as usize));
+    assert_eq!(
+        (snapshot.flows.len(), snapshot.superseded.len() + merged),
+        (tuples as usize, tuples as usize)
+    );
     assert!(merged > 1_000 && totals.merged == merged as u64, "{merged}");
     assert_eq!(totals.up.packets, u64::from(2 * tuples));
 }

@@ -13,29 +13,35 @@ use crate::{
         hook::Direction,
         netlink,
     },
-    program::names::is_ours,
+    program::names::is_own_program,
 };
 
 /// Handle and priority of our filter: the first, and always the same, so that the filter of a crashed agent
 /// is replaced instead of counting too.
-const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6d66);
+const FILTER_PRIORITY: u16 = 1;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x6d66);
 
 /// Removes our filters from clsact everywhere but at `watched`. A filter outlives its agent, and would keep
 /// counting where this agent does not look.
-pub(crate) fn leave_clsact(watched: &[(Option<u32>, Direction)]) {
-    for interface in device::present() {
+pub(crate) fn remove_unwatched_filters(watched: &[(Option<u32>, Direction)]) {
+    for interface in device::device_names() {
         let Some(device) = Device::find(&interface) else { continue };
         for direction in [Direction::Ingress, Direction::Egress] {
             if watched.contains(&(Some(device.index), direction)) {
                 continue;
             }
-            let ours = |filter: &netlink::Filter| {
-                (filter.priority, filter.handle) == (PRIORITY, HANDLE.into())
-                    && filter.name.as_deref().is_some_and(is_ours)
+            let is_own = |filter: &netlink::TcFilter| {
+                (filter.priority, filter.handle) == (FILTER_PRIORITY, FILTER_HANDLE.into())
+                    && filter.name.as_deref().is_some_and(is_own_program)
             };
-            if netlink::filters(device.index, direction).is_ok_and(|filters| filters.iter().any(ours)) {
-                match SchedClassifierLink::attached(&interface, side(direction), PRIORITY, HANDLE, None) {
+            if netlink::filters(device.index, direction).is_ok_and(|filters| filters.iter().any(is_own)) {
+                match SchedClassifierLink::attached(
+                    &interface,
+                    tc_attach_type(direction),
+                    FILTER_PRIORITY,
+                    FILTER_HANDLE,
+                    None,
+                ) {
                     Ok(link) => {
                         info!(%interface, direction = direction.name(), "is not watched any more; the filter of the agent before is taken away");
                         drop(link);
@@ -49,7 +55,7 @@ pub(crate) fn leave_clsact(watched: &[(Option<u32>, Direction)]) {
     }
 }
 
-pub(super) const fn side(direction: Direction) -> TcAttachType {
+pub(super) const fn tc_attach_type(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,
@@ -57,7 +63,7 @@ pub(super) const fn side(direction: Direction) -> TcAttachType {
 }
 
 /// Attaches a program as a filter of clsact. Adds the qdisc if it is missing.
-pub(super) fn clsact(
+pub(super) fn attach_to_clsact(
     program: &mut SchedClassifier,
     interface: &str,
     side: TcAttachType,
@@ -69,10 +75,10 @@ pub(super) fn clsact(
             return Err(error);
         }
     }
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
     match program.attach_with_options(interface, side, TcAttachOptions::Netlink(options)) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
-            let link = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None)
+            let link = SchedClassifierLink::attached(interface, side, FILTER_PRIORITY, FILTER_HANDLE, None)
                 .map_err(tc::TcError::IoError)?;
             program.attach_to_link(link)
         }

@@ -13,16 +13,16 @@ use crate::{
 };
 
 /// Name of the map.
-const LANS: &str = "LAN_INTERFACES";
+const LAN_INTERFACES_MAP: &str = "LAN_INTERFACES";
 
 /// Interfaces in the map.
 #[derive(Default)]
-pub(super) struct Lans(BTreeSet<u32>);
+pub(super) struct LanInterfaces(BTreeSet<u32>);
 
-impl Lans {
+impl LanInterfaces {
     /// Writes these interfaces into the map. If the kernel refuses, the error is logged and the next call
     /// tries again; a few packets may be counted twice until then.
-    pub(super) fn become_these(&mut self, loaded: &mut Loaded, wanted: &BTreeSet<u32>) {
+    pub(super) fn sync(&mut self, loaded: &mut Loaded, wanted: &BTreeSet<u32>) {
         if self.0 == *wanted {
             return;
         }
@@ -32,15 +32,15 @@ impl Lans {
     }
 
     fn write(&mut self, loaded: &mut Loaded, wanted: &BTreeSet<u32>) -> Result<(), KernelError> {
-        let map = loaded.map_mut(LANS)?;
-        let mut map: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(map_error(LANS))?;
-        for gone in self.0.difference(wanted).copied().collect::<Vec<_>>() {
-            map.remove(&gone).map_err(map_error(LANS))?;
-            self.0.remove(&gone);
+        let map = loaded.map_mut(LAN_INTERFACES_MAP)?;
+        let mut map: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(map_error(LAN_INTERFACES_MAP))?;
+        for removed in self.0.difference(wanted).copied().collect::<Vec<_>>() {
+            map.remove(&removed).map_err(map_error(LAN_INTERFACES_MAP))?;
+            self.0.remove(&removed);
         }
-        for new in wanted - &self.0 {
-            map.insert(new, 1, 0).map_err(map_error(LANS))?;
-            self.0.insert(new);
+        for added in wanted - &self.0 {
+            map.insert(added, 1, 0).map_err(map_error(LAN_INTERFACES_MAP))?;
+            self.0.insert(added);
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use crate::{
 use mailflow_engine::time::Time;
 
 /// Interval of verification.
-pub(super) const EVERY: Duration = Duration::from_secs(60);
+pub(super) const VERIFY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Place of a program, and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AttachmentStatus {
     /// Name of the interface in the configuration.
     pub interface: String,
     /// Direction.
@@ -21,14 +21,14 @@ pub struct Place {
     /// Kind of attachment, or the last one if it is detached.
     pub attachment: Attachment,
     /// Attached or detached.
-    pub standing: Standing,
+    pub state: AttachState,
     /// Number of times that it was attached again.
-    pub again: u64,
+    pub reattach_count: u64,
 }
 
 /// State of a program at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum AttachState {
     /// Attached.
     Attached {
         /// Position among the programs of the hook, from 1; `None` if unknown.
@@ -40,7 +40,7 @@ pub enum Standing {
 
 /// Time of the next verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
+pub enum Verification {
     /// After a minute.
     WhenDue,
     /// Now, after a change.
@@ -49,7 +49,7 @@ pub enum Verify {
 
 /// Entry of the configuration, and the interfaces to which it is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bound {
+pub struct EntryBinding {
     /// Name or pattern.
     pub entry: String,
     /// True for a pattern.
@@ -59,15 +59,15 @@ pub struct Bound {
     /// Hook in the configuration.
     pub hook: Hook,
     /// Time since which no such interface exists, set at the first look after it disappeared.
-    pub missing: Option<Time>,
+    pub missing_since: Option<Time>,
 }
 
 /// Interface to which an entry is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundInterface {
     /// Interface index.
-    pub number: u32,
-    /// Name, as in [`Place::interface`].
+    pub index: u32,
+    /// Name, as in [`AttachmentStatus::interface`].
     pub name: String,
     /// Role.
     pub role: Role,

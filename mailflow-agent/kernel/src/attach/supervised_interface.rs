@@ -6,17 +6,17 @@ use tracing::{debug, info, warn};
 
 use super::{
     attach,
-    helper::{self, Lookout},
-    link::{Hung, Spot},
-    query::{Found, Question, Seen},
-    status::{EVERY, Place, Standing},
+    attached_program::{AttachTarget, AttachedProgram},
+    helper::{self, HookQueryHelper},
+    query::{HookProgram, HookQuery, HookState},
+    status::{AttachState, AttachmentStatus, VERIFY_INTERVAL},
 };
 use crate::{
     error::KernelError,
     host::{
         device::{self, Device},
         hook::{Attachment, Direction},
-        interface::{self, Interface},
+        interface::{self, NetworkInterface},
         kernel_version::KernelVersion,
     },
     options::{Hook, Role},
@@ -26,13 +26,13 @@ use crate::{
 use mailflow_engine::time::Time;
 
 /// Longest wait between two moves to the front, if another program moves there too.
-const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+const MAX_MOVE_WAIT: Duration = Duration::from_secs(3_600);
 /// Time after the appearance of an interface within which a default route changes its automatic role: a link
 /// comes up before its routes do.
-const SETTLES: Duration = Duration::from_secs(600);
+const ROUTE_SETTLE_TIME: Duration = Duration::from_secs(600);
 
 /// Supervised interface.
-pub(super) struct Watch {
+pub(super) struct SupervisedInterface {
     /// Name in the configuration; for a pattern, name of the device.
     pub(crate) name: String,
     /// Pattern, if the entry is one.
@@ -40,32 +40,32 @@ pub(super) struct Watch {
     /// As configured.
     role: Role,
     /// Role that was chosen, if the configuration leaves it open.
-    chosen: Option<Role>,
+    chosen_role: Option<Role>,
     pub(crate) hook: Hook,
     /// Device, while it exists.
     pub(crate) device: Option<Device>,
-    hooks: Vec<Held>,
+    hooks: Vec<HookSlot>,
     /// Reason of the last logged failure to attach.
-    trouble: Option<String>,
+    last_failure: Option<String>,
     /// Time since which there is no device.
-    pub(crate) missing: Option<Time>,
+    pub(crate) missing_since: Option<Time>,
     /// Time of the first look at the device.
-    arrived: Option<Time>,
+    present_since: Option<Time>,
 }
 
 /// Hook of the interface, and the program there.
-struct Held {
-    place: Place,
-    hung: Option<Hung>,
+struct HookSlot {
+    status: AttachmentStatus,
+    program: Option<AttachedProgram>,
     /// True if it was attached before.
-    was_there: bool,
-    /// Time before which it is not moved to the front again.
-    patience: Time,
+    attached_before: bool,
+    /// Time before which the program is not moved to the front again.
+    next_move: Time,
     /// Next wait.
-    wait: Duration,
+    move_wait: Duration,
 }
 
-impl Watch {
+impl SupervisedInterface {
     /// Supervises an entry whose device may not exist yet.
     pub(crate) fn new(
         name: &str,
@@ -74,132 +74,136 @@ impl Watch {
         hook: Hook,
         version: KernelVersion,
     ) -> Self {
-        let mut watch = Self {
+        let mut interface = Self {
             name: name.to_owned(),
             entry: entry.map(str::to_owned),
             role,
-            chosen: None,
+            chosen_role: None,
             hook,
             device: None,
             hooks: Vec::new(),
-            trouble: None,
-            missing: None,
-            arrived: None,
+            last_failure: None,
+            missing_since: None,
+            present_since: None,
         };
-        watch.make_hooks(version);
-        watch
+        interface.create_hook_slots(version);
+        interface
     }
 
     /// Supervises a device to which a pattern is bound.
-    pub(crate) fn of(device: Device, entry: &str, role: Role, hook: Hook) -> Self {
-        let watch = Self::new(&device.name, Some(entry), role, hook, KernelVersion::TCX);
-        Self { device: Some(device), ..watch }
+    pub(crate) fn for_device(device: Device, entry: &str, role: Role, hook: Hook) -> Self {
+        let interface = Self::new(&device.name, Some(entry), role, hook, KernelVersion::TCX);
+        Self { device: Some(device), ..interface }
     }
 
     /// Restores missing pins of links. Returns their names.
-    pub(crate) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
-        let mut made = Vec::new();
-        for held in &mut self.hooks {
-            let Some(hung) = &mut held.hung else { continue };
-            let path = pins.link(&self.name, held.place.direction);
-            if hung.mend_pin(&path)? {
-                made.push(path.display().to_string());
+    pub(crate) fn restore_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for slot in &mut self.hooks {
+            let Some(attached) = &mut slot.program else { continue };
+            let path = pins.link(&self.name, slot.status.direction);
+            if attached.restore_pin(&path)? {
+                restored.push(path.display().to_string());
             }
         }
-        Ok(made)
+        Ok(restored)
     }
 
     /// Returns the role.
     pub(crate) fn role(&self) -> Role {
-        self.chosen.unwrap_or(self.role)
+        self.chosen_role.unwrap_or(self.role)
     }
 
     /// Returns the hooks for the programs of the role, with none attached yet.
-    fn make_hooks(&mut self, version: KernelVersion) {
+    fn create_hook_slots(&mut self, version: KernelVersion) {
         let attachment = if version >= KernelVersion::TCX { Attachment::Tcx } else { Attachment::Clsact };
-        let held = |direction: &Direction| Held {
-            place: Place {
+        let slot = |direction: &Direction| HookSlot {
+            status: AttachmentStatus {
                 interface: self.name.clone(),
                 direction: *direction,
                 attachment,
-                standing: Standing::Detached,
-                again: 0,
+                state: AttachState::Detached,
+                reattach_count: 0,
             },
-            hung: None,
-            was_there: false,
-            patience: Time::ZERO,
-            wait: EVERY,
+            program: None,
+            attached_before: false,
+            next_move: Time::ZERO,
+            move_wait: VERIFY_INTERVAL,
         };
-        self.hooks = names::directions(self.role()).iter().map(held).collect();
+        self.hooks = names::directions(self.role()).iter().map(slot).collect();
     }
 
-    /// Binds to the device with the configured name, unless it is one of `taken`.
-    pub(crate) fn find(&mut self, taken: &[u32]) {
+    /// Binds to the device with the configured name, unless it is one of `bound`.
+    pub(crate) fn bind_device(&mut self, bound: &[u32]) {
         let Some(device) = Device::find(&self.name) else { return };
-        if taken.contains(&device.index) {
-            self.say_once("another entry watches this interface under another of its names".to_owned());
+        if bound.contains(&device.index) {
+            self.log_failure_once(
+                "another entry watches this interface under another of its names".to_owned(),
+            );
             return;
         }
         self.device = Some(device);
     }
 
     /// Attaches for the first time. Waits for an interface that does not exist or disappears meanwhile.
-    pub(crate) fn begin(
+    pub(crate) fn attach_first(
         &mut self,
         loaded: &mut Loaded,
         pins: Option<&Pins>,
-        lookout: Option<&Lookout>,
-        beside_lan: bool,
+        helper: Option<&HookQueryHelper>,
+        other_lan: bool,
     ) -> Result<(), KernelError> {
-        match self.try_mend(loaded, pins, lookout, beside_lan) {
+        match self.try_reattach(loaded, pins, helper, other_lan) {
             Err(error) => {
-                let there =
+                let exists =
                     self.device.as_ref().is_some_and(|device| Device::name_of(device.index).is_some());
-                if there {
+                if exists {
                     return Err(error);
                 }
                 self.device = None;
-                self.hooks.iter_mut().for_each(Held::drop_link);
+                self.hooks.iter_mut().for_each(HookSlot::detach);
             }
             Ok(_) if self.device.is_some() => return Ok(()),
             Ok(_) => {}
         }
-        let present = device::present().join(", ");
+        let present = device::device_names().join(", ");
         warn!(interface = %self.name, %present, "there is no such interface; it is watched once it appears");
         Ok(())
     }
 
     /// Records when the device disappeared or appeared.
-    pub(super) fn note_time(&mut self, now: Time) {
+    pub(super) fn record_presence(&mut self, now: Time) {
         if self.device.is_some() {
-            self.missing = None;
-            self.arrived.get_or_insert(now);
+            self.missing_since = None;
+            self.present_since.get_or_insert(now);
         } else {
-            self.missing.get_or_insert(now);
-            self.arrived = None;
+            self.missing_since.get_or_insert(now);
+            self.present_since = None;
         }
     }
 
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.hooks.iter().map(|held| &held.place)
+    pub(crate) fn attachments(&self) -> impl Iterator<Item = &AttachmentStatus> {
+        self.hooks.iter().map(|slot| &slot.status)
     }
 
     /// Keeps the programs attached.
-    pub(super) fn leave_programs(mut self) {
-        self.hooks.iter_mut().filter_map(|held| held.hung.take()).for_each(Hung::leave);
+    pub(super) fn keep_attached(mut self) {
+        self.hooks.iter_mut().filter_map(|slot| slot.program.take()).for_each(AttachedProgram::keep_attached);
     }
 
     /// Chooses the role of a device that has none, and changes `lan` if a default route came after the link.
-    /// `beside_lan`: another interface is in the `lan` role.
-    fn choose_role(&mut self, now: Option<Time>, loaded: &Loaded, beside_lan: bool) {
+    /// `other_lan`: another interface is in the `lan` role.
+    fn choose_role(&mut self, now: Option<Time>, loaded: &Loaded, other_lan: bool) {
         let Some(device) = self.device.clone().filter(|_| self.role == Role::Auto) else { return };
-        let interface = Interface::of(device);
-        let before = self.chosen;
-        let settles = now.zip(self.arrived).is_some_and(|(now, arrived)| now.since(arrived) < SETTLES);
+        let interface = NetworkInterface::of(device);
+        let before = self.chosen_role;
+        let settles = now
+            .zip(self.present_since)
+            .is_some_and(|(now, present_since)| now.since(present_since) < ROUTE_SETTLE_TIME);
         let (role, reason) = match before {
-            None => interface.guess_role(),
-            Some(Role::Lan) if settles && interface::carries_default_route(interface.index()) => {
-                interface.guess_role()
+            None => interface.automatic_role(),
+            Some(Role::Lan) if settles && interface::has_default_route(interface.index()) => {
+                interface.automatic_role()
             }
             Some(_) => return,
         };
@@ -207,13 +211,13 @@ impl Watch {
             return;
         }
         info!(interface = %self.name, role = role.name(), %reason, "role chosen");
-        self.chosen = Some(role);
+        self.chosen_role = Some(role);
         if before.is_some() || names::directions(role).len() != self.hooks.len() {
             // Their links go first: two roles would count a packet twice.
             self.hooks.clear();
-            self.make_hooks(loaded.version);
+            self.create_hook_slots(loaded.version);
         }
-        if role == Role::Host && beside_lan && !loaded.local_only {
+        if role == Role::Host && other_lan && !loaded.local_only {
             self.hooks.clear();
             warn!(
                 interface = %self.name,
@@ -224,15 +228,15 @@ impl Watch {
     }
 
     /// Logs a failure, unless it is the one that was logged last.
-    fn say_once(&mut self, trouble: String) {
-        if self.trouble.as_ref() != Some(&trouble) {
-            warn!(interface = %self.name, error = %trouble, "not attached; it is tried again at each poll");
+    fn log_failure_once(&mut self, last_failure: String) {
+        if self.last_failure.as_ref() != Some(&last_failure) {
+            warn!(interface = %self.name, error = %last_failure, "not attached; it is tried again at each poll");
         }
-        self.trouble = Some(trouble);
+        self.last_failure = Some(last_failure);
     }
 
     /// Releases a device that is gone, or whose name another device has.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn release_device(&mut self) {
         let Some(device) = &mut self.device else { return };
         let interface = self.name.as_str();
         if self.entry.is_some() {
@@ -244,7 +248,7 @@ impl Watch {
                 None => info!(interface, "the interface is gone"),
             }
             self.device = None;
-            self.hooks.iter_mut().for_each(Held::drop_link);
+            self.hooks.iter_mut().for_each(HookSlot::detach);
             return;
         }
         match (Device::index_of(interface), Device::name_of(device.index)) {
@@ -272,82 +276,89 @@ impl Watch {
         }
         // A role that was chosen stays with the name: a link comes back before its routes do.
         self.device = None;
-        self.arrived = None;
-        self.hooks.iter_mut().for_each(Held::drop_link);
+        self.present_since = None;
+        self.hooks.iter_mut().for_each(HookSlot::detach);
     }
 
     /// Returns true if a program sees incoming packets.
-    pub(super) fn listens(&self) -> bool {
-        self.hooks.iter().any(|held| held.place.direction == Direction::Ingress && held.hung.is_some())
+    pub(super) fn counts_ingress(&self) -> bool {
+        self.hooks.iter().any(|slot| slot.status.direction == Direction::Ingress && slot.program.is_some())
     }
 
     /// Queries the hook of each program.
-    pub(crate) fn verify(&mut self, loaded: &Loaded, lookout: Option<&Lookout>, now: Time, beside_lan: bool) {
-        self.choose_role(Some(now), loaded, beside_lan);
+    pub(crate) fn verify(
+        &mut self,
+        loaded: &Loaded,
+        helper: Option<&HookQueryHelper>,
+        now: Time,
+        other_lan: bool,
+    ) {
+        self.choose_role(Some(now), loaded, other_lan);
         let Some(device) = &self.device else { return };
-        for held in &mut self.hooks {
-            held.verify(&self.name, device, loaded, lookout, now);
+        for slot in &mut self.hooks {
+            slot.verify(&self.name, device, loaded, helper, now);
         }
     }
 
     /// Attaches detached programs. Returns true if there were any. Logs a refusal once.
-    pub(super) fn mend(
+    pub(super) fn reattach(
         &mut self,
         loaded: &mut Loaded,
         pins: Option<&Pins>,
-        lookout: Option<&Lookout>,
-        beside_lan: bool,
+        helper: Option<&HookQueryHelper>,
+        other_lan: bool,
     ) -> bool {
-        match self.try_mend(loaded, pins, lookout, beside_lan) {
+        match self.try_reattach(loaded, pins, helper, other_lan) {
             Ok(done) => {
                 if done {
-                    self.trouble = None;
+                    self.last_failure = None;
                 }
                 done
             }
             Err(error) => {
-                self.say_once(error.to_string());
+                self.log_failure_once(error.to_string());
                 true
             }
         }
     }
 
     /// Attaches detached programs, and returns the first refusal.
-    fn try_mend(
+    fn try_reattach(
         &mut self,
         loaded: &mut Loaded,
         pins: Option<&Pins>,
-        lookout: Option<&Lookout>,
-        beside_lan: bool,
+        helper: Option<&HookQueryHelper>,
+        other_lan: bool,
     ) -> Result<bool, KernelError> {
-        if self.hooks.iter().all(|held| held.hung.is_some()) {
+        if self.hooks.iter().all(|slot| slot.program.is_some()) {
             return Ok(false);
         }
-        self.choose_role(None, loaded, beside_lan);
+        self.choose_role(None, loaded, other_lan);
         let Some(device) = &self.device else { return Ok(false) };
-        let interface = Interface::of(device.clone());
+        let interface = NetworkInterface::of(device.clone());
         let role = self.role();
-        for held in self.hooks.iter_mut().filter(|held| held.hung.is_none()) {
-            let direction = held.place.direction;
-            let place = Spot { configured: &self.name, interface: &interface, direction, pins, lookout };
-            held.take(attach::attach(loaded, place, role, self.hook)?);
+        for slot in self.hooks.iter_mut().filter(|slot| slot.program.is_none()) {
+            let direction = slot.status.direction;
+            let status =
+                AttachTarget { configured: &self.name, interface: &interface, direction, pins, helper };
+            slot.set_program(attach::attach(loaded, status, role, self.hook)?);
         }
         Ok(true)
     }
 }
 
-impl Held {
-    fn take(&mut self, hung: Hung) {
-        self.place.attachment = hung.attachment;
-        self.place.standing = Standing::Attached { position: None };
-        self.place.again += u64::from(self.was_there);
-        self.was_there = true;
-        self.hung = Some(hung);
+impl HookSlot {
+    fn set_program(&mut self, attached: AttachedProgram) {
+        self.status.attachment = attached.attachment;
+        self.status.state = AttachState::Attached { position: None };
+        self.status.reattach_count += u64::from(self.attached_before);
+        self.attached_before = true;
+        self.program = Some(attached);
     }
 
-    fn drop_link(&mut self) {
-        self.hung = None;
-        self.place.standing = Standing::Detached;
+    fn detach(&mut self) {
+        self.program = None;
+        self.status.state = AttachState::Detached;
     }
 
     /// Queries the hook of a program, and drops its link if it has to be attached again.
@@ -356,45 +367,52 @@ impl Held {
         interface: &str,
         device: &Device,
         loaded: &Loaded,
-        lookout: Option<&Lookout>,
+        helper: Option<&HookQueryHelper>,
         now: Time,
     ) {
-        let Some(hung) = &self.hung else { return };
-        let (direction, hook) = (hung.direction.name(), hung.attachment.name());
-        let question = Question {
+        let Some(attached) = &self.program else { return };
+        let (direction, hook) = (attached.direction.name(), attached.attachment.name());
+        let question = HookQuery {
             device: device.index,
-            direction: hung.direction,
-            attachment: hung.attachment,
-            program: hung.program,
+            direction: attached.direction,
+            attachment: attached.attachment,
+            program: attached.program,
         };
-        let before = match helper::find(lookout, question) {
-            Ok(Found::There { before }) => before,
-            Ok(Found::Gone { instead }) => {
-                let instead = instead.map(|other| shown(&[other]));
-                warn!(interface, direction, hook, instead, "the program was taken away; attaching it again");
-                return self.drop_link();
+        let before = match helper::query_hook(helper, question) {
+            Ok(HookState::Attached { before }) => before,
+            Ok(HookState::Detached { other }) => {
+                let other = other.map(|other| format_programs(&[other]));
+                warn!(
+                    interface,
+                    direction,
+                    hook,
+                    instead = other,
+                    "the program was taken away; attaching it again"
+                );
+                return self.detach();
             }
             Err(error) => {
                 debug!(interface, direction, hook, %error, "whether the program is in its place cannot be told");
-                self.place.standing = Standing::Attached { position: None };
+                self.status.state = AttachState::Attached { position: None };
                 return;
             }
         };
         let position = before.len() as u32 + 1;
-        let known = self.place.standing;
-        self.place.standing = Standing::Attached { position: Some(position) };
+        let previous = self.status.state;
+        self.status.state = AttachState::Attached { position: Some(position) };
         if before.is_empty() {
-            if now >= self.patience {
-                self.wait = EVERY;
+            if now >= self.next_move {
+                self.move_wait = VERIFY_INTERVAL;
             }
             return;
         }
         // Another agent's programs take nothing away from this one's.
-        let ours = |other: &Seen| other.name.as_ref().is_some_and(|name| loaded.programs.contains(name));
-        let others = !before.iter().all(ours);
-        if known != self.place.standing {
-            let before = shown(&before);
-            if others {
+        let is_own =
+            |other: &HookProgram| other.name.as_ref().is_some_and(|name| loaded.programs.contains(name));
+        let foreign = !before.iter().all(is_own);
+        if previous != self.status.state {
+            let before = format_programs(&before);
+            if foreign {
                 warn!(
                     interface,
                     direction,
@@ -406,18 +424,18 @@ impl Held {
                 info!(interface, direction, hook, before, "another agent's program is the first");
             }
         }
-        if others && now >= self.patience {
-            self.patience = now + self.wait;
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        if foreign && now >= self.next_move {
+            self.next_move = now + self.move_wait;
+            self.move_wait = (self.move_wait * 2).min(MAX_MOVE_WAIT);
             info!(interface, direction, hook, "moving the program to the front");
-            self.drop_link();
+            self.detach();
         }
     }
 }
 
 /// Returns programs as an operator finds them: `cil_from_netdev (id 42)`.
-fn shown(programs: &[Seen]) -> String {
-    let one = |program: &Seen| match program.id {
+fn format_programs(programs: &[HookProgram]) -> String {
+    let one = |program: &HookProgram| match program.id {
         Some(id) => format!("{} (id {id})", program.name.as_deref().unwrap_or("?")),
         None => "a filter".to_owned(),
     };

@@ -11,10 +11,10 @@ use std::io;
 use tracing::{debug, info};
 
 use super::{
-    helper::Lookout,
-    lan_interfaces::Lans,
-    status::{Bound, BoundInterface, EVERY, Place, Verify},
-    supervised_interface::Watch,
+    helper::HookQueryHelper,
+    lan_interfaces::LanInterfaces,
+    status::{AttachmentStatus, BoundInterface, EntryBinding, VERIFY_INTERVAL, Verification},
+    supervised_interface::SupervisedInterface,
 };
 use crate::{
     error::KernelError,
@@ -31,28 +31,28 @@ struct PatternEntry {
     pattern: NamePattern,
     role: Role,
     hook: Hook,
-    missing: Option<Time>,
+    missing_since: Option<Time>,
 }
 
 /// Supervisor of all watched interfaces.
-pub(crate) struct Watched {
+pub(crate) struct AttachmentSupervisor {
     /// Interfaces of entries with a name, and interfaces to which patterns are bound.
-    watches: Vec<Watch>,
+    interfaces: Vec<SupervisedInterface>,
     patterns: Vec<PatternEntry>,
-    lans: Lans,
-    next: Time,
+    lan_interfaces: LanInterfaces,
+    next_verification: Time,
     /// Helper process that queries hooks, if there is one.
-    pub(crate) lookout: Option<Lookout>,
+    pub(crate) helper: Option<HookQueryHelper>,
 }
 
-impl Watched {
+impl AttachmentSupervisor {
     pub(crate) fn new() -> Self {
         Self {
-            watches: Vec::new(),
+            interfaces: Vec::new(),
             patterns: Vec::new(),
-            lans: Lans::default(),
-            next: Time::ZERO,
-            lookout: None,
+            lan_interfaces: LanInterfaces::default(),
+            next_verification: Time::ZERO,
+            helper: None,
         }
     }
 
@@ -65,62 +65,77 @@ impl Watched {
         role: Role,
         hook: Hook,
     ) -> Result<(), KernelError> {
-        if let Some(pattern) = NamePattern::is_one(name).then(|| NamePattern::parse(name).ok()).flatten() {
-            self.patterns.push(PatternEntry { text: name.to_owned(), pattern, role, hook, missing: None });
-            self.bind();
-            for number in 0..self.watches.len() {
-                let beside_lan = self.is_beside_lan(number);
-                if self.watches[number].entry.as_deref() == Some(name) {
+        if let Some(pattern) = NamePattern::is_pattern(name).then(|| NamePattern::parse(name).ok()).flatten()
+        {
+            self.patterns.push(PatternEntry {
+                text: name.to_owned(),
+                pattern,
+                role,
+                hook,
+                missing_since: None,
+            });
+            self.bind_patterns();
+            for number in 0..self.interfaces.len() {
+                let other_lan = self.has_other_lan(number);
+                if self.interfaces[number].entry.as_deref() == Some(name) {
                     // A refusal is logged, and tried again at each look.
-                    self.watches[number].mend(loaded, pins, self.lookout.as_ref(), beside_lan);
+                    self.interfaces[number].reattach(loaded, pins, self.helper.as_ref(), other_lan);
                 }
             }
-            if !self.watches.iter().any(|watch| watch.entry.as_deref() == Some(name)) {
+            if !self.interfaces.iter().any(|interface| interface.entry.as_deref() == Some(name)) {
                 info!(
                     pattern = name,
                     "no interface matches the pattern yet; each that does is watched once it appears"
                 );
             }
         } else {
-            self.release(name);
-            let taken = self.devices();
-            let mut watch = Watch::new(name, None, role, hook, loaded.version);
-            watch.find(&taken);
-            watch.begin(loaded, pins, self.lookout.as_ref(), self.is_beside_lan(self.watches.len()))?;
-            self.watches.push(watch);
+            self.release_from_pattern(name);
+            let bound = self.watched_devices();
+            let mut interface = SupervisedInterface::new(name, None, role, hook, loaded.version);
+            interface.bind_device(&bound);
+            interface.attach_first(
+                loaded,
+                pins,
+                self.helper.as_ref(),
+                self.has_other_lan(self.interfaces.len()),
+            )?;
+            self.interfaces.push(interface);
         }
-        self.tell(loaded);
+        self.write_lan_interfaces(loaded);
         Ok(())
     }
 
     /// Detaches the programs of an entry.
     pub(crate) fn remove(&mut self, loaded: &mut Loaded, name: &str) {
-        self.watches.retain(|watch| watch.entry.as_deref().unwrap_or(&watch.name) != name);
+        self.interfaces.retain(|interface| interface.entry.as_deref().unwrap_or(&interface.name) != name);
         self.patterns.retain(|pattern| pattern.text != name);
-        self.tell(loaded);
+        self.write_lan_interfaces(loaded);
     }
 
     /// Takes an interface from its pattern: an entry with the name comes first.
-    fn release(&mut self, name: &str) {
+    fn release_from_pattern(&mut self, name: &str) {
         let device = Device::index_of(name);
-        let named = |watch: &Watch| watch.device.as_ref().map(|device| device.index) == device;
-        self.watches.retain(|watch| watch.entry.is_none() || device.is_none() || !named(watch));
+        let named =
+            |interface: &SupervisedInterface| interface.device.as_ref().map(|device| device.index) == device;
+        self.interfaces
+            .retain(|interface| interface.entry.is_none() || device.is_none() || !named(interface));
     }
 
     /// Returns true if another interface is in the `lan` role.
-    fn is_beside_lan(&self, number: usize) -> bool {
-        let others = self.watches.iter().enumerate().filter(|(other, _)| *other != number);
-        let mut roles = others.filter(|(_, watch)| watch.device.is_some()).map(|(_, watch)| watch.role());
+    fn has_other_lan(&self, number: usize) -> bool {
+        let others = self.interfaces.iter().enumerate().filter(|(other, _)| *other != number);
+        let mut roles =
+            others.filter(|(_, interface)| interface.device.is_some()).map(|(_, interface)| interface.role());
         roles.any(|role| role == Role::Lan)
     }
 
     /// Returns the interface indexes of watched devices.
-    fn devices(&self) -> Vec<u32> {
-        self.watches.iter().filter_map(|watch| Some(watch.device.as_ref()?.index)).collect()
+    fn watched_devices(&self) -> Vec<u32> {
+        self.interfaces.iter().filter_map(|interface| Some(interface.device.as_ref()?.index)).collect()
     }
 
     /// Binds patterns to the interfaces that match and are not watched.
-    fn bind(&mut self) {
+    fn bind_patterns(&mut self) {
         if self.patterns.is_empty() {
             return;
         }
@@ -131,126 +146,156 @@ impl Watched {
                 return;
             }
         };
-        let taken = self.devices();
-        for link in links.iter().filter(|link| !link.loopback && !taken.contains(&link.device)) {
-            let named = |watch: &Watch| watch.entry.is_none() && link.names.contains(&watch.name);
-            let Some(name) = link.names.first().filter(|_| !self.watches.iter().any(named)) else { continue };
+        let bound = self.watched_devices();
+        for link in links.iter().filter(|link| !link.loopback && !bound.contains(&link.device)) {
+            let named = |interface: &SupervisedInterface| {
+                interface.entry.is_none() && link.names.contains(&interface.name)
+            };
+            let Some(name) = link.names.first().filter(|_| !self.interfaces.iter().any(named)) else {
+                continue;
+            };
             let matches = |entry: &&PatternEntry| link.names.iter().any(|name| entry.pattern.matches(name));
             if let Some(entry) = self.patterns.iter().find(matches) {
                 info!(interface = %name, pattern = %entry.text, "the interface matches the pattern and is watched");
                 let device = Device { name: name.clone(), index: link.device };
-                self.watches.push(Watch::of(device, &entry.text, entry.role, entry.hook));
+                self.interfaces.push(SupervisedInterface::for_device(
+                    device,
+                    &entry.text,
+                    entry.role,
+                    entry.hook,
+                ));
             }
         }
     }
 
     /// Writes the `lan` interfaces into the map of the program.
-    fn tell(&mut self, loaded: &mut Loaded) {
-        let lans = self.watches.iter().filter(|watch| names::is_lan(watch.role()) && watch.listens());
-        let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
-        self.lans.become_these(loaded, &lans);
+    fn write_lan_interfaces(&mut self, loaded: &mut Loaded) {
+        let lan_interfaces = self
+            .interfaces
+            .iter()
+            .filter(|interface| names::is_lan(interface.role()) && interface.counts_ingress());
+        let lan_interfaces = lan_interfaces
+            .filter_map(|interface| interface.device.as_ref())
+            .map(|device| device.index)
+            .collect();
+        self.lan_interfaces.sync(loaded, &lan_interfaces);
     }
 
     /// Restores missing pins of links. Returns their names.
-    pub(crate) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
-        let mut made = Vec::new();
-        for watch in &mut self.watches {
-            made.extend(watch.mend_pins(pins)?);
+    pub(crate) fn restore_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for interface in &mut self.interfaces {
+            restored.extend(interface.restore_pins(pins)?);
         }
-        Ok(made)
+        Ok(restored)
     }
 
     /// Keeps every program attached, and forgets it.
-    pub(crate) fn leave(&mut self) {
-        self.watches.drain(..).for_each(Watch::leave_programs);
+    pub(crate) fn keep_attached(&mut self) {
+        self.interfaces.drain(..).for_each(SupervisedInterface::keep_attached);
     }
 
     /// Detaches every program.
-    pub(crate) fn clear(&mut self) {
-        self.watches.clear();
+    pub(crate) fn detach_all(&mut self) {
+        self.interfaces.clear();
         self.patterns.clear();
     }
 
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.watches.iter().flat_map(Watch::places)
+    pub(crate) fn attachments(&self) -> impl Iterator<Item = &AttachmentStatus> {
+        self.interfaces.iter().flat_map(SupervisedInterface::attachments)
     }
 
     /// Returns the entries, those with a name first, with their interfaces.
-    pub(crate) fn bound(&self) -> Vec<Bound> {
-        let named = self.watches.iter().filter(|watch| watch.entry.is_none()).map(|watch| Bound {
-            entry: watch.name.clone(),
-            pattern: false,
-            interfaces: bound_interface(watch).into_iter().collect(),
-            hook: watch.hook,
-            missing: watch.missing,
+    pub(crate) fn entry_bindings(&self) -> Vec<EntryBinding> {
+        let named = self.interfaces.iter().filter(|interface| interface.entry.is_none()).map(|interface| {
+            EntryBinding {
+                entry: interface.name.clone(),
+                pattern: false,
+                interfaces: bound_interface(interface).into_iter().collect(),
+                hook: interface.hook,
+                missing_since: interface.missing_since,
+            }
         });
-        let patterns = self.patterns.iter().map(|entry| Bound {
+        let patterns = self.patterns.iter().map(|entry| EntryBinding {
             entry: entry.text.clone(),
             pattern: true,
-            interfaces: self.of(entry).filter_map(bound_interface).collect(),
+            interfaces: self.interfaces_of(entry).filter_map(bound_interface).collect(),
             hook: entry.hook,
-            missing: entry.missing,
+            missing_since: entry.missing_since,
         });
         named.chain(patterns).collect()
     }
 
     /// Returns the indexes and names of the interfaces in the `lan` role.
-    pub(crate) fn inside(&self) -> impl Iterator<Item = (u32, &str)> {
-        let lans = self.watches.iter().filter(|watch| watch.role() == Role::Lan);
-        lans.filter_map(|watch| Some((watch.device.as_ref()?.index, watch.name.as_str())))
+    pub(crate) fn lan_interfaces(&self) -> impl Iterator<Item = (u32, &str)> {
+        let lan_interfaces = self.interfaces.iter().filter(|interface| interface.role() == Role::Lan);
+        lan_interfaces
+            .filter_map(|interface| Some((interface.device.as_ref()?.index, interface.name.as_str())))
     }
 
-    fn of(&self, entry: &PatternEntry) -> impl Iterator<Item = &Watch> {
-        self.watches.iter().filter(|watch| watch.entry.as_ref() == Some(&entry.text))
+    fn interfaces_of(&self, entry: &PatternEntry) -> impl Iterator<Item = &SupervisedInterface> {
+        self.interfaces.iter().filter(|interface| interface.entry.as_ref() == Some(&entry.text))
     }
 
-    /// Follows changes of the interfaces, and attaches again what is detached or not first.
-    pub(crate) fn follow(&mut self, loaded: &mut Loaded, pins: Option<&Pins>, now: Time, verify: Verify) {
-        // All leave before any arrives: two interfaces may have swapped their names.
-        self.watches.iter_mut().for_each(Watch::leave);
-        self.watches.retain(|watch| watch.entry.is_none() || watch.device.is_some());
-        if verify == Verify::Now || now >= self.next {
-            self.next = now + EVERY;
-            for number in 0..self.watches.len() {
-                let beside_lan = self.is_beside_lan(number);
-                self.watches[number].verify(loaded, self.lookout.as_ref(), now, beside_lan);
+    /// Follows changes of the interfaces, and attaches programs again that are detached or not first.
+    pub(crate) fn follow_interfaces(
+        &mut self,
+        loaded: &mut Loaded,
+        pins: Option<&Pins>,
+        now: Time,
+        verify: Verification,
+    ) {
+        // Devices are released before any is bound: two interfaces may have swapped their names.
+        self.interfaces.iter_mut().for_each(SupervisedInterface::release_device);
+        self.interfaces.retain(|interface| interface.entry.is_none() || interface.device.is_some());
+        if verify == Verification::Now || now >= self.next_verification {
+            self.next_verification = now + VERIFY_INTERVAL;
+            for number in 0..self.interfaces.len() {
+                let other_lan = self.has_other_lan(number);
+                self.interfaces[number].verify(loaded, self.helper.as_ref(), now, other_lan);
             }
         }
-        let waiting = self.watches.iter().filter(|watch| watch.entry.is_none() && watch.device.is_none());
-        let waiting: Vec<String> = waiting.map(|watch| watch.name.clone()).collect();
+        let waiting = self
+            .interfaces
+            .iter()
+            .filter(|interface| interface.entry.is_none() && interface.device.is_none());
+        let waiting: Vec<String> = waiting.map(|interface| interface.name.clone()).collect();
         for name in waiting {
-            self.release(&name);
-            let taken = self.devices();
-            self.watches.iter_mut().filter(|watch| watch.name == name).for_each(|watch| watch.find(&taken));
+            self.release_from_pattern(&name);
+            let bound = self.watched_devices();
+            self.interfaces
+                .iter_mut()
+                .filter(|interface| interface.name == name)
+                .for_each(|interface| interface.bind_device(&bound));
         }
-        self.bind();
-        for number in 0..self.watches.len() {
-            let beside_lan = self.is_beside_lan(number);
-            let watch = &mut self.watches[number];
-            if watch.mend(loaded, pins, self.lookout.as_ref(), beside_lan) {
-                watch.verify(loaded, self.lookout.as_ref(), now, beside_lan);
+        self.bind_patterns();
+        for number in 0..self.interfaces.len() {
+            let other_lan = self.has_other_lan(number);
+            let interface = &mut self.interfaces[number];
+            if interface.reattach(loaded, pins, self.helper.as_ref(), other_lan) {
+                interface.verify(loaded, self.helper.as_ref(), now, other_lan);
             }
-            watch.note_time(now);
+            interface.record_presence(now);
         }
         for number in 0..self.patterns.len() {
-            let missing = self.of(&self.patterns[number]).next().is_none();
-            let before = self.patterns[number].missing;
-            self.patterns[number].missing = missing.then(|| before.unwrap_or(now));
+            let missing_since = self.interfaces_of(&self.patterns[number]).next().is_none();
+            let before = self.patterns[number].missing_since;
+            self.patterns[number].missing_since = missing_since.then(|| before.unwrap_or(now));
         }
-        self.tell(loaded);
+        self.write_lan_interfaces(loaded);
     }
 }
 
-fn bound_interface(watch: &Watch) -> Option<BoundInterface> {
-    let number = watch.device.as_ref()?.index;
-    Some(BoundInterface { number, name: watch.name.clone(), role: watch.role() })
+fn bound_interface(interface: &SupervisedInterface) -> Option<BoundInterface> {
+    let index = interface.device.as_ref()?.index;
+    Some(BoundInterface { index, name: interface.name.clone(), role: interface.role() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        attach::status::Standing,
+        attach::status::AttachState,
         host::{hook::Direction, kernel_version::KernelVersion},
         testing::{filters, in_namespace, load_as_on, run},
     };
@@ -259,95 +304,109 @@ mod tests {
     const START: Time = Time::from_nanos(1_000_000_000);
 
     /// The loopback, watched as on a kernel without TCX.
-    fn watched() -> (Loaded, Watched) {
-        let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 1)), Watched::new());
-        watched.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
-        watched.follow(&mut loaded, None, START, Verify::WhenDue);
-        (loaded, watched)
+    fn supervise_loopback() -> (Loaded, AttachmentSupervisor) {
+        let (mut loaded, mut supervisor) = (load_as_on(KernelVersion(6, 1)), AttachmentSupervisor::new());
+        supervisor.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
+        supervisor.follow_interfaces(&mut loaded, None, START, Verification::WhenDue);
+        (loaded, supervisor)
     }
 
-    fn standings(watched: &Watched) -> Vec<(Direction, Standing, u64)> {
-        watched.places().map(|place| (place.direction, place.standing, place.again)).collect()
+    fn states(supervisor: &AttachmentSupervisor) -> Vec<(Direction, AttachState, u64)> {
+        supervisor
+            .attachments()
+            .map(|status| (status.direction, status.state, status.reattach_count))
+            .collect()
     }
 
     /// Returns the interfaces in the map of `lan` interfaces.
-    fn lans(loaded: &Loaded) -> Vec<u32> {
+    fn lan_interfaces(loaded: &Loaded) -> Vec<u32> {
         let map = loaded.ebpf.map("LAN_INTERFACES").unwrap();
         let map: aya::maps::HashMap<_, u32, u32> = map.try_into().unwrap();
         map.keys().collect::<Result<Vec<_>, _>>().unwrap()
     }
 
-    fn at(position: u32) -> Standing {
-        Standing::Attached { position: Some(position) }
+    fn at(position: u32) -> AttachState {
+        AttachState::Attached { position: Some(position) }
     }
 
     #[test]
     fn programs_are_verified_every_minute() {
         in_namespace(|| {
-            let (mut loaded, mut watched) = watched();
+            let (mut loaded, mut supervisor) = supervise_loopback();
             let first = [(Direction::Egress, at(1), 0), (Direction::Ingress, at(1), 0)];
-            assert_eq!(standings(&watched), first);
+            assert_eq!(states(&supervisor), first);
             run("tc qdisc del dev lo clsact");
-            watched.follow(&mut loaded, None, START + (EVERY - Duration::from_nanos(1)), Verify::WhenDue);
-            assert_eq!((standings(&watched), filters()), (first.to_vec(), 0), "not yet looked at");
-            watched.follow(&mut loaded, None, START + EVERY, Verify::WhenDue);
+            supervisor.follow_interfaces(
+                &mut loaded,
+                None,
+                START + (VERIFY_INTERVAL - Duration::from_nanos(1)),
+                Verification::WhenDue,
+            );
+            assert_eq!((states(&supervisor), filters()), (first.to_vec(), 0), "not yet looked at");
+            supervisor.follow_interfaces(&mut loaded, None, START + VERIFY_INTERVAL, Verification::WhenDue);
             let second = [(Direction::Egress, at(1), 1), (Direction::Ingress, at(1), 1)];
-            assert_eq!((standings(&watched), filters()), (second.to_vec(), 2));
-            watched.clear();
+            assert_eq!((states(&supervisor), filters()), (second.to_vec(), 2));
+            supervisor.detach_all();
             assert_eq!(filters(), 0);
         });
     }
 
     #[test]
-    fn a_filter_that_gets_in_front_is_overtaken_ever_more_rarely() {
+    fn moves_to_the_front_become_rarer() {
         in_namespace(|| {
-            let (mut loaded, mut watched) = watched();
+            let (mut loaded, mut supervisor) = supervise_loopback();
             // Classic BPF of one instruction: return 0, no match.
             let nothing = std::env::temp_dir().join(format!("mailflow-{}.bpf", std::process::id()));
             std::fs::write(&nothing, "1,6 0 0 0\n").unwrap();
-            let ingress = |watched: &Watched| standings(watched)[1];
-            let mut push = |number: u32, watched: &mut Watched, after: u64| {
-                // Of our priority, and newer: it runs before ours.
+            let ingress = |supervisor: &AttachmentSupervisor| states(supervisor)[1];
+            let mut push = |number: u32, supervisor: &mut AttachmentSupervisor, after: u64| {
+                // A newer filter of the same priority runs first.
                 let add = format!("tc filter add dev lo ingress prio 1 handle {number} bpf bytecode-file");
                 run(&format!("{add} {}", nothing.display()));
-                watched.follow(&mut loaded, None, START + Duration::from_secs(after), Verify::Now);
+                supervisor.follow_interfaces(
+                    &mut loaded,
+                    None,
+                    START + Duration::from_secs(after),
+                    Verification::Now,
+                );
             };
-            push(1, &mut watched, 10);
-            assert_eq!(ingress(&watched), (Direction::Ingress, at(1), 1));
-            push(2, &mut watched, 20);
-            assert_eq!(ingress(&watched), (Direction::Ingress, at(2), 1), "a minute's peace");
-            push(3, &mut watched, 70);
-            assert_eq!(ingress(&watched), (Direction::Ingress, at(1), 2));
-            push(4, &mut watched, 140);
-            assert_eq!(ingress(&watched), (Direction::Ingress, at(2), 2), "two minutes' peace");
-            push(5, &mut watched, 190);
-            assert_eq!(ingress(&watched), (Direction::Ingress, at(1), 3));
-            assert_eq!(standings(&watched)[0], (Direction::Egress, at(1), 0), "nobody touched egress");
+            push(1, &mut supervisor, 10);
+            assert_eq!(ingress(&supervisor), (Direction::Ingress, at(1), 1));
+            push(2, &mut supervisor, 20);
+            assert_eq!(ingress(&supervisor), (Direction::Ingress, at(2), 1), "a minute's peace");
+            push(3, &mut supervisor, 70);
+            assert_eq!(ingress(&supervisor), (Direction::Ingress, at(1), 2));
+            push(4, &mut supervisor, 140);
+            assert_eq!(ingress(&supervisor), (Direction::Ingress, at(2), 2), "two minutes' peace");
+            push(5, &mut supervisor, 190);
+            assert_eq!(ingress(&supervisor), (Direction::Ingress, at(1), 3));
+            assert_eq!(states(&supervisor)[0], (Direction::Egress, at(1), 0), "nobody touched egress");
             assert_eq!(filters(), 2 + 5, "theirs stay");
             std::fs::remove_file(nothing).unwrap();
         });
     }
 
     #[test]
-    fn an_interface_that_was_gone_is_attached_to_at_the_next_look() {
+    fn a_new_interface_is_attached_at_the_next_poll() {
         in_namespace(|| {
             run("ip link add watched type veth peer name other");
-            let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 18)), Watched::new());
-            watched.add(&mut loaded, None, "watched", Role::Lan, Hook::Tc).unwrap();
-            watched.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
-            assert_eq!(lans(&loaded), Vec::from_iter(Device::index_of("watched")));
+            let (mut loaded, mut supervisor) =
+                (load_as_on(KernelVersion(6, 18)), AttachmentSupervisor::new());
+            supervisor.add(&mut loaded, None, "watched", Role::Lan, Hook::Tc).unwrap();
+            supervisor.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
+            assert_eq!(lan_interfaces(&loaded), Vec::from_iter(Device::index_of("watched")));
             run("ip link del watched");
-            watched.follow(&mut loaded, None, START, Verify::WhenDue);
-            let [egress, ingress, ..] = standings(&watched)[..] else { panic!() };
-            assert_eq!([egress.1, ingress.1], [Standing::Detached; 2]);
-            assert_eq!(lans(&loaded), Vec::<u32>::new());
+            supervisor.follow_interfaces(&mut loaded, None, START, Verification::WhenDue);
+            let [egress, ingress, ..] = states(&supervisor)[..] else { panic!() };
+            assert_eq!([egress.1, ingress.1], [AttachState::Detached; 2]);
+            assert_eq!(lan_interfaces(&loaded), Vec::<u32>::new());
             run("ip link add watched type veth peer name other");
-            watched.follow(&mut loaded, None, START, Verify::WhenDue);
-            let [egress, ingress, ..] = standings(&watched)[..] else { panic!() };
+            supervisor.follow_interfaces(&mut loaded, None, START, Verification::WhenDue);
+            let [egress, ingress, ..] = states(&supervisor)[..] else { panic!() };
             assert_eq!([egress, ingress], [(Direction::Egress, at(1), 1), (Direction::Ingress, at(1), 1)]);
-            assert_eq!(lans(&loaded), Vec::from_iter(Device::index_of("watched")));
-            watched.remove(&mut loaded, "watched");
-            assert_eq!(lans(&loaded), Vec::<u32>::new());
+            assert_eq!(lan_interfaces(&loaded), Vec::from_iter(Device::index_of("watched")));
+            supervisor.remove(&mut loaded, "watched");
+            assert_eq!(lan_interfaces(&loaded), Vec::<u32>::new());
         });
     }
 }

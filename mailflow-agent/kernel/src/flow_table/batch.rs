@@ -7,11 +7,11 @@ use std::{
     ptr,
 };
 
-use super::element::Element;
+use super::element::MapElement;
 
 /// Commands of bpf(2) (linux/bpf.h).
 #[derive(Clone, Copy)]
-enum Command {
+enum BpfCommand {
     LookupElement = 1,
     DeleteElement = 3,
     LookupAndDeleteElement = 21,
@@ -41,20 +41,30 @@ struct ElementAttributes {
     flags: u64,
 }
 
-/// Buffers for reading a map, reused from one scan to the next.
-pub(super) struct Walker<K, V> {
+/// Elements of one batch: few enough that evicted elements are still in a cache of the CPU.
+const BATCH_ELEMENTS: usize = 1024;
+
+/// Cursor over the elements of a hash map, which the kernel copies in batches. The buffers are reused from one
+/// scan to the next.
+pub(super) struct MapCursor<K, V> {
     keys: Vec<MaybeUninit<K>>,
     values: Vec<MaybeUninit<V>>,
+    /// Position of the next batch in the map; `None` at the beginning.
+    token: Option<u32>,
+    /// Number of elements in the buffers.
+    copied: usize,
+    /// Number of those elements that were returned.
+    returned: usize,
+    /// True if the buffers hold the last batch.
+    complete: bool,
 }
 
-/// Elements of one batch: few enough that evicted elements are still in a cache of the CPU.
-const BATCH: usize = 1024;
-
-impl<K: Element, V: Element> Walker<K, V> {
-    pub(crate) fn new() -> Self {
-        let mut walker = Self { keys: Vec::new(), values: Vec::new() };
-        walker.resize(BATCH);
-        walker
+impl<K: MapElement, V: MapElement> MapCursor<K, V> {
+    pub(super) fn new() -> Self {
+        let (keys, values) = (Vec::new(), Vec::new());
+        let mut cursor = Self { keys, values, token: None, copied: 0, returned: 0, complete: true };
+        cursor.resize(BATCH_ELEMENTS);
+        cursor
     }
 
     fn resize(&mut self, count: usize) {
@@ -62,45 +72,57 @@ impl<K: Element, V: Element> Walker<K, V> {
         self.values.resize(count, MaybeUninit::uninit());
     }
 
-    /// Calls `visit` once for every element of the hash map.
+    /// Returns to the beginning of the map.
+    pub(super) fn rewind(&mut self) {
+        (self.token, self.copied, self.returned, self.complete) = (None, 0, 0, false);
+    }
+
+    /// Returns the next element of the map; `None` at the end.
     ///
     /// The kernel copies bucket by bucket, under the lock of each bucket. Elements that are inserted or
-    /// deleted during the scan may be missed; none is visited twice.
-    pub(super) fn walk(&mut self, map: impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
-        let map_fd = map.as_fd().as_raw_fd() as u32;
-        let mut cursor: Option<u32> = None;
-        loop {
-            let mut next = 0_u32;
-            let mut attributes = BatchAttributes {
-                in_batch: cursor.as_ref().map_or(0, |cursor| ptr::from_ref(cursor) as u64),
-                out_batch: &raw mut next as u64,
-                keys: self.keys.as_mut_ptr() as u64,
-                values: self.values.as_mut_ptr() as u64,
-                count: self.keys.len() as u32,
-                map_fd,
-                elem_flags: 0,
-                flags: 0,
-            };
-            let result = bpf(Command::LookupBatch, &mut attributes);
-            let error = result.err().and_then(|error| error.raw_os_error());
-            match error {
-                None | Some(libc::ENOENT | libc::ENOSPC) => {}
-                Some(libc::EINTR | libc::EAGAIN) => continue,
-                Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+    /// deleted during the scan may be missed; none is returned twice.
+    pub(super) fn next(&mut self, map: impl AsFd) -> io::Result<Option<(&K, &V)>> {
+        while self.returned == self.copied {
+            if self.complete {
+                return Ok(None);
             }
-            let copied = (attributes.count as usize).min(self.keys.len());
-            for (key, value) in self.keys.iter().zip(&self.values).take(copied) {
-                // SAFETY: the kernel wrote `copied` elements of the map's sizes.
-                unsafe { visit(key.assume_init_ref(), value.assume_init_ref()) };
-            }
-            match error {
-                Some(libc::ENOENT) => return Ok(()),
-                // The next bucket has more elements than the buffer; none was copied.
-                Some(_) => self.resize(self.keys.len() * 2),
-                None => {}
-            }
-            cursor = Some(next);
+            self.read_batch(map.as_fd())?;
         }
+        let element = self.returned;
+        self.returned += 1;
+        // SAFETY: `element` is less than `copied`, the number of elements that the kernel wrote.
+        Ok(Some(unsafe { (self.keys[element].assume_init_ref(), self.values[element].assume_init_ref()) }))
+    }
+
+    /// Copies the next batch.
+    fn read_batch(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
+        let mut next = 0_u32;
+        let mut attributes = BatchAttributes {
+            in_batch: self.token.as_ref().map_or(0, |token| ptr::from_ref(token) as u64),
+            out_batch: &raw mut next as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: self.keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        let result = bpf_call(BpfCommand::LookupBatch, &mut attributes);
+        let error = result.err().and_then(|error| error.raw_os_error());
+        match error {
+            None | Some(libc::ENOENT | libc::ENOSPC) => {}
+            Some(libc::EINTR | libc::EAGAIN) => return Ok(()),
+            Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+        }
+        (self.copied, self.returned) = ((attributes.count as usize).min(self.keys.len()), 0);
+        self.token = Some(next);
+        match error {
+            Some(libc::ENOENT) => self.complete = true,
+            // The next bucket has more elements than the buffer; none was copied.
+            Some(_) => self.resize(self.keys.len() * 2),
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -108,15 +130,15 @@ impl<K: Element, V: Element> Walker<K, V> {
 ///
 /// Linux before 5.14 has no such command for hash maps. There, a packet between the read and the delete is
 /// lost to the flow.
-pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+pub(crate) fn remove<K: MapElement, V: MapElement>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
     /// ENOTSUPP, which is not an error number of user space. Yet the kernel returns it here.
     const ENOTSUPP: i32 = 524;
     let map = map.as_fd();
-    match element(Command::LookupAndDeleteElement, map, key) {
+    match run_on_element(BpfCommand::LookupAndDeleteElement, map, key) {
         Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EOPNOTSUPP | libc::EINVAL)) => {
-            let value = element(Command::LookupElement, map, key)?;
+            let value = run_on_element(BpfCommand::LookupElement, map, key)?;
             if value.is_some() {
-                element::<K, V>(Command::DeleteElement, map, key)?;
+                run_on_element::<K, V>(BpfCommand::DeleteElement, map, key)?;
             }
             Ok(value)
         }
@@ -125,36 +147,40 @@ pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Resul
 }
 
 /// Returns the value of a key of a hash map; `None` if it is not there.
-pub(crate) fn get<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
-    element(Command::LookupElement, map.as_fd(), key)
+pub(crate) fn lookup<K: MapElement, V: MapElement>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+    run_on_element(BpfCommand::LookupElement, map.as_fd(), key)
 }
 
 /// Deletes a key of a hash map, if it is there.
-pub(super) fn delete<K: Element>(map: impl AsFd, key: &K) -> io::Result<()> {
+pub(super) fn delete<K: MapElement>(map: impl AsFd, key: &K) -> io::Result<()> {
     // The command takes no value: a word stands for one.
-    element::<K, mailflow_common::Removal>(Command::DeleteElement, map.as_fd(), key).map(drop)
+    run_on_element::<K, mailflow_common::Removal>(BpfCommand::DeleteElement, map.as_fd(), key).map(drop)
 }
 
 /// Runs a command on one element; `None` if it is not there.
-fn element<K: Element, V: Element>(command: Command, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+fn run_on_element<K: MapElement, V: MapElement>(
+    command: BpfCommand,
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::zeroed();
     let mut attributes = ElementAttributes {
         map_fd: map.as_raw_fd() as u32,
         padding: 0,
         key: ptr::from_ref(key) as u64,
         // The kernel refuses attributes that a command does not know.
-        value: if matches!(command, Command::DeleteElement) { 0 } else { value.as_mut_ptr() as u64 },
+        value: if matches!(command, BpfCommand::DeleteElement) { 0 } else { value.as_mut_ptr() as u64 },
         flags: 0,
     };
-    match bpf(command, &mut attributes) {
-        // SAFETY: all bits are valid for an `Element`: zeros, or what the kernel wrote over them.
+    match bpf_call(command, &mut attributes) {
+        // SAFETY: all bits are valid for a `MapElement`: zeros, or what the kernel wrote over them.
         Ok(()) => Ok(Some(unsafe { value.assume_init() })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn bpf<A>(command: Command, attributes: &mut A) -> io::Result<()> {
+fn bpf_call<A>(command: BpfCommand, attributes: &mut A) -> io::Result<()> {
     // SAFETY: the attributes are the command's, and every address in them points to memory of the
     // size the kernel reads or writes, alive through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, attributes, size_of::<A>()) };

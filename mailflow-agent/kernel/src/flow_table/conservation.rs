@@ -11,7 +11,7 @@ use mailflow_engine::{
 
 /// Packets and bytes of both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
+pub struct TrafficSum {
     /// Client to server.
     pub up: CounterDelta,
     /// Server to client.
@@ -20,135 +20,142 @@ pub struct Sum {
 
 /// Location of the packets that the program has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct PacketAudit {
     /// Number of flows in the table.
     pub flows: u64,
     /// Counts of those flows.
-    pub live: Sum,
+    pub active: TrafficSum,
     /// Counts of superseded and evicted flows.
-    pub retired: Sum,
+    pub ended: TrafficSum,
     /// Number of sources in the overflow map.
     pub sources: u64,
     /// Counts of those sources, with evicted ones.
-    pub overflow: Sum,
+    pub overflow: TrafficSum,
     /// Counts of evicted sources.
-    overflow_taken: Sum,
+    evicted_overflow: TrafficSum,
 }
 
 /// Packets and bytes that are missing (positive) or too many (negative).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
+pub struct ConservationDifference {
     /// Packets, for each direction.
     pub packets: [i64; 2],
     /// IP bytes, for each direction.
     pub bytes: [i64; 2],
 }
 
-impl Held {
+impl PacketAudit {
     /// Begins a scan of the table.
-    pub(crate) fn begin(&mut self) {
-        (self.flows, self.live) = (0, Sum::default());
+    pub(crate) fn begin_scan(&mut self) {
+        (self.flows, self.active) = (0, TrafficSum::default());
     }
 
     /// Adds an entry of the table, and its part that belongs to superseded flows.
-    pub(crate) fn live(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
+    pub(crate) fn add_active(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
         self.flows += 1;
-        self.live.add(&Sum::of(counters));
+        self.active.add(&TrafficSum::of(counters));
         if let Some(base) = base {
-            self.live.subtract(&Sum::of(base));
+            self.active.subtract(&TrafficSum::of(base));
         }
     }
 
     /// Adds a superseded flow, and the part of its entry that belongs to flows before it.
-    pub(super) fn finish(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
-        self.retired.add(&Sum::of(counters));
+    pub(super) fn add_superseded(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
+        self.ended.add(&TrafficSum::of(counters));
         if let Some(base) = base {
-            self.retired.subtract(&Sum::of(base));
+            self.ended.subtract(&TrafficSum::of(base));
         }
     }
 
     /// Adds an evicted flow.
-    pub(crate) fn remove(&mut self, flow: &Flow) {
-        let sum = Sum { up: gain(&flow.up), down: gain(&flow.down) };
+    pub(crate) fn add_evicted(&mut self, flow: &Flow) {
+        let sum = TrafficSum { up: gain(&flow.up), down: gain(&flow.down) };
         self.flows = self.flows.saturating_sub(1);
-        self.live.subtract(&sum);
-        self.retired.add(&sum);
+        self.active.subtract(&sum);
+        self.ended.add(&sum);
     }
 
     /// Adds packets that were in progress with a flow at its eviction.
-    pub(crate) fn late(&mut self, late: &Sum) {
-        self.retired.add(late);
+    pub(crate) fn add_late(&mut self, late: &TrafficSum) {
+        self.ended.add(late);
     }
 
     /// Sets the counts of the overflow map.
-    pub(crate) fn spilled(&mut self, spilled: &[SourceOverflow]) {
+    pub(crate) fn set_overflow(&mut self, sources: &[SourceOverflow]) {
         self.sources = 0;
-        self.overflow = Sum::default();
-        for spill in spilled {
-            let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
-            if spill.is_final {
-                self.overflow_taken.add(&sum);
+        self.overflow = TrafficSum::default();
+        for source in sources {
+            let sum = TrafficSum { up: gain(&source.up), down: gain(&source.down) };
+            if source.is_final {
+                self.evicted_overflow.add(&sum);
             } else {
                 self.sources += 1;
                 self.overflow.add(&sum);
             }
         }
-        self.overflow.add(&self.overflow_taken);
+        self.overflow.add(&self.evicted_overflow);
     }
 
     /// Adds an evicted source.
-    pub(crate) fn overflow_taken(&self) -> &Sum {
-        &self.overflow_taken
+    pub(crate) fn evicted_overflow(&self) -> &TrafficSum {
+        &self.evicted_overflow
     }
 
     /// Continues from the counts of an earlier agent.
-    pub(crate) fn resume(&mut self, retired: Sum, overflow_taken: Sum) {
-        *self = Self { retired, overflow: overflow_taken, overflow_taken, ..Self::default() };
+    pub(crate) fn restore(&mut self, ended: TrafficSum, evicted_overflow: TrafficSum) {
+        *self = Self { ended, overflow: evicted_overflow, evicted_overflow, ..Self::default() };
     }
 
     /// Adds a flow that is in no table any more.
-    pub(crate) fn retire(&mut self, flow: &Flow) {
-        self.retired.add(&Sum { up: gain(&flow.up), down: gain(&flow.down) });
+    pub(crate) fn add_ended(&mut self, flow: &Flow) {
+        self.ended.add(&TrafficSum { up: gain(&flow.up), down: gain(&flow.down) });
     }
 
     /// Adds a source that is in no table any more.
-    pub(crate) fn retire_spill(&mut self, spill: &SourceOverflow) {
-        let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
-        self.overflow_taken.add(&sum);
+    pub(crate) fn add_ended_source(&mut self, source: &SourceOverflow) {
+        let sum = TrafficSum { up: gain(&source.up), down: gain(&source.down) };
+        self.evicted_overflow.add(&sum);
         self.overflow.add(&sum);
     }
 
     /// Returns the difference between the counts of the program and their locations. Packets are counted
     /// during the scan: `before` are the totals before it, `after` those after it, and counts between the two
     /// are no difference.
-    pub fn difference(&self, before: &Totals, after: &Totals) -> Difference {
-        let mut sum = self.live;
-        sum.add(&self.retired);
+    pub fn difference(&self, before: &Totals, after: &Totals) -> ConservationDifference {
+        let mut sum = self.active;
+        sum.add(&self.ended);
         sum.add(&self.overflow);
-        let up = beyond(sum.up, [&before.up, &after.up], &after.unattributed_up);
-        let down = beyond(sum.down, [&before.down, &after.down], &after.unattributed_down);
-        Difference { packets: [up.0, down.0], bytes: [up.1, down.1] }
+        let up = outside_bounds(sum.up, [&before.up, &after.up], &after.unattributed_up);
+        let down = outside_bounds(sum.down, [&before.down, &after.down], &after.unattributed_down);
+        ConservationDifference { packets: [up.0, down.0], bytes: [up.1, down.1] }
     }
 }
 
-/// Returns by how many packets and bytes `held` and `unattributed` are outside of the bounds.
-fn beyond(held: CounterDelta, counted: [&DirectionTotals; 2], unattributed: &DirectionTotals) -> (i64, i64) {
-    let outside = |held: u64, [least, most]: [u64; 2]| {
+/// Returns by how many packets and bytes `located` and `unattributed` are outside of the bounds.
+fn outside_bounds(
+    located: CounterDelta,
+    counted: [&DirectionTotals; 2],
+    unattributed: &DirectionTotals,
+) -> (i64, i64) {
+    let distance_outside = |located: u64, [lower, upper]: [u64; 2]| {
         let distance = |from: u64, to: u64| i64::try_from(from.abs_diff(to)).unwrap_or(i64::MAX);
-        if held < least {
-            distance(held, least)
-        } else if held > most {
-            -distance(held, most)
+        if located < lower {
+            distance(located, lower)
+        } else if located > upper {
+            -distance(located, upper)
         } else {
             0
         }
     };
-    let packets = held.packets.wrapping_add(unattributed.packets);
-    let bytes = held.bytes.wrapping_add(unattributed.bytes);
-    (outside(packets, counted.map(|total| total.packets)), outside(bytes, counted.map(|total| total.bytes)))
+    let packets = located.packets.wrapping_add(unattributed.packets);
+    let bytes = located.bytes.wrapping_add(unattributed.bytes);
+    (
+        distance_outside(packets, counted.map(|total| total.packets)),
+        distance_outside(bytes, counted.map(|total| total.bytes)),
+    )
 }
 
-impl Sum {
+impl TrafficSum {
     /// Returns the counts of an entry.
     pub(crate) fn of(counters: &FlowCounters) -> Self {
         let [up, down] = [&counters.up, &counters.down]
@@ -157,16 +164,16 @@ impl Sum {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
-            mine.packets = mine.packets.wrapping_add(theirs.packets);
-            mine.bytes = mine.bytes.wrapping_add(theirs.bytes);
+        for (own, added) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
+            own.packets = own.packets.wrapping_add(added.packets);
+            own.bytes = own.bytes.wrapping_add(added.bytes);
         }
     }
 
     pub(super) fn subtract(&mut self, other: &Self) {
-        for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
-            mine.packets = mine.packets.wrapping_sub(theirs.packets);
-            mine.bytes = mine.bytes.wrapping_sub(theirs.bytes);
+        for (own, subtracted) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
+            own.packets = own.packets.wrapping_sub(subtracted.packets);
+            own.bytes = own.bytes.wrapping_sub(subtracted.bytes);
         }
     }
 }
@@ -185,13 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_lies_outside_of_what_was_counted_is_a_difference() {
+    fn counts_outside_of_the_bounds_are_a_difference() {
         let up = CounterDelta { packets: 10, bytes: 1_000 };
-        let held = Held { live: Sum { up, ..Sum::default() }, ..Held::default() };
-        let packets = |before, after| held.difference(&counted(before, 0), &counted(after, 0)).packets[0];
+        let located =
+            PacketAudit { active: TrafficSum { up, ..TrafficSum::default() }, ..PacketAudit::default() };
+        let packets = |before, after| located.difference(&counted(before, 0), &counted(after, 0)).packets[0];
         assert_eq!((packets(10, 10), packets(8, 12)), (0, 0));
         assert_eq!((packets(11, 12), packets(8, 9)), (1, -1));
-        assert_eq!(held.difference(&counted(12, 2), &counted(12, 2)), Difference::default());
-        assert_eq!(held.difference(&counted(13, 2), &counted(13, 2)).bytes, [100, 0]);
+        assert_eq!(located.difference(&counted(12, 2), &counted(12, 2)), ConservationDifference::default());
+        assert_eq!(located.difference(&counted(13, 2), &counted(13, 2)).bytes, [100, 0]);
     }
 }

@@ -6,69 +6,69 @@ use mailflow_common::{FlowKey, SourceOverflowKey};
 ///
 /// # Safety
 /// Every bit pattern is a value, there is no padding, and the map's element size is `size_of` it.
-pub(crate) unsafe trait Element: Copy {}
+pub(crate) unsafe trait MapElement: Copy {}
 
 // SAFETY: words and arrays of words, in #[repr(C)] without padding; the sizes are pinned in
 // mailflow-common and are those of the map's definition.
-unsafe impl Element for mailflow_common::FlowKey {}
-// SAFETY: as above, though it is a part of a map's.
-unsafe impl Element for mailflow_common::BucketSlot {}
+unsafe impl MapElement for mailflow_common::FlowKey {}
+// SAFETY: as above; it is a part of a map's value.
+unsafe impl MapElement for mailflow_common::BucketSlot {}
 // SAFETY: words of any value.
-unsafe impl Element for u64 {}
+unsafe impl MapElement for u64 {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::FlowCounters {}
+unsafe impl MapElement for mailflow_common::FlowCounters {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::SupersededKey {}
+unsafe impl MapElement for mailflow_common::SupersededKey {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::SourceOverflowKey {}
+unsafe impl MapElement for mailflow_common::SourceOverflowKey {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::SourceOverflowCounters {}
-// SAFETY: as above, though it is no map's.
-unsafe impl Element for mailflow_common::Removal {}
+unsafe impl MapElement for mailflow_common::SourceOverflowCounters {}
+// SAFETY: as above; it is in the buffers of a program run, and in no map.
+unsafe impl MapElement for mailflow_common::Removal {}
 
 /// Returns the bytes of elements.
-pub(crate) fn bytes<E: Element>(elements: &[E]) -> &[u8] {
+pub(crate) fn bytes<E: MapElement>(elements: &[E]) -> &[u8] {
     // SAFETY: no padding, so that every byte is initialised; the length is that of the slice.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
 /// Returns the bytes of elements, for writing.
-pub(crate) fn bytes_mut<E: Element>(elements: &mut [E]) -> &mut [u8] {
-    // SAFETY: as above, and whatever is written is valid.
+pub(crate) fn bytes_mut<E: MapElement>(elements: &mut [E]) -> &mut [u8] {
+    // SAFETY: as above; every written bit pattern is valid.
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 
 /// Returns the bytes of a key or value.
-pub(crate) fn pack<E: Element>(element: &E) -> Vec<u8> {
+pub(crate) fn to_bytes<E: MapElement>(element: &E) -> Vec<u8> {
     bytes(std::slice::from_ref(element)).to_vec()
 }
 
 /// Reads a key or value from its bytes; `None` if their number is wrong.
-pub(crate) fn unpack<E: Element + Default>(bytes: &[u8]) -> Option<E> {
+pub(crate) fn from_bytes<E: MapElement + Default>(bytes: &[u8]) -> Option<E> {
     let mut element = E::default();
-    let room = bytes_mut(std::slice::from_mut(&mut element));
-    (room.len() == bytes.len()).then(|| room.copy_from_slice(bytes))?;
+    let target = bytes_mut(std::slice::from_mut(&mut element));
+    (target.len() == bytes.len()).then(|| target.copy_from_slice(bytes))?;
     Some(element)
 }
 
 /// Returns a flow key as bytes, for files.
-pub fn key_bytes(key: &FlowKey) -> &[u8] {
+pub fn flow_key_bytes(key: &FlowKey) -> &[u8] {
     bytes(std::slice::from_ref(key))
 }
 
 /// Reads a flow key from its bytes.
-pub fn unpack_key(bytes: &[u8]) -> Option<FlowKey> {
-    unpack(bytes)
+pub fn parse_flow_key(bytes: &[u8]) -> Option<FlowKey> {
+    from_bytes(bytes)
 }
 
 /// Returns the key of a source in the overflow map as bytes, for files.
-pub fn pack_spill_key(key: &SourceOverflowKey) -> Vec<u8> {
-    pack(key)
+pub fn source_key_bytes(key: &SourceOverflowKey) -> Vec<u8> {
+    to_bytes(key)
 }
 
 /// Reads the key of a source in the overflow map from its bytes.
-pub fn unpack_spill_key(bytes: &[u8]) -> Option<SourceOverflowKey> {
-    unpack(bytes)
+pub fn parse_source_key(bytes: &[u8]) -> Option<SourceOverflowKey> {
+    from_bytes(bytes)
 }
 
 #[cfg(test)]
@@ -76,9 +76,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_back_from_bytes() {
+    fn keys_round_trip_through_bytes() {
         let key = FlowKey { client_port: 7, server_port: 25, ..FlowKey::default() };
-        assert_eq!(unpack_key(key_bytes(&key)), Some(key));
-        assert_eq!(unpack_key(&[0; 39]), None);
+        assert_eq!(parse_flow_key(flow_key_bytes(&key)), Some(key));
+        assert_eq!(parse_flow_key(&[0; 39]), None);
     }
 }

@@ -3,66 +3,71 @@
 use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{Removal, removal_outcome};
 
-use super::{buckets::Taken, element, reader::Book};
+use super::{buckets::SlotEviction, element, reader::ReaderState};
 use crate::{
     error::KernelError,
-    program::load::{Loaded, REMOVE},
+    program::load::{EVICT_PROGRAM, Loaded},
 };
 use mailflow_engine::flow::{EvictOutcome, Flow};
 
 /// Evicts flows, each only if it has not changed since it was read. `counting`: packets are counted at the
 /// same time.
-pub(crate) fn remove(
+pub(crate) fn evict_flows(
     loaded: &Loaded,
-    book: &mut Book,
+    state: &mut ReaderState,
     flows: &[Flow],
     counting: bool,
 ) -> Result<Vec<EvictOutcome>, KernelError> {
-    if let Some(sets) = &loaded.sets {
-        book.held.late(&sets.free(counting));
+    if let Some(buckets) = &loaded.buckets {
+        state.audit.add_late(&buckets.free_tombstones(counting));
     }
-    let mut fates = Vec::with_capacity(flows.len());
-    let mut asked = Vec::new();
-    for (number, flow) in flows.iter().enumerate() {
-        // An entry of the tuple would be another flow's.
-        let fate = if book.carried.is_over(flow) {
+    let mut outcomes = Vec::with_capacity(flows.len());
+    let mut fallback = Vec::new();
+    for (index, flow) in flows.iter().enumerate() {
+        // An entry of its 5-tuple would belong to another flow.
+        let outcome = if state.migrated.has_ended(flow) {
             EvictOutcome::Missing
         } else {
-            let packets = book.packets(flow);
-            match loaded.sets.as_ref().map_or(Taken::Absent, |sets| sets.take(&flow.key, packets)) {
-                Taken::Out => EvictOutcome::Evicted,
-                Taken::Lives => EvictOutcome::Changed,
-                Taken::Absent => {
-                    asked.push((number, Removal { flow: flow.key, packets, answer: removal_outcome::ASKED }));
+            let packets = state.entry_packets(flow);
+            match loaded
+                .buckets
+                .as_ref()
+                .map_or(SlotEviction::Missing, |buckets| buckets.evict(&flow.key, packets))
+            {
+                SlotEviction::Evicted => EvictOutcome::Evicted,
+                SlotEviction::Changed => EvictOutcome::Changed,
+                SlotEviction::Missing => {
+                    fallback
+                        .push((index, Removal { flow: flow.key, packets, answer: removal_outcome::ASKED }));
                     EvictOutcome::Changed
                 }
             }
         };
-        fates.push(fate);
+        outcomes.push(outcome);
     }
-    if let Some(sets) = &loaded.sets {
-        sets.mark();
+    if let Some(buckets) = &loaded.buckets {
+        buckets.stamp_tombstones();
     }
-    beside(loaded, &asked, &mut fates)?;
-    for (flow, fate) in flows.iter().zip(&fates) {
-        book.note(flow, *fate);
+    evict_from_fallback(loaded, &fallback, &mut outcomes)?;
+    for (flow, outcome) in flows.iter().zip(&outcomes) {
+        state.record_eviction(flow, *outcome);
     }
-    Ok(fates)
+    Ok(outcomes)
 }
 
 /// Evicts flows from the fallback map by a BPF program, each with its index among the outcomes.
-fn beside(
+fn evict_from_fallback(
     loaded: &Loaded,
-    asked: &[(usize, Removal)],
-    fates: &mut [EvictOutcome],
+    fallback: &[(usize, Removal)],
+    outcomes: &mut [EvictOutcome],
 ) -> Result<(), KernelError> {
-    let mut answered = [Removal::default(); removal_outcome::MOST];
-    for asked in asked.chunks(removal_outcome::MOST) {
-        let removals: Vec<Removal> = asked.iter().map(|(_, removal)| *removal).collect();
-        let answered = &mut answered[..asked.len()];
-        run(loaded, &removals, answered)?;
-        for ((number, _), answered) in asked.iter().zip(answered) {
-            fates[*number] = match answered.answer {
+    let mut answers = [Removal::default(); removal_outcome::MOST];
+    for batch in fallback.chunks(removal_outcome::MOST) {
+        let removals: Vec<Removal> = batch.iter().map(|(_, removal)| *removal).collect();
+        let answers = &mut answers[..batch.len()];
+        run_evict_program(loaded, &removals, answers)?;
+        for ((index, _), answer) in batch.iter().zip(answers) {
+            outcomes[*index] = match answer.answer {
                 removal_outcome::REMOVED => EvictOutcome::Evicted,
                 removal_outcome::ABSENT => EvictOutcome::Missing,
                 _ => EvictOutcome::Changed,
@@ -72,15 +77,19 @@ fn beside(
     Ok(())
 }
 
-fn run(loaded: &Loaded, asked: &[Removal], answered: &mut [Removal]) -> Result<(), KernelError> {
-    let Some(Program::Xdp(program)) = loaded.ebpf.program(REMOVE) else {
+fn run_evict_program(
+    loaded: &Loaded,
+    removals: &[Removal],
+    answers: &mut [Removal],
+) -> Result<(), KernelError> {
+    let Some(Program::Xdp(program)) = loaded.ebpf.program(EVICT_PROGRAM) else {
         return Err(KernelError::Missing("program that removes flows"));
     };
     let mut options = TestRunOptions::new();
-    options.data_in = Some(element::bytes(asked));
-    options.data_out = Some(element::bytes_mut(answered));
+    options.data_in = Some(element::bytes(removals));
+    options.data_out = Some(element::bytes_mut(answers));
     let result = program.test_run(options);
     result
         .map(drop)
-        .map_err(|error| KernelError::Program { program: REMOVE.to_owned(), source: Box::new(error) })
+        .map_err(|error| KernelError::Program { program: EVICT_PROGRAM.to_owned(), source: Box::new(error) })
 }

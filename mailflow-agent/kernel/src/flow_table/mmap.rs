@@ -10,27 +10,27 @@ use std::{
 use aya::maps::MapData;
 
 /// Elements of an array map as words. The program changes them at the same time.
-pub(super) struct Mapped {
+pub(super) struct MmapArray {
     start: ptr::NonNull<AtomicU64>,
     words: usize,
 }
 
 // SAFETY: the memory is this value's until it is dropped, and is only ever used by atomic operations.
-unsafe impl Send for Mapped {}
+unsafe impl Send for MmapArray {}
 
-impl Mapped {
+impl MmapArray {
     /// Maps all elements of an array map with `BPF_F_MMAPABLE`.
     pub(crate) fn new(array: &MapData, elements: u32, size: usize) -> io::Result<Self> {
-        Self::of(elements as usize * size, libc::MAP_SHARED, array.fd().as_fd().as_raw_fd())
+        Self::map(elements as usize * size, libc::MAP_SHARED, array.fd().as_fd().as_raw_fd())
     }
 
     /// Makes private memory, for tests.
     #[cfg(test)]
-    pub(crate) fn own(bytes: usize) -> io::Result<Self> {
-        Self::of(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    pub(crate) fn private(bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
     }
 
-    fn of(bytes: usize, flags: i32, descriptor: i32) -> io::Result<Self> {
+    fn map(bytes: usize, flags: i32, descriptor: i32) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a mapping of its own, at an address of the kernel's choice.
         let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, descriptor, 0) };
@@ -48,7 +48,7 @@ impl Mapped {
     }
 }
 
-impl Drop for Mapped {
+impl Drop for MmapArray {
     fn drop(&mut self) {
         // SAFETY: the mapping that `new` made, to which no reference is left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * size_of::<u64>()) };

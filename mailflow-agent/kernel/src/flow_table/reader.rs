@@ -4,81 +4,50 @@
 //! the map of superseded flows. The reader separates the flows again: a flow is what its entry gained since
 //! the flow before it.
 
-use std::{collections::HashMap, io, num::NonZeroU32};
+use std::{collections::HashMap, num::NonZeroU32, vec};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey,
+    BUCKET_SLOTS, DirectionCounters, Facts, FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey,
     SupersededKey, hook_orientation, seen, upgrade,
 };
 
 use super::{
-    batch::{self, Walker},
-    buckets::Sets,
-    clock::Ticks,
-    conservation::{Held, Sum},
-    element::pack,
+    batch::{self, MapCursor},
+    buckets::{BucketCursor, BucketTable},
+    conservation::{PacketAudit, TrafficSum},
+    element::bytes,
+    snapshot::Snapshot,
+    tick_clock::TickClock,
 };
 use crate::{
     error::KernelError,
-    options::SilenceLimits,
-    persist::migrated_flows::{Carried, less},
+    persist::migrated_flows::{MigratedFlows, subtract},
 };
 use mailflow_engine::{
     flow::SourceOverflow,
     flow::{DirectionStats, EvictOutcome, Flow, SupersededFlow},
+    settings::Timeouts,
     time::Time,
 };
 
-/// Flows of one batch: few enough for a cache of the CPU, with everything that is derived from them.
-const BATCH: usize = 256;
-
-/// Visitor of a scan, called in the order of these methods.
-pub trait Reader {
-    /// Visits superseded flows, in order for each 5-tuple.
-    fn finished(&mut self, finished: &[SupersededFlow]);
-
-    /// Visits flows in the table. Returns the flows to evict.
-    fn living(&mut self, flows: &[Flow]) -> &[Flow];
-
-    /// Receives the outcomes of the evictions, in their order, after each batch.
-    fn removed(&mut self, fates: &[EvictOutcome]);
-
-    /// Visits sources in the overflow map.
-    fn spilled(&mut self, spilled: &[SourceOverflow]);
-
-    /// Called before superseded flows and idle sources are deleted.
-    ///
-    /// # Errors
-    /// They cannot be stored, and stay in the maps.
-    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        let _ = taking;
-        Ok(())
-    }
-}
-
-/// Superseded flows and idle sources that are about to be deleted.
-#[derive(Clone, Copy, Debug)]
-pub enum Taking<'a> {
-    /// Superseded flows, each with the counts of its entry, for [`crate::Kernel::book_finished`].
-    Finished(&'a [(SupersededFlow, Vec<u8>)]),
-    /// Idle sources. [`Reader::spilled`] has received their counts.
-    Spilled(&'a [SourceOverflow]),
-}
+/// Largest number of flows of a batch: few enough for a cache of the CPU, with everything that is derived from
+/// them.
+const MAX_BATCH_FLOWS: usize = 256;
 
 /// Maps of a scan.
-pub(crate) struct Maps<'a> {
-    pub(crate) sets: Option<&'a Sets>,
+pub(crate) struct TableMaps<'a> {
+    pub(crate) buckets: Option<&'a BucketTable>,
     /// Fallback map.
-    pub(crate) flows: &'a MapData,
-    pub(crate) retired: &'a MapData,
+    pub(crate) fallback: &'a MapData,
+    pub(crate) superseded: &'a MapData,
     pub(crate) overflow: &'a MapData,
 }
 
 /// Clock context of a scan.
 #[derive(Clone, Copy)]
-pub(crate) struct Moment<'a> {
-    pub(crate) ticks: &'a Ticks,
+pub(crate) struct ScanClock {
+    pub(crate) ticks: TickClock,
     pub(crate) now: Time,
     /// Tick at that time.
     pub(crate) tick: u64,
@@ -87,306 +56,446 @@ pub(crate) struct Moment<'a> {
     pub(crate) horizon: u64,
 }
 
+/// Superseded flows in the map, to be deleted from it.
+#[must_use = "the scan ends unless they are deleted"]
+pub struct PendingSuperseded {
+    /// In order for each 5-tuple.
+    flows: Vec<SupersededFlow>,
+    /// Key and counters of each flow in the map.
+    entries: Vec<(SupersededKey, FlowCounters)>,
+}
+
+/// Sources in the overflow map, of which the idle ones are to be deleted.
+#[must_use = "the idle sources stay in the map unless they are deleted"]
+pub struct PendingOverflow {
+    sources: Vec<SourceOverflow>,
+    /// Index of each idle source.
+    idle: Vec<usize>,
+}
+
+/// Step of a scan.
+pub(crate) enum ScanStep {
+    /// Superseded flows. The scan ends unless they are deleted.
+    Superseded(PendingSuperseded),
+    /// Flows in the table: [`FlowReader::batch`].
+    Active,
+    /// Sources in the overflow map.
+    Overflow(PendingOverflow),
+    /// End of the scan.
+    End,
+}
+
 /// State of the reader from one scan to the next.
-pub(crate) struct Table {
-    flows: Walker<FlowKey, FlowCounters>,
-    retired: Walker<SupersededKey, FlowCounters>,
-    overflow: Walker<SourceOverflowKey, SourceOverflowCounters>,
-    /// Idle timeouts. A source without packets is deleted after the timeout of an open flow.
-    limits: SilenceLimits,
-    book: Book,
+pub(crate) struct FlowReader {
+    fallback: MapCursor<FlowKey, FlowCounters>,
+    superseded: MapCursor<SupersededKey, FlowCounters>,
+    overflow: MapCursor<SourceOverflowKey, SourceOverflowCounters>,
+    stage: ScanStage,
+    /// Flows of the current batch. The buffer is reused from one batch to the next.
+    batch: Vec<Flow>,
+    /// Newest refusal of an eviction in this scan.
+    refusal: Option<KernelError>,
+    /// Idle timeouts, equal to those of the engine. A source without packets is deleted after the timeout of an
+    /// open flow.
+    timeouts: Timeouts,
+    state: ReaderState,
+}
+
+/// Stage of a scan, in order.
+enum ScanStage {
+    Superseded,
+    /// Entries of the fallback map.
+    Fallback {
+        /// Flows that have a slot in their bucket too ([`BucketTable::visit_next`]).
+        duplicates: Vec<FlowKey>,
+    },
+    Buckets(BucketCursor),
+    /// Migrated flows without an entry.
+    Migrated(vec::IntoIter<Flow>),
+    Overflow,
+    End,
 }
 
 /// State of the reader for the entries.
 #[derive(Default)]
-pub(crate) struct Book {
+pub(crate) struct ReaderState {
     /// Baselines: the counts of an entry at the start of its current flow, for reused 5-tuples.
-    pub(crate) bases: HashMap<FlowKey, FlowCounters>,
+    pub(crate) baselines: HashMap<FlowKey, FlowCounters>,
     /// Flows that were open when these maps replaced others.
-    pub(crate) carried: Carried,
+    pub(crate) migrated: MigratedFlows,
     /// Maps whose flows were migrated, by the kernel's number of their flow table.
-    pub(crate) read: Vec<u32>,
-    pub(crate) held: Held,
+    pub(crate) read_generations: Vec<u32>,
+    pub(crate) audit: PacketAudit,
 }
 
-/// Evicts flows, with an outcome for each.
-type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<EvictOutcome>, KernelError>;
+impl PendingSuperseded {
+    /// Returns each flow with the counts of its entry, for [`crate::Kernel::account_superseded`].
+    pub fn entries(&self) -> impl Iterator<Item = (&SupersededFlow, &[u8])> {
+        let counters = self.entries.iter().map(|(_, counters)| bytes(std::slice::from_ref(counters)));
+        self.flows.iter().zip(counters)
+    }
+}
 
-impl Table {
-    pub(crate) fn new(limits: SilenceLimits) -> Self {
+impl PendingOverflow {
+    /// Returns the idle sources, with their counts until now.
+    pub fn idle(&self) -> impl Iterator<Item = &SourceOverflow> {
+        self.idle.iter().map(|source| &self.sources[*source])
+    }
+}
+
+impl FlowReader {
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
         Self {
-            flows: Walker::new(),
-            retired: Walker::new(),
-            overflow: Walker::new(),
-            limits,
-            book: Book::default(),
+            fallback: MapCursor::new(),
+            superseded: MapCursor::new(),
+            overflow: MapCursor::new(),
+            stage: ScanStage::End,
+            batch: Vec::with_capacity(MAX_BATCH_FLOWS),
+            refusal: None,
+            timeouts,
+            state: ReaderState::default(),
         }
     }
 
-    /// Counts by location at the last scan, less what was evicted since.
-    pub(crate) fn held(&self) -> &Held {
-        &self.book.held
+    /// Returns the counts by location at the last scan, less what was evicted since.
+    pub(crate) fn audit(&self) -> &PacketAudit {
+        &self.state.audit
     }
 
-    /// Sets the idle timeouts.
-    pub(crate) fn set_limits(&mut self, limits: SilenceLimits) {
-        self.limits = limits;
+    /// Sets the timeouts.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
-    /// Scans all maps.
-    pub(crate) fn read(
-        &mut self,
-        maps: &Maps<'_>,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-        remove: Remove<'_>,
-    ) -> Result<(), KernelError> {
-        let finished = self.finished(maps.retired, moment, reader)?;
-        if !finished.is_empty() {
-            reader.finished(&finished);
-        }
-        self.living(maps, moment, reader, remove)?;
-        self.spilled(maps.overflow, moment, reader)
+    /// Returns the timeouts.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
-    /// Reads and deletes the superseded flows.
-    fn finished(
-        &mut self,
-        retired: &MapData,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-    ) -> Result<Vec<SupersededFlow>, KernelError> {
-        let mut ended: Vec<(SupersededKey, FlowCounters)> = Vec::new();
-        self.retired
-            .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
-            .map_err(KernelError::Table)?;
-        if ended.is_empty() {
-            return Ok(Vec::new());
-        }
-        ended.sort_unstable_by_key(|(key, _)| key.first);
-        // Nothing of it is booked before it is gone from the table.
-        let mut bases = self.book.bases.clone();
-        let mut held = self.book.held;
-        let (carried, limits) = (&mut self.book.carried, &self.limits);
-        let finished = ended.iter().map(|(key, counters)| {
-            let base = bases.insert(key.flow, *counters);
-            held.finish(counters, base.as_ref());
-            let flow = flow(&key.flow, counters, base.as_ref(), moment);
-            let finished = SupersededFlow {
-                // Of an entry's flows the first may have begun elsewhere.
-                flow: if base.is_none() { carried.join(flow, limits) } else { flow },
-                // Where a living flow has its mark, a finished one has when the next began.
-                superseded_at: moment.ticks.time_of_word(counters.mark, moment.tick),
-            };
-            (finished, pack(counters))
-        });
-        let finished: Vec<_> = finished.collect();
-        reader.taking(Taking::Finished(&finished)).map_err(KernelError::Table)?;
-        // An entry never changes once it is there.
-        for (key, _) in &ended {
-            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
-        }
-        (self.book.bases, self.book.held) = (bases, held);
-        for (finished, _) in &finished {
-            self.book.carried.take(&finished.flow);
-        }
-        Ok(finished.into_iter().map(|(finished, _)| finished).collect())
+    /// Returns the state of the reader for the entries.
+    pub(crate) fn state(&self) -> &ReaderState {
+        &self.state
     }
 
-    fn living(
-        &mut self,
-        maps: &Maps<'_>,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-        remove: Remove<'_>,
-    ) -> Result<(), KernelError> {
-        let mut living = Vec::with_capacity(BATCH);
-        let mut refused = None;
-        let (book, limits) = (&mut self.book, &self.limits);
-        book.held.begin();
-        book.carried.begin();
-        let mut visit = |key: &FlowKey, counters: &FlowCounters| {
-            book.enter(&mut living, key, counters, moment, limits);
-            if living.len() == BATCH {
-                refused = hand_over(&living, book, reader, remove).err().or(refused.take());
-                living.clear();
+    /// Returns the state of the reader for the entries, for changes.
+    pub(crate) fn state_mut(&mut self) -> &mut ReaderState {
+        &mut self.state
+    }
+
+    /// Begins a scan.
+    pub(crate) fn begin(&mut self) {
+        (self.stage, self.refusal) = (ScanStage::Superseded, None);
+    }
+
+    /// Reads the next step of the scan: superseded flows, then batches of flows in the table, then sources. A
+    /// step without flows or sources is left out.
+    pub(crate) fn next(&mut self, maps: &TableMaps<'_>, clock: ScanClock) -> Result<ScanStep, KernelError> {
+        if matches!(self.stage, ScanStage::Superseded) {
+            self.stage = ScanStage::End;
+            let superseded = self.read_superseded(maps.superseded, clock)?;
+            if !superseded.flows.is_empty() {
+                return Ok(ScanStep::Superseded(superseded));
             }
-        };
-        let mut twins = Vec::new();
-        let beside = |key: &FlowKey, counters: &FlowCounters| {
-            // One that lies there and in its set: see `Sets::walk`.
-            if maps.sets.is_some_and(|sets| sets.has(key)) {
-                twins.push(*key);
-            } else {
-                visit(key, counters);
+            self.begin_flows();
+        }
+        self.fill(maps, clock)?;
+        if !self.batch.is_empty() {
+            return Ok(ScanStep::Active);
+        }
+        if matches!(self.stage, ScanStage::Overflow) {
+            self.stage = ScanStage::End;
+            if let Some(refusal) = self.refusal.take() {
+                return Err(refusal);
             }
-        };
-        self.flows.walk(maps.flows.fd(), beside).map_err(KernelError::Table)?;
-        let mut apart = Sum::default();
-        if let Some(sets) = maps.sets {
-            for key in &twins {
-                let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
-                let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
-                if !sets.join(key, &counters) {
-                    apart.add(&Sum::of(&counters));
+            let overflow = self.read_overflow(maps.overflow, clock)?;
+            if !overflow.sources.is_empty() {
+                return Ok(ScanStep::Overflow(overflow));
+            }
+            self.state.audit.set_overflow(&[]);
+        }
+        Ok(ScanStep::End)
+    }
+
+    /// Returns the flows of the current batch.
+    pub(crate) fn batch(&self) -> &[Flow] {
+        &self.batch
+    }
+
+    /// Records that the kernel refused an eviction. The scan goes on, so that every flow is observed, and ends
+    /// with the refusal after the flows.
+    pub(crate) fn refuse(&mut self, refusal: KernelError) {
+        self.refusal = Some(refusal);
+    }
+
+    /// Returns the contents of all maps. Deletes superseded flows and idle sources.
+    pub(crate) fn snapshot(
+        &mut self,
+        maps: &TableMaps<'_>,
+        clock: ScanClock,
+    ) -> Result<Snapshot, KernelError> {
+        let mut snapshot = Snapshot::default();
+        self.begin();
+        loop {
+            match self.next(maps, clock)? {
+                ScanStep::Superseded(flows) => {
+                    snapshot.superseded = self.delete_superseded(maps.superseded, flows)?
                 }
+                ScanStep::Active => snapshot.flows.extend_from_slice(&self.batch),
+                ScanStep::Overflow(sources) => {
+                    snapshot.overflow = self.delete_idle_sources(maps.overflow, sources, clock)?;
+                }
+                ScanStep::End => return Ok(snapshot),
             }
-            apart.add(&sets.walk(&mut visit));
         }
-        book.held.late(&apart);
-        living.extend(book.carried.alone().cloned());
-        for part in living.chunks(BATCH) {
-            refused = hand_over(part, book, reader, remove).err().or(refused);
-        }
-        refused.map_or(Ok(()), Err)
     }
 
-    /// Reads the overflow map, and deletes idle sources.
-    fn spilled(
+    /// Reads the superseded flows.
+    fn read_superseded(
         &mut self,
-        overflow: &MapData,
-        moment: Moment<'_>,
-        reader: &mut dyn Reader,
-    ) -> Result<(), KernelError> {
-        let mut spilled = Vec::new();
-        self.overflow
-            .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
-            .map_err(KernelError::Table)?;
-        let silent =
-            |seen: &SourceOverflow| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
-        let over: Vec<SourceOverflow> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
-        if !over.is_empty() {
-            reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
+        superseded: &MapData,
+        clock: ScanClock,
+    ) -> Result<PendingSuperseded, KernelError> {
+        let mut entries: Vec<(SupersededKey, FlowCounters)> = Vec::new();
+        self.superseded.rewind();
+        while let Some((key, counters)) =
+            self.superseded.next(superseded.fd()).map_err(KernelError::FlowTable)?
+        {
+            entries.push((*key, *counters));
         }
-        for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
-            if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
-                *seen = SourceOverflow { is_final: true, ..spill(&seen.key, &counters, moment) };
-            }
+        entries.sort_unstable_by_key(|(key, _)| key.first);
+        // The reader keeps its baselines until the entries are deleted: a refused deletion changes no count.
+        let mut baselines: HashMap<FlowKey, &FlowCounters> = HashMap::new();
+        let mut flows = Vec::with_capacity(entries.len());
+        for (key, counters) in &entries {
+            let baseline =
+                baselines.insert(key.flow, counters).or_else(|| self.state.baselines.get(&key.flow));
+            let flow = flow(&key.flow, counters, baseline, clock);
+            flows.push(SupersededFlow {
+                // The first flow of an entry may continue a migrated flow.
+                flow: if baseline.is_none() {
+                    self.state.migrated.merge_entry(flow, &self.timeouts)
+                } else {
+                    flow
+                },
+                // In a superseded flow this field is the start of the next flow.
+                superseded_at: clock.ticks.time_of_word(counters.mark, clock.tick),
+            });
         }
-        self.book.held.spilled(&spilled);
-        if !spilled.is_empty() {
-            reader.spilled(&spilled);
+        Ok(PendingSuperseded { flows, entries })
+    }
+
+    /// Deletes superseded flows, and accounts for them. Returns the flows.
+    pub(crate) fn delete_superseded(
+        &mut self,
+        superseded: &MapData,
+        PendingSuperseded { flows, entries }: PendingSuperseded,
+    ) -> Result<Vec<SupersededFlow>, KernelError> {
+        // The program never changes an entry of this map.
+        for (key, _) in &entries {
+            batch::delete(superseded.fd(), key).map_err(KernelError::FlowTable)?;
+        }
+        for (key, counters) in &entries {
+            let baseline = self.state.baselines.insert(key.flow, *counters);
+            self.state.audit.add_superseded(counters, baseline.as_ref());
+        }
+        for flow in &flows {
+            self.state.migrated.remove(&flow.flow);
+        }
+        self.begin_flows();
+        Ok(flows)
+    }
+
+    /// Begins to read the flows in the table.
+    fn begin_flows(&mut self) {
+        self.state.audit.begin_scan();
+        self.state.migrated.begin_scan();
+        self.fallback.rewind();
+        self.stage = ScanStage::Fallback { duplicates: Vec::new() };
+    }
+
+    /// Fills the batch with the next flows of the table. Leaves it empty after the last flow.
+    fn fill(&mut self, maps: &TableMaps<'_>, clock: ScanClock) -> Result<(), KernelError> {
+        let Self { fallback, stage, batch, timeouts, state, .. } = self;
+        batch.clear();
+        // All flows of a bucket fit into the batch.
+        while batch.len() + BUCKET_SLOTS <= MAX_BATCH_FLOWS {
+            let next = match stage {
+                ScanStage::Fallback { duplicates } => {
+                    match fallback.next(maps.fallback.fd()).map_err(KernelError::FlowTable)? {
+                        Some((key, _)) if maps.buckets.is_some_and(|buckets| buckets.contains(key)) => {
+                            duplicates.push(*key);
+                            continue;
+                        }
+                        Some((key, counters)) => {
+                            state.add_entry(batch, key, counters, clock, timeouts);
+                            continue;
+                        }
+                        None => {
+                            let unmerged = merge_duplicates(maps, duplicates)?;
+                            ScanStage::Buckets(BucketCursor::new(unmerged))
+                        }
+                    }
+                }
+                ScanStage::Buckets(cursor) => {
+                    let mut add_entry = |key: &FlowKey, counters: &FlowCounters| {
+                        state.add_entry(batch, key, counters, clock, timeouts);
+                    };
+                    if maps.buckets.is_some_and(|buckets| buckets.visit_next(cursor, &mut add_entry)) {
+                        continue;
+                    }
+                    state.audit.add_late(&cursor.unmerged);
+                    ScanStage::Migrated(
+                        state.migrated.without_entry().cloned().collect::<Vec<_>>().into_iter(),
+                    )
+                }
+                ScanStage::Migrated(flows) => match flows.next() {
+                    Some(flow) => {
+                        batch.push(flow);
+                        continue;
+                    }
+                    None => ScanStage::Overflow,
+                },
+                ScanStage::Superseded | ScanStage::Overflow | ScanStage::End => break,
+            };
+            *stage = next;
         }
         Ok(())
     }
 
-    /// Returns the idle timeouts.
-    pub(crate) fn limits(&self) -> SilenceLimits {
-        self.limits
-    }
-
-    /// Returns the state of the reader for the entries.
-    pub(crate) fn book(&self) -> &Book {
-        &self.book
-    }
-
-    /// Returns the baselines, for changes.
-    pub(crate) fn book_mut(&mut self) -> &mut Book {
-        &mut self.book
-    }
-
-    /// Evicts flows outside of a scan.
-    pub(crate) fn remove(
+    /// Reads the sources in the overflow map.
+    fn read_overflow(
         &mut self,
-        flows: &[Flow],
-        remove: Remove<'_>,
-    ) -> Result<Vec<EvictOutcome>, KernelError> {
-        remove(&mut self.book, flows)
+        overflow: &MapData,
+        clock: ScanClock,
+    ) -> Result<PendingOverflow, KernelError> {
+        let mut sources = Vec::new();
+        self.overflow.rewind();
+        while let Some((key, counters)) = self.overflow.next(overflow.fd()).map_err(KernelError::FlowTable)? {
+            sources.push(source_overflow(key, counters, clock));
+        }
+        let is_idle = |source: &SourceOverflow| {
+            source.last().is_some_and(|last| last + self.timeouts.idle <= clock.now)
+        };
+        let idle =
+            (0..).zip(&sources).filter(|(_, source)| is_idle(source)).map(|(index, _)| index).collect();
+        Ok(PendingOverflow { sources, idle })
+    }
+
+    /// Deletes idle sources, and accounts for all sources. Returns all sources, with their last counts.
+    pub(crate) fn delete_idle_sources(
+        &mut self,
+        overflow: &MapData,
+        PendingOverflow { mut sources, idle }: PendingOverflow,
+        clock: ScanClock,
+    ) -> Result<Vec<SourceOverflow>, KernelError> {
+        for index in idle {
+            let source = &mut sources[index];
+            if let Some(counters) =
+                batch::remove(overflow.fd(), &source.key).map_err(KernelError::FlowTable)?
+            {
+                *source = SourceOverflow { is_final: true, ..source_overflow(&source.key, &counters, clock) };
+            }
+        }
+        self.state.audit.set_overflow(&sources);
+        Ok(sources)
     }
 }
 
-/// Visits a batch of live flows, and evicts those that the visitor returns.
-fn hand_over(
-    living: &[Flow],
-    book: &mut Book,
-    reader: &mut dyn Reader,
-    remove: Remove<'_>,
-) -> Result<(), KernelError> {
-    let ended = reader.living(living);
-    if ended.is_empty() {
-        return Ok(());
+/// Moves the counts of flows in the fallback map to the slots of these flows. Returns the counts of flows that
+/// have no slot any more.
+fn merge_duplicates(maps: &TableMaps<'_>, duplicates: &[FlowKey]) -> Result<TrafficSum, KernelError> {
+    let mut unmerged = TrafficSum::default();
+    let Some(buckets) = maps.buckets else { return Ok(unmerged) };
+    for key in duplicates {
+        let removed = batch::remove::<FlowKey, FlowCounters>(maps.fallback.fd(), key);
+        let Some(counters) = removed.map_err(KernelError::FlowTable)? else { continue };
+        if !buckets.merge_fallback(key, &counters) {
+            unmerged.add(&TrafficSum::of(&counters));
+        }
     }
-    let fates = remove(book, ended)?;
-    reader.removed(&fates);
-    Ok(())
+    Ok(unmerged)
 }
 
-impl Book {
+impl ReaderState {
     /// Adds the flow of an entry, unless it is being superseded at this moment.
-    fn enter(
+    fn add_entry(
         &mut self,
         living: &mut Vec<Flow>,
         key: &FlowKey,
         counters: &FlowCounters,
-        moment: Moment<'_>,
-        limits: &SilenceLimits,
+        clock: ScanClock,
+        timeouts: &Timeouts,
     ) {
-        let base = self.bases.get(key);
-        self.held.live(counters, base);
-        let unsettled = base.is_some_and(|base| base.first == counters.first);
-        if counters.first >= moment.horizon || unsettled {
-            return self.carried.pass(key);
+        let baseline = self.baselines.get(key);
+        self.audit.add_active(counters, baseline);
+        let unsettled = baseline.is_some_and(|baseline| baseline.first == counters.first);
+        if counters.first >= clock.horizon || unsettled {
+            return self.migrated.mark_found(key);
         }
-        living.push(flow(key, counters, base, moment));
-        if base.is_none()
-            && !self.carried.is_empty()
+        living.push(flow(key, counters, baseline, clock));
+        if baseline.is_none()
+            && !self.migrated.is_empty()
             && let Some(flow) = living.last_mut()
         {
-            *flow = self.carried.join(flow.clone(), limits);
+            *flow = self.migrated.merge_entry(flow.clone(), timeouts);
         }
     }
 
     /// Returns the packets of the entry of `flow`, including the flows before it.
-    pub(crate) fn packets(&self, flow: &Flow) -> u64 {
-        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
-        let part = self.carried.part(flow).map_or(0, |part| part.up.packets + part.down.packets);
-        base + flow.up.packets + flow.down.packets - part
+    pub(crate) fn entry_packets(&self, flow: &Flow) -> u64 {
+        let baseline = self
+            .baselines
+            .get(&flow.key)
+            .map_or(0, |baseline| baseline.up.packets() + baseline.down.packets());
+        let migrated_part =
+            self.migrated.migrated_part(flow).map_or(0, |part| part.up.packets + part.down.packets);
+        baseline + flow.up.packets + flow.down.packets - migrated_part
     }
 
     /// Records the outcome of an eviction.
-    pub(crate) fn note(&mut self, flow: &Flow, fate: EvictOutcome) {
-        if fate == EvictOutcome::Changed {
+    pub(crate) fn record_eviction(&mut self, flow: &Flow, outcome: EvictOutcome) {
+        if outcome == EvictOutcome::Changed {
             return;
         }
-        let over = self.carried.is_over(flow);
-        let part = self.carried.take(flow);
-        let own = part.map_or_else(|| flow.clone(), |part| less(flow, &part));
-        // One that had no entry is in no number of these tables.
-        if own.up.packets + own.down.packets > 0 && !over {
-            self.held.remove(&own);
-            self.bases.remove(&flow.key);
+        let ended = self.migrated.has_ended(flow);
+        let migrated_part = self.migrated.remove(flow);
+        let counted = migrated_part.map_or_else(|| flow.clone(), |part| subtract(flow, &part));
+        // A flow without an entry is in no count of these maps.
+        if counted.up.packets + counted.down.packets > 0 && !ended {
+            self.audit.add_evicted(&counted);
+            self.baselines.remove(&flow.key);
         }
     }
 }
 
 fn direction(
     counters: &DirectionCounters,
-    base: Option<&DirectionCounters>,
-    moment: Moment<'_>,
+    baseline: Option<&DirectionCounters>,
+    clock: ScanClock,
 ) -> DirectionStats {
-    let base = base.copied().unwrap_or_default();
-    let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
-    let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
-    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(base.bare_packets));
+    let baseline = baseline.copied().unwrap_or_default();
+    let data_packets = counters.data_packets.wrapping_sub(baseline.data_packets);
+    let data_bytes = counters.data_bytes.wrapping_sub(baseline.data_bytes);
+    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(baseline.bare_packets));
     DirectionStats {
         packets,
-        bytes: data_bytes + counters.bare_bytes.wrapping_sub(base.bare_bytes),
-        payload: counters.payload.wrapping_sub(base.payload),
+        bytes: data_bytes + counters.bare_bytes.wrapping_sub(baseline.bare_bytes),
+        payload: counters.payload.wrapping_sub(baseline.payload),
         data_packets,
         data_bytes,
-        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.tick)),
+        last: (packets != 0).then(|| clock.ticks.time_of_word(counters.last, clock.tick)),
     }
 }
 
 /// Returns a flow: the counts of its entry less those of the flows before it.
-fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment<'_>) -> Flow {
+fn flow(key: &FlowKey, counters: &FlowCounters, baseline: Option<&FlowCounters>, clock: ScanClock) -> Flow {
     Flow {
         key: *key,
-        up: direction(&counters.up, base.map(|base| &base.up), moment),
-        down: direction(&counters.down, base.map(|base| &base.down), moment),
-        first: moment.ticks.time(counters.first),
-        messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
-        rejected: counters.rejected.wrapping_sub(base.map_or(0, |base| base.rejected)),
+        up: direction(&counters.up, baseline.map(|baseline| &baseline.up), clock),
+        down: direction(&counters.down, baseline.map(|baseline| &baseline.down), clock),
+        first: clock.ticks.time_of(counters.first),
+        messages: counters.messages.wrapping_sub(baseline.map_or(0, |baseline| baseline.messages)),
+        rejected: counters.rejected.wrapping_sub(baseline.map_or(0, |baseline| baseline.rejected)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
         interface: NonZeroU32::new(counters.interface),
         facts: facts(counters.facts),
@@ -395,20 +504,24 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// Returns the facts without bits that only the program uses.
 fn facts(facts: Facts) -> Facts {
-    const KEPT: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
+    const RECORD_FACTS: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
     Facts {
         inspected: facts.inspected & !hook_orientation::BITS,
-        seen: facts.seen & KEPT,
+        seen: facts.seen & RECORD_FACTS,
         upgrade: facts.upgrade & upgrade::BITS,
         ..facts
     }
 }
 
-fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment<'_>) -> SourceOverflow {
+fn source_overflow(
+    key: &SourceOverflowKey,
+    counters: &SourceOverflowCounters,
+    clock: ScanClock,
+) -> SourceOverflow {
     SourceOverflow {
         key: *key,
-        up: direction(&counters.up, None, moment),
-        down: direction(&counters.down, None, moment),
+        up: direction(&counters.up, None, clock),
+        down: direction(&counters.down, None, clock),
         attempts: counters.syns,
         sessions: counters.syn_acks,
         is_final: false,

@@ -21,12 +21,12 @@ pub struct InsidePrefix {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Addresses of the machine.
-    pub own: HashSet<IpAddr>,
+    pub own_addresses: HashSet<IpAddr>,
     /// Networks behind `lan` interfaces, each once.
     pub inside: Vec<InsidePrefix>,
     /// `lan` interfaces with a default route, which look like the outside.
-    pub outward: Vec<String>,
-    /// `inside`, and the networks behind the interfaces of `outward`.
+    pub outward_interfaces: Vec<String>,
+    /// `inside`, and the networks behind the interfaces of `outward_interfaces`.
     all: Vec<InsidePrefix>,
 }
 
@@ -38,14 +38,14 @@ pub(crate) fn read<'a>(
     before: Option<&Addresses>,
 ) -> io::Result<Addresses> {
     let addresses = netlink::addresses()?;
-    let own = addresses.iter().map(|address| address.local).collect();
+    let own_addresses = addresses.iter().map(|address| address.local).collect();
     let (mut all, mut devices): (Vec<InsidePrefix>, _) = (Vec::new(), Vec::new());
     for (device, name) in inside {
         devices.push((device, name));
         for address in addresses.iter().filter(|address| address.device == device && address.global) {
             let (network, bits) = address.prefix;
             let Ok(prefix) = IpNet::new(network, bits) else { continue };
-            // An address of its own alone has no clients behind it.
+            // A prefix of one address, which is the machine's own, has no clients behind it.
             let alone = bits == prefix.max_prefix_len() && network == address.local;
             if alone || is_link_local(network) {
                 continue;
@@ -56,18 +56,18 @@ pub(crate) fn read<'a>(
             }
         }
     }
-    let outward: Vec<String> = match before.filter(|before| before.all == all) {
-        Some(before) => before.outward.clone(),
+    let outward_interfaces: Vec<String> = match before.filter(|before| before.all == all) {
+        Some(before) => before.outward_interfaces.clone(),
         None if devices.is_empty() => Vec::new(),
         None => {
-            let defaults = interface::default_devices();
-            let outward = devices.iter().filter(|(device, _)| defaults.contains(device));
-            outward.map(|(_, name)| (*name).to_owned()).collect()
+            let defaults = interface::default_route_devices();
+            let outward_interfaces = devices.iter().filter(|(device, _)| defaults.contains(device));
+            outward_interfaces.map(|(_, name)| (*name).to_owned()).collect()
         }
     };
-    // What is behind the outside is the Internet, which no list of networks covers.
-    let inside = all.iter().filter(|found| !outward.contains(&found.interface)).cloned().collect();
-    Ok(Addresses { own, inside, outward, all })
+    // Behind an interface with a default route is the Internet, which no list of networks covers.
+    let inside = all.iter().filter(|found| !outward_interfaces.contains(&found.interface)).cloned().collect();
+    Ok(Addresses { own_addresses, inside, outward_interfaces, all })
 }
 
 /// Addresses that no router forwards (RFC 3927, RFC 4291).
@@ -87,7 +87,7 @@ mod tests {
     };
 
     #[test]
-    fn networks_behind_inside_interfaces_are_found_and_others_are_not() {
+    fn only_networks_behind_lan_interfaces_are_found() {
         in_namespace(|| {
             for name in ["lan0", "wan0", "ppp0"] {
                 run(&format!("ip link add {name} type veth peer name p{name}"));
@@ -106,9 +106,9 @@ mod tests {
             let inside: Vec<_> =
                 found.inside.iter().map(|found| format!("{} {}", found.interface, found.prefix)).collect();
             assert_eq!(inside, ["lan0 10.20.0.0/24", "lan0 2001:db8:1::/64", "ppp0 203.0.113.7/32"]);
-            assert_eq!(found.outward, ["wan0"]);
+            assert_eq!(found.outward_interfaces, ["wan0"]);
             assert_eq!(read(devices.into_iter(), Some(&found)).unwrap(), found);
-            assert!(found.own.contains(&"198.51.100.2".parse().unwrap()), "{found:?}");
+            assert!(found.own_addresses.contains(&"198.51.100.2".parse().unwrap()), "{found:?}");
         });
     }
 }

@@ -11,12 +11,12 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 /// `r0 = 0; exit`, the same in both byte orders.
-const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-const LICENSE: &std::ffi::CStr = c"GPL";
+const PROBE_PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+const PROBE_LICENSE: &std::ffi::CStr = c"GPL";
 
 /// The first fields of `union bpf_attr` of the two commands; the rest is zero.
 #[repr(C, align(8))]
-struct Attributes {
+struct BpfAttributes {
     words: [u32; 4],
     license: u64,
     rest: [u64; 6],
@@ -24,21 +24,21 @@ struct Attributes {
 
 /// Reason why bpf(2) cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct BpfRefusal {
     /// Refused call.
-    pub what: &'static str,
+    pub call: &'static str,
     /// Error of the system.
     pub error: String,
     /// Likely cause.
     pub cause: String,
     /// A signal ends a process that calls bpf(2).
-    pub deadly: bool,
+    pub ends_process: bool,
 }
 
 /// Outcome of a call in a separate process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Done,
+enum CallOutcome {
+    Succeeded,
     Errno(i32),
     /// A signal ended the process: seccomp filters may do so.
     Killed(i32),
@@ -62,26 +62,26 @@ struct Conditions {
 ///
 /// # Errors
 /// The refused call, and the likely cause.
-pub fn try_bpf() -> Result<(), Refusal> {
+pub fn probe_bpf() -> Result<(), BpfRefusal> {
     if let Ok(version) = KernelVersion::running() {
         memory::lift_memory_limit(version);
     }
-    let map = Attributes { words: [BPF_MAP_TYPE_ARRAY, 4, 8, 1], license: 0, rest: [0; 6] };
-    let [low, high] = halves(PROGRAM.as_ptr() as u64);
-    let program = Attributes {
-        words: [BPF_PROG_TYPE_SCHED_CLS, PROGRAM.len() as u32, low, high],
-        license: LICENSE.as_ptr() as u64,
+    let map = BpfAttributes { words: [BPF_MAP_TYPE_ARRAY, 4, 8, 1], license: 0, rest: [0; 6] };
+    let [low, high] = halves(PROBE_PROGRAM.as_ptr() as u64);
+    let program = BpfAttributes {
+        words: [BPF_PROG_TYPE_SCHED_CLS, PROBE_PROGRAM.len() as u32, low, high],
+        license: PROBE_LICENSE.as_ptr() as u64,
         rest: [0; 6],
     };
-    for (what, command, attributes) in
+    for (call, command, attributes) in
         [("creating a map", BPF_MAP_CREATE, map), ("loading a program", BPF_PROG_LOAD, program)]
     {
-        let outcome = call_apart(command, &attributes);
+        let outcome = call_in_child(command, &attributes);
         let outcome =
-            outcome.unwrap_or_else(|error| Outcome::Errno(error.raw_os_error().unwrap_or(libc::EIO)));
-        if let Some((error, cause)) = explain(outcome, &Conditions::read()) {
-            let deadly = matches!(outcome, Outcome::Killed(_));
-            return Err(Refusal { what, error, cause, deadly });
+            outcome.unwrap_or_else(|error| CallOutcome::Errno(error.raw_os_error().unwrap_or(libc::EIO)));
+        if let Some((error, cause)) = likely_cause(outcome, &Conditions::read()) {
+            let ends_process = matches!(outcome, CallOutcome::Killed(_));
+            return Err(BpfRefusal { call, error, cause, ends_process });
         }
     }
     Ok(())
@@ -95,15 +95,15 @@ fn halves(word: u64) -> [u32; 2] {
 }
 
 /// Calls bpf(2) in a copy of this process.
-fn call_apart(command: libc::c_long, attributes: &Attributes) -> io::Result<Outcome> {
-    // SAFETY: the copy makes system calls alone, takes no lock, and ends. What the calls read lives in it too.
+fn call_in_child(command: libc::c_long, attributes: &BpfAttributes) -> io::Result<CallOutcome> {
+    // SAFETY: the copy makes only system calls, takes no lock, and ends. It has a copy of the memory that they read.
     unsafe {
         let process = libc::fork();
         if process < 0 {
             return Err(io::Error::last_os_error());
         }
         if process == 0 {
-            let size = size_of::<Attributes>();
+            let size = size_of::<BpfAttributes>();
             let result = libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size);
             let errno = if result < 0 { *libc::__errno_location() } else { 0 };
             libc::_exit(errno);
@@ -116,9 +116,9 @@ fn call_apart(command: libc::c_long, attributes: &Attributes) -> io::Result<Outc
             }
         }
         Ok(match libc::WIFEXITED(status) {
-            true if libc::WEXITSTATUS(status) == 0 => Outcome::Done,
-            true => Outcome::Errno(libc::WEXITSTATUS(status)),
-            false => Outcome::Killed(libc::WTERMSIG(status)),
+            true if libc::WEXITSTATUS(status) == 0 => CallOutcome::Succeeded,
+            true => CallOutcome::Errno(libc::WEXITSTATUS(status)),
+            false => CallOutcome::Killed(libc::WTERMSIG(status)),
         })
     }
 }
@@ -149,16 +149,16 @@ impl Conditions {
 }
 
 /// Returns the error and its likely cause; `None` if the call succeeded.
-fn explain(outcome: Outcome, conditions: &Conditions) -> Option<(String, String)> {
-    const FILTER: &str =
+fn likely_cause(outcome: CallOutcome, conditions: &Conditions) -> Option<(String, String)> {
+    const SECCOMP_CAUSE: &str =
         "a seccomp filter (SystemCallFilter= of a unit, or a container's profile) forbids bpf(2)";
     let errno = match outcome {
-        Outcome::Done => return None,
-        Outcome::Killed(signal) => {
-            let cause = if signal == libc::SIGSYS { FILTER } else { "a signal ended the process" };
+        CallOutcome::Succeeded => return None,
+        CallOutcome::Killed(signal) => {
+            let cause = if signal == libc::SIGSYS { SECCOMP_CAUSE } else { "a signal ended the process" };
             return Some((format!("the process was ended by signal {signal}"), cause.to_owned()));
         }
-        Outcome::Errno(errno) => errno,
+        CallOutcome::Errno(errno) => errno,
     };
     let error = io::Error::from_raw_os_error(errno).to_string();
     let denied = matches!(errno, libc::EPERM | libc::EACCES);
@@ -171,7 +171,7 @@ fn explain(outcome: Outcome, conditions: &Conditions) -> Option<(String, String)
         causes.push(cause);
     } else {
         if conditions.seccomp && (denied || errno == libc::ENOSYS) {
-            causes.push(FILTER.to_owned());
+            causes.push(SECCOMP_CAUSE.to_owned());
         }
         if let Some(mode) = conditions.lockdown.as_ref().filter(|_| denied) {
             causes.push(format!("the kernel is locked down ({mode})"));
@@ -205,11 +205,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_root_both_are_done() {
-        assert_eq!(try_bpf(), Ok(()), "this test needs root");
+    fn as_root_both_calls_succeed() {
+        assert_eq!(probe_bpf(), Ok(()), "this test needs root");
     }
 
-    /// Lets a filter answer bpf(2) in this way, for this thread and what it starts.
+    /// Installs a seccomp filter with this action for bpf(2), for this thread and its children.
     fn filter(action: u32) {
         // Load the number of the system call; if it is bpf's, answer with the action, otherwise allow.
         let code = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -229,15 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_of_system_calls_is_named() {
+    fn a_seccomp_filter_is_named() {
         let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
         for action in [errno(libc::EPERM), errno(libc::ENOSYS), libc::SECCOMP_RET_KILL_PROCESS] {
             let refused = std::thread::spawn(move || {
                 filter(action);
-                try_bpf()
+                probe_bpf()
             });
             let refused = refused.join().unwrap().unwrap_err();
-            assert_eq!(refused.what, "creating a map");
+            assert_eq!(refused.call, "creating a map");
             assert!(refused.cause.starts_with("a seccomp filter"), "{refused:?}");
         }
     }
@@ -245,8 +245,8 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         let refused = std::thread::spawn(|| {
-            crate::host::capabilities::give_up_all();
-            try_bpf()
+            crate::host::capabilities::drop_all();
+            probe_bpf()
         });
         let refused = refused.join().unwrap();
         // Where unprivileged programs are allowed, the map may be created.
@@ -286,9 +286,9 @@ mod tests {
             (libc::ENOMEM, &none, "there is no memory for it, or the control group is at its limit"),
             (libc::EINVAL, &both, "the kernel refuses it"),
         ] {
-            let (_, found) = explain(Outcome::Errno(errno), conditions).unwrap();
+            let (_, found) = likely_cause(CallOutcome::Errno(errno), conditions).unwrap();
             assert_eq!(found, cause);
         }
-        assert_eq!(explain(Outcome::Done, &both), None);
+        assert_eq!(likely_cause(CallOutcome::Succeeded, &both), None);
     }
 }

@@ -8,7 +8,7 @@ use super::kernel_version::KernelVersion;
 use crate::error::KernelError;
 
 /// Capabilities that loading and attaching need, with their bit (linux/capability.h).
-const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+const REQUIRED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
 /// Implies all three.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -34,7 +34,7 @@ pub fn check_capabilities() -> Result<(), KernelError> {
 
 fn missing(effective: u64) -> Vec<&'static str> {
     let has = |bit: u32| effective >> bit & 1 == 1;
-    NEEDED
+    REQUIRED
         .into_iter()
         .filter(|(name, bit)| !(has(*bit) || has(CAP_SYS_ADMIN) && *name != "CAP_NET_ADMIN"))
         .map(|(name, _)| name)
@@ -43,7 +43,7 @@ fn missing(effective: u64) -> Vec<&'static str> {
 
 /// First kernel on which a process may use its maps and programs whatever `kernel.unprivileged_bpf_disabled`
 /// is.
-const USE_WITHOUT_BPF: KernelVersion = KernelVersion(5, 19);
+const UNPRIVILEGED_MAP_USE: KernelVersion = KernelVersion(5, 19);
 
 /// Returns the capabilities that the agent needs after the start on a kernel, with the reasons.
 pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static str)> {
@@ -51,14 +51,14 @@ pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static s
     if version < KernelVersion::TCX {
         needed.push((Capability::CAP_NET_ADMIN, "filters of clsact come and go only with it"));
     }
-    if version < USE_WITHOUT_BPF {
+    if version < UNPRIVILEGED_MAP_USE {
         needed.push((Capability::CAP_BPF, "the kernel refuses every bpf(2) command without it"));
     }
     needed
 }
 
 /// Capabilities that the helper process keeps, with the reasons.
-pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
+pub const HELPER_CAPABILITIES: [(Capability, &str); 2] = [
     (
         Capability::CAP_NET_ADMIN,
         "the kernel says only then which programs are at a hook, and which is the first",
@@ -66,18 +66,18 @@ pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
     (Capability::CAP_SYS_ADMIN, "the names of others' programs; the shipped unit does without"),
 ];
 
-/// Gives up all capabilities of this thread but those of [`LOOKOUT_KEEPS`].
+/// Gives up all capabilities of this thread but those of [`HELPER_CAPABILITIES`].
 ///
 /// # Errors
 /// The system refuses.
-pub fn keep_for_lookout() -> Result<(), caps::errors::CapsError> {
-    keep_of(LOOKOUT_KEEPS.map(|(capability, _)| capability)).map(drop)
+pub fn keep_helper_capabilities() -> Result<(), caps::errors::CapsError> {
+    keep_only(HELPER_CAPABILITIES.map(|(capability, _)| capability)).map(drop)
 }
 
 /// Gives up all capabilities of this thread, and so of those that it starts.
-pub fn give_up_all() {
-    // A thread that has some left has what it was started with; `others_that_have_some` tells.
-    let _ = give_up(&CapsHashSet::new());
+pub fn drop_all() {
+    // A failure leaves the capabilities of the start; `threads_with_capabilities` reports them.
+    let _ = set_capabilities(&CapsHashSet::new());
 }
 
 /// Gives up all capabilities of this thread but those that the agent needs on this kernel. Returns the names
@@ -85,13 +85,13 @@ pub fn give_up_all() {
 ///
 /// # Errors
 /// The system refuses.
-pub fn give_up_what_is_not_needed(version: KernelVersion) -> Result<Vec<String>, caps::errors::CapsError> {
-    let kept = keep_of(needed_after_start(version).into_iter().map(|(capability, _)| capability))?;
-    Ok(names(&kept))
+pub fn drop_unneeded(version: KernelVersion) -> Result<Vec<String>, caps::errors::CapsError> {
+    let remaining = keep_only(needed_after_start(version).into_iter().map(|(capability, _)| capability))?;
+    Ok(names(&remaining))
 }
 
 /// Returns the capabilities of a process by name; none if they cannot be read.
-pub fn held_by(process: u32) -> Vec<String> {
+pub fn of_process(process: u32) -> Vec<String> {
     let process = i32::try_from(process).ok();
     names(&caps::read(process, CapSet::Permitted).unwrap_or_default())
 }
@@ -103,16 +103,16 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
 }
 
 /// Gives up unwanted capabilities. Returns those that are left.
-fn keep_of(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet, caps::errors::CapsError> {
-    let held = caps::read(None, CapSet::Permitted)?;
-    let keep = wanted.into_iter().filter(|capability| held.contains(capability)).collect();
-    give_up(&keep)?;
+fn keep_only(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet, caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let keep = wanted.into_iter().filter(|capability| permitted.contains(capability)).collect();
+    set_capabilities(&keep)?;
     Ok(keep)
 }
 
-fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
-    // The bounding set first: that takes a capability itself. Nothing is started from here, so it hardly
-    // matters, and without CAP_SETPCAP it stays.
+fn set_capabilities(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
+    // The bounding set first, as that takes CAP_SETPCAP; without it the set stays. It matters little: this
+    // process starts no other program.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::runtime::thread_all_supported() {
             if !keep.contains(&capability) {
@@ -129,18 +129,18 @@ fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
 
 /// Returns the threads of this process but the first that have capabilities, with these as hexadecimal
 /// digits.
-pub fn others_that_have_some() -> Vec<(String, String)> {
+pub fn threads_with_capabilities() -> Vec<(String, String)> {
     let first = std::process::id().to_string();
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let others = tasks.filter(|task| task.file_name().to_str() != Some(&first));
-    let held = others.filter_map(|task| {
+    let threads = tasks.filter(|task| task.file_name().to_str() != Some(&first));
+    let privileged = threads.filter_map(|task| {
         let status = std::fs::read_to_string(task.path().join("status")).ok()?;
         let field =
             |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
         let permitted = field("CapPrm:")?;
         permitted.bytes().any(|digit| digit != b'0').then_some((field("Name:")?, permitted))
     });
-    held.collect()
+    privileged.collect()
 }
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn older_kernels_leave_more() {
+    fn older_kernels_need_more_capabilities() {
         let needed = |version| {
             needed_after_start(version)
                 .into_iter()
@@ -161,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_gives_up_its_own() {
-        let left = std::thread::spawn(|| {
-            give_up_all();
+    fn a_thread_drops_its_capabilities() {
+        let remaining = std::thread::spawn(|| {
+            drop_all();
             let sets = [
                 CapSet::Effective,
                 CapSet::Permitted,
@@ -173,7 +173,7 @@ mod tests {
             ];
             sets.map(|set| caps::read(None, set).unwrap().len())
         });
-        assert_eq!(left.join().unwrap(), [0; 5], "this test needs root");
+        assert_eq!(remaining.join().unwrap(), [0; 5], "this test needs root");
     }
 
     #[test]

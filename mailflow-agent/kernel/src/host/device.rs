@@ -59,14 +59,14 @@ impl Device {
 
     /// Returns the ARPHRD type (include/uapi/linux/if_arp.h).
     pub(super) fn link_type(&self) -> io::Result<u16> {
-        let request = self.ask(libc::SIOCGIFHWADDR, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
+        let request = self.ioctl(libc::SIOCGIFHWADDR, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
         // SAFETY: the call filled in this member.
         Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
     }
 
     /// Returns true if the device is in promiscuous mode.
-    pub(super) fn promiscuous(&self) -> io::Result<bool> {
-        let request = self.ask(libc::SIOCGIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
+    pub(super) fn is_promiscuous(&self) -> io::Result<bool> {
+        let request = self.ioctl(libc::SIOCGIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
         // SAFETY: the call filled in this member.
         Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_PROMISC != 0)
     }
@@ -81,18 +81,18 @@ impl Device {
             bus: [0; 32],
             rest: [0; 64],
         };
-        self.ask(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut info).cast() })?;
+        self.ioctl(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut info).cast() })?;
         Ok((text(&info.driver), text(&info.bus)))
     }
 
     /// Returns true if the device removes VLAN tags from received frames.
     pub(super) fn strips_vlan_tags(&self) -> io::Result<bool> {
         let mut value = [ETHTOOL_GFLAGS, 0_u32];
-        self.ask(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() })?;
+        self.ioctl(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() })?;
         Ok(value[1] & ETH_FLAG_RXVLAN != 0)
     }
 
-    fn ask(&self, command: libc::Ioctl, argument: libc::__c_anonymous_ifr_ifru) -> io::Result<libc::ifreq> {
+    fn ioctl(&self, command: libc::Ioctl, argument: libc::__c_anonymous_ifr_ifru) -> io::Result<libc::ifreq> {
         let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: argument };
         for (to, from) in request.ifr_name.iter_mut().zip(self.name.bytes()).take(libc::IFNAMSIZ - 1) {
             *to = from as libc::c_char;
@@ -118,7 +118,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Returns the names of all devices.
-pub fn present() -> Vec<String> {
+pub fn device_names() -> Vec<String> {
     let mut names = Vec::new();
     // SAFETY: the list ends with an entry without a name and is freed once.
     unsafe {
@@ -143,9 +143,9 @@ mod tests {
     fn loopback_answers() {
         let lo = Device::find("lo").unwrap();
         assert_eq!(lo.link_type().unwrap(), 772);
-        assert!(!lo.promiscuous().unwrap());
+        assert!(!lo.is_promiscuous().unwrap());
         assert!(!lo.strips_vlan_tags().unwrap());
-        assert!(present().iter().any(|name| name == "lo"));
+        assert!(device_names().iter().any(|name| name == "lo"));
         assert_eq!(Device::name_of(lo.index).as_deref(), Some("lo"));
         assert_eq!(Device::name_of(u32::MAX), None);
         assert!(Device::find("no\0such").is_none() && Device::find("nosuch").is_none());

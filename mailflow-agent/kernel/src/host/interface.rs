@@ -10,7 +10,7 @@ use crate::{error::KernelError, options::Role};
 
 /// Link type of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
+pub(crate) enum LinkType {
     /// Frames begin with an Ethernet header.
     Ethernet,
     /// Frames begin with the IP header.
@@ -19,17 +19,18 @@ pub(crate) enum Link {
 
 /// A network interface.
 #[derive(Clone, Debug)]
-pub(crate) struct Interface {
+pub(crate) struct NetworkInterface {
     device: Device,
 }
 
-impl Interface {
+impl NetworkInterface {
     pub(crate) fn find(name: &str) -> Result<Self, KernelError> {
         match Device::find(name) {
             Some(device) => Ok(Self { device }),
-            None => {
-                Err(KernelError::NoInterface { name: name.to_owned(), present: device::present().join(", ") })
-            }
+            None => Err(KernelError::NoInterface {
+                name: name.to_owned(),
+                present: device::device_names().join(", "),
+            }),
         }
     }
 
@@ -47,14 +48,14 @@ impl Interface {
 
     /// Returns true if frames begin with an Ethernet header (include/uapi/linux/if_arp.h: Ethernet and
     /// loopback do; none, PPP and tunnels do not).
-    pub(crate) fn link(&self) -> Result<Link, KernelError> {
+    pub(crate) fn link(&self) -> Result<LinkType, KernelError> {
         let kind = self.device.link_type();
         match kind.map_err(|source| KernelError::Machine {
             what: format!("link type of {}", self.name()),
             source,
         })? {
-            1 | 772 => Ok(Link::Ethernet),
-            65534 | 512 | 768 | 769 | 776 | 778 => Ok(Link::Ip),
+            1 | 772 => Ok(LinkType::Ethernet),
+            65534 | 512 | 768 | 769 | 776 | 778 => Ok(LinkType::Ip),
             other => Err(KernelError::Attach {
                 interface: self.name().to_owned(),
                 reasons: format!("its link type {other} (ARPHRD) is neither Ethernet nor IP"),
@@ -63,7 +64,7 @@ impl Interface {
     }
 
     /// Returns the reason why native XDP would miss packets here, if it would.
-    pub(crate) fn against_native_xdp(&self) -> Option<String> {
+    pub(crate) fn native_xdp_obstacle(&self) -> Option<String> {
         let (driver, bus) = self.device.driver().unwrap_or_default();
         if bus.is_empty() || bus == "N/A" || bus == "tap" || bus == "tun" {
             return Some("it is a virtual interface".to_owned());
@@ -80,7 +81,7 @@ impl Interface {
 
     /// Returns true for a bridge whose packets pass the IP filters first: addresses may be translated and
     /// fragments reassembled before the program sees them (net.bridge.bridge-nf-call-iptables).
-    pub(crate) fn filtered_bridge(&self) -> bool {
+    pub(crate) fn is_filtered_bridge(&self) -> bool {
         let on = |file: &str| {
             let value = fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{file}"));
             value.is_ok_and(|value| value.trim() == "1")
@@ -90,15 +91,15 @@ impl Interface {
     }
 
     /// Returns true if the interface receives frames for other hosts.
-    pub(super) fn promiscuous(&self) -> bool {
-        self.device.promiscuous().unwrap_or(false)
+    pub(super) fn is_promiscuous(&self) -> bool {
+        self.device.is_promiscuous().unwrap_or(false)
     }
 
     /// Returns the automatic role, and its reason.
-    pub(crate) fn guess_role(&self) -> (Role, String) {
-        let forwards = forwards();
-        let defaults = default_devices();
-        if self.promiscuous() {
+    pub(crate) fn automatic_role(&self) -> (Role, String) {
+        let forwards = is_forwarding();
+        let defaults = default_route_devices();
+        if self.is_promiscuous() {
             return (Role::Mirror, "it is in promiscuous mode".to_owned());
         }
         if !forwards {
@@ -118,7 +119,7 @@ impl Interface {
 
 /// Returns true if this machine forwards packets, or packets of some interface. Linux takes every number but
 /// 0 for yes.
-pub(super) fn forwards() -> bool {
+pub(super) fn is_forwarding() -> bool {
     let on = |file: &Path| fs::read_to_string(file).is_ok_and(|value| value.trim() != "0");
     // `all` is what ip_forward is; `default` is only for interfaces to come.
     ["ipv4", "ipv6"].iter().any(|family| {
@@ -131,14 +132,14 @@ pub(super) fn forwards() -> bool {
 
 /// Returns the indexes of interfaces with a default route, IPv4 first. By index, as the configuration may use
 /// another name.
-pub(super) fn default_devices() -> Vec<u32> {
+pub(super) fn default_route_devices() -> Vec<u32> {
     let devices = netlink::default_routes().unwrap_or_default();
     devices.into_iter().filter(|device| Device::name_of(*device).is_some_and(|name| name != "lo")).collect()
 }
 
 /// Returns true if a default route leaves by an interface.
-pub(crate) fn carries_default_route(device: u32) -> bool {
-    default_devices().contains(&device)
+pub(crate) fn has_default_route(device: u32) -> bool {
+    default_route_devices().contains(&device)
 }
 
 #[cfg(test)]
@@ -147,7 +148,7 @@ mod tests {
     use crate::testing::{in_namespace, run};
 
     #[test]
-    fn default_routes_are_told_from_others_wherever_they_are() {
+    fn default_routes_are_found_in_every_table() {
         in_namespace(|| {
             for name in ["wan0", "wan1", "wan2", "lan0"] {
                 run(&format!("ip link add {name} type veth peer name p{name}"));
@@ -155,7 +156,7 @@ mod tests {
             }
             run("ip address add 10.20.0.1/24 dev lan0");
             let default_routes =
-                || default_devices().into_iter().filter_map(Device::name_of).collect::<Vec<_>>();
+                || default_route_devices().into_iter().filter_map(Device::name_of).collect::<Vec<_>>();
             assert_eq!(default_routes(), Vec::<String>::new());
             run("ip route add default nexthop dev wan0 nexthop dev wan1");
             run("ip route add default dev wan2 table 7");
@@ -168,33 +169,33 @@ mod tests {
             // By whichever of its names it is asked for.
             run("ip link property add dev wan0 altname uplink");
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            assert_eq!(Interface::find("uplink").unwrap().guess_role().0, Role::Host);
-            assert_eq!(Interface::find("lan0").unwrap().guess_role().0, Role::Lan);
+            assert_eq!(NetworkInterface::find("uplink").unwrap().automatic_role().0, Role::Host);
+            assert_eq!(NetworkInterface::find("lan0").unwrap().automatic_role().0, Role::Lan);
         });
     }
 
     #[test]
-    fn whoever_forwards_for_one_interface_forwards() {
+    fn forwarding_of_one_interface_is_forwarding() {
         in_namespace(|| {
             run("ip link add lan0 type veth peer name other");
             let set = |file: &str, value: &str| fs::write(format!("/proc/sys/net/{file}"), value).unwrap();
             set("ipv4/ip_forward", "0");
             set("ipv6/conf/all/forwarding", "0");
-            assert!(!forwards());
+            assert!(!is_forwarding());
             set("ipv4/conf/lan0/forwarding", "1");
-            assert!(forwards());
+            assert!(is_forwarding());
             set("ipv4/conf/lan0/forwarding", "0");
             set("ipv4/ip_forward", "2");
-            assert!(forwards());
+            assert!(is_forwarding());
         });
     }
 
     #[test]
     fn loopback_is_ethernet_and_virtual() {
-        let lo = Interface::find("lo").unwrap();
-        assert_eq!(lo.link().unwrap(), Link::Ethernet);
-        assert!(lo.against_native_xdp().is_some());
-        let error = Interface::find("no/such").unwrap_err().to_string();
+        let lo = NetworkInterface::find("lo").unwrap();
+        assert_eq!(lo.link().unwrap(), LinkType::Ethernet);
+        assert!(lo.native_xdp_obstacle().is_some());
+        let error = NetworkInterface::find("no/such").unwrap_err().to_string();
         assert!(error.contains("no/such") && error.contains("lo"), "{error}");
     }
 }

@@ -10,11 +10,11 @@ pub struct KernelVersion(pub u32, pub u32);
 
 impl KernelVersion {
     /// Oldest supported kernel.
-    pub const FLOOR: Self = Self(5, 10);
+    pub const MINIMUM: Self = Self(5, 10);
     /// First kernel that charges maps to the control group instead of RLIMIT_MEMLOCK.
     pub const NO_MEMLOCK: Self = Self(5, 11);
     /// First kernel with BPF_CMPXCHG.
-    pub(crate) const EXCHANGE: Self = if cfg!(any(target_arch = "x86_64", target_arch = "s390x")) {
+    pub(crate) const CMPXCHG: Self = if cfg!(any(target_arch = "x86_64", target_arch = "s390x")) {
         Self(5, 12)
     } else if cfg!(target_arch = "aarch64") {
         Self(5, 18)
@@ -36,7 +36,7 @@ impl KernelVersion {
         let release = fs::read_to_string(path)
             .map_err(|source| KernelError::Machine { what: path.to_owned(), source })?;
         match Self::parse(&release) {
-            Some(version) if version >= Self::FLOOR => Ok(version),
+            Some(version) if version >= Self::MINIMUM => Ok(version),
             _ => Err(KernelError::TooOld { release: release.trim().to_owned() }),
         }
     }
@@ -52,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_all_kinds_of_names() {
+    fn versions_are_parsed_from_all_kinds_of_names() {
         assert_eq!(KernelVersion::parse("6.18.44-fc-v445\n"), Some(KernelVersion(6, 18)));
         assert_eq!(KernelVersion::parse("5.10.0-32-amd64"), Some(KernelVersion(5, 10)));
         assert_eq!(KernelVersion::parse("7.0-rc1"), Some(KernelVersion(7, 0)));
         assert_eq!(KernelVersion::parse("linux"), None);
-        assert!(KernelVersion(5, 4) < KernelVersion::FLOOR && KernelVersion(10, 0) > KernelVersion::TCX);
+        assert!(KernelVersion(5, 4) < KernelVersion::MINIMUM && KernelVersion(10, 0) > KernelVersion::TCX);
     }
 }

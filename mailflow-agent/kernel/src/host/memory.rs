@@ -21,8 +21,8 @@ pub(super) fn memory_limit() -> Option<u64> {
     KernelVersion::running().ok().filter(|version| *version < KernelVersion::NO_MEMLOCK)?;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes one struct that lives through the call.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
-    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    let is_known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
+    (is_known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Returns the kernel memory of a map by its descriptor, in bytes (bpf_map_show_fdinfo); 0 if the kernel does

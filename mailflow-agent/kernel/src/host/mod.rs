@@ -3,14 +3,14 @@
 pub(crate) mod addresses;
 pub(crate) mod bpf_probe;
 pub mod capabilities;
+pub mod clock;
 pub(crate) mod device;
 pub(crate) mod hook;
 pub(crate) mod interface;
 pub(crate) mod interface_report;
 pub(crate) mod kernel_version;
 pub(crate) mod memory;
-pub mod name_pattern;
+pub(crate) mod name_pattern;
 pub(crate) mod netlink;
 pub(crate) mod roles;
 pub mod sockets;
-pub mod system_clock;

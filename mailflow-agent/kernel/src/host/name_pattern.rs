@@ -1,32 +1,32 @@
 //! Patterns of interface names.
 
 /// Prefix of a regular expression. No interface name has a colon.
-const REGEX: &str = "re:";
+const REGEX_PREFIX: &str = "re:";
 /// Characters that make a name a glob.
-const GLOB: [char; 3] = ['*', '?', '['];
+const GLOB_CHARACTERS: [char; 3] = ['*', '?', '['];
 
 /// Pattern of interface names: a glob (`ppp*`), or a regular expression (`re:^wg[0-9]+$`).
 #[derive(Clone, Debug)]
-pub struct NamePattern(Kind);
+pub struct NamePattern(PatternKind);
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum PatternKind {
     Glob(glob::Pattern),
     Regex(regex_lite::Regex),
 }
 
 impl NamePattern {
     /// Returns true if an entry is a pattern rather than a name.
-    pub fn is_one(text: &str) -> bool {
-        text.starts_with(REGEX) || text.contains(GLOB)
+    pub fn is_pattern(text: &str) -> bool {
+        text.starts_with(REGEX_PREFIX) || text.contains(GLOB_CHARACTERS)
     }
 
     /// Parses a pattern.
     ///
     /// # Errors
-    /// The reason why it is none.
+    /// The text is no pattern; the error is the reason.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(regex) = text.strip_prefix(REGEX) {
+        if let Some(regex) = text.strip_prefix(REGEX_PREFIX) {
             if regex.is_empty() {
                 return Err("expected a regular expression after re:".to_owned());
             }
@@ -39,7 +39,7 @@ impl NamePattern {
                     error.lines().last().unwrap_or_default()
                 )
             };
-            return regex.map(|regex| Self(Kind::Regex(regex))).map_err(error);
+            return regex.map(|regex| Self(PatternKind::Regex(regex))).map_err(error);
         }
         if text.contains('/') || text.contains(char::is_whitespace) || text.contains(char::is_control) {
             return Err(
@@ -49,14 +49,14 @@ impl NamePattern {
         let glob = glob::Pattern::new(text);
         let error =
             |error: glob::PatternError| format!("expected a pattern of interface names: {}", error.msg);
-        glob.map(|glob| Self(Kind::Glob(glob))).map_err(error)
+        glob.map(|glob| Self(PatternKind::Glob(glob))).map_err(error)
     }
 
     /// Returns true if a name matches: a glob matches all of it, a regular expression any part of it.
     pub fn matches(&self, name: &str) -> bool {
         match &self.0 {
-            Kind::Glob(glob) => glob.matches(name),
-            Kind::Regex(regex) => regex.is_match(name),
+            PatternKind::Glob(glob) => glob.matches(name),
+            PatternKind::Regex(regex) => regex.is_match(name),
         }
     }
 }
@@ -84,13 +84,13 @@ mod tests {
             ("re:^(ppp|wg)", "wg0", true),
             ("re:^lan_.$", "lan_ö", true),
         ] {
-            assert!(NamePattern::is_one(pattern), "{pattern}");
+            assert!(NamePattern::is_pattern(pattern), "{pattern}");
             assert_eq!(NamePattern::parse(pattern).unwrap().matches(name), expected, "{pattern} {name}");
         }
     }
 
     #[test]
-    fn what_is_no_pattern_says_why() {
+    fn invalid_patterns_are_explained() {
         for (pattern, why) in [
             ("re:", "after re:"),
             ("re:(", "without closing ')'"),
@@ -104,7 +104,7 @@ mod tests {
             assert!(error.contains(why) && !error.contains('\n'), "{pattern}: {error}");
         }
         for name in ["eth0", "wg0.100", "a!b", "br-1"] {
-            assert!(!NamePattern::is_one(name), "{name}");
+            assert!(!NamePattern::is_pattern(name), "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     device::Device,
-    interface::{Interface, forwards},
+    interface::{NetworkInterface, is_forwarding},
     name_pattern::NamePattern,
 };
 use crate::options::{self, Role};
@@ -12,14 +12,14 @@ use crate::options::{self, Role};
 pub fn roles_mix(interfaces: &[options::Interface], later: bool) -> bool {
     let possible = |entry: &options::Interface| possible_roles(&entry.name, entry.role, later);
     let roles: Vec<_> = interfaces.iter().map(possible).collect();
-    let may_be_lan = |but: Option<usize>| {
-        let mut others = roles.iter().enumerate().filter(|(number, _)| Some(*number) != but);
-        others.any(|(_, roles)| roles.contains(&Role::Lan))
+    let may_be_lan = |except: Option<usize>| {
+        let mut other_roles = roles.iter().enumerate().filter(|(number, _)| Some(*number) != except);
+        other_roles.any(|(_, roles)| roles.contains(&Role::Lan))
     };
     let mixes = |(number, entry): (usize, &options::Interface)| {
         // One interface has one role; those of a pattern may have several.
-        let but = (!NamePattern::is_one(&entry.name)).then_some(number);
-        roles[number].contains(&Role::Host) && may_be_lan(but)
+        let except = (!NamePattern::is_pattern(&entry.name)).then_some(number);
+        roles[number].contains(&Role::Host) && may_be_lan(except)
     };
     interfaces.iter().enumerate().any(mixes)
 }
@@ -37,8 +37,8 @@ pub fn roles_are_host(interfaces: &[options::Interface]) -> bool {
 /// and a default route may be added to a `lan` interface.
 fn possible_roles(name: &str, role: Role, later: bool) -> Vec<Role> {
     match (role, Device::find(name)) {
-        (Role::Auto, _) if !forwards() => vec![Role::Host],
-        (Role::Auto, Some(device)) => match Interface::of(device).guess_role().0 {
+        (Role::Auto, _) if !is_forwarding() => vec![Role::Host],
+        (Role::Auto, Some(device)) => match NetworkInterface::of(device).automatic_role().0 {
             Role::Lan if later => vec![Role::Lan, Role::Host],
             role => vec![role],
         },

@@ -8,25 +8,25 @@ use std::{
 };
 
 /// Conventional mount point.
-const USUAL: &str = "/sys/fs/bpf";
+const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, linux/magic.h).
-const MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Makes sure that `path` is in a BPF file system. Mounts one at the conventional place if `path` is there.
 ///
 /// # Errors
 /// There is none, and it cannot be mounted or has to be elsewhere.
-pub(super) fn provide(path: &Path) -> io::Result<()> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
-    if is_bpf(there)? {
+pub(super) fn ensure_mounted(path: &Path) -> io::Result<()> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    if is_bpf(existing)? {
         return Ok(());
     }
-    if !path.starts_with(USUAL) {
+    if !path.starts_with(DEFAULT_MOUNT) {
         return Err(io::Error::other(
             "it is in a file system of another kind; mount one with `mount -t bpf`",
         ));
     }
-    let (kind, target) = (c"bpf", CString::new(USUAL)?);
+    let (kind, target) = (c"bpf", CString::new(DEFAULT_MOUNT)?);
     // SAFETY: all of them are strings that live through the call; there are no data.
     let result = unsafe {
         libc::mount(
@@ -40,7 +40,7 @@ pub(super) fn provide(path: &Path) -> io::Result<()> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    tracing::info!(path = USUAL, "mounted a BPF file system");
+    tracing::info!(path = DEFAULT_MOUNT, "mounted a BPF file system");
     Ok(())
 }
 
@@ -57,23 +57,23 @@ pub(super) fn is_bpf(path: &Path) -> io::Result<bool> {
     }
     // SAFETY: the call succeeded, so it was written.
     let found = unsafe { found.assume_init() };
-    Ok(found.f_type == MAGIC)
+    Ok(found.f_type == BPF_FS_MAGIC)
 }
 
 /// Returns true if the existing part of a path is in a BPF file system.
 ///
 /// # Errors
 /// The system does not say.
-pub fn bpf_file_system(path: &Path) -> io::Result<bool> {
+pub fn is_in_bpf_file_system(path: &Path) -> io::Result<bool> {
     is_bpf(path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path))
 }
 
 /// Returns true if the BPF file system at `path` is in this process's mount namespace alone, and so ends with it: `ip
 /// netns exec` gives each command a mount namespace of its own. `None` where the mounts of the first process cannot be
 /// read.
-pub fn is_private(path: &Path) -> Option<bool> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let device = fs::metadata(there).ok()?.dev();
+pub fn is_private_mount(path: &Path) -> Option<bool> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let device = fs::metadata(existing).ok()?.dev();
     let mounts = fs::read_to_string("/proc/1/mountinfo").ok()?;
     Some(!lists(&mounts, (libc::major(device), libc::minor(device))))
 }
@@ -102,7 +102,7 @@ mod tests {
             let folder = std::env::temp_dir().join(format!("mailflow-mount-{}", std::process::id()));
             fs::create_dir_all(&folder).unwrap();
             // A file system of the machine, as seen from here.
-            assert_eq!(is_private(&folder), Some(false));
+            assert_eq!(is_private_mount(&folder), Some(false));
             let target = CString::new(folder.as_os_str().as_bytes()).unwrap();
             // SAFETY: moves this thread alone into a mount namespace of its own, whose changes stay there; the strings
             // live through the calls.
@@ -115,7 +115,7 @@ mod tests {
                 assert_eq!(libc::mount(kind, target.as_ptr(), kind, 0, nothing.cast()), 0);
             }
             assert!(is_bpf(&folder).unwrap());
-            assert_eq!(is_private(&folder.join("mailflow")), Some(true));
+            assert_eq!(is_private_mount(&folder.join("mailflow")), Some(true));
             folder
         };
         let folder = std::thread::spawn(inside).join().unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_lies_where_its_parent_does() {
-        assert!(!bpf_file_system(Path::new("/proc/none/such")).unwrap());
+    fn a_missing_path_is_in_the_file_system_of_its_parent() {
+        assert!(!is_in_bpf_file_system(Path::new("/proc/none/such")).unwrap());
     }
 }

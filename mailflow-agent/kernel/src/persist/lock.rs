@@ -9,7 +9,7 @@ pub fn lock_holder(path: &Path) -> Option<u32> {
     locks.lines().find_map(|line| {
         // 1: FLOCK  ADVISORY  WRITE 1234 00:1c:5678 0 EOF
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let held = *fields.get(1)? == "FLOCK" && fields.get(5)?.rsplit(':').next()? == inode.to_string();
-        held.then(|| fields[4].parse().ok()).flatten()
+        let is_holder = *fields.get(1)? == "FLOCK" && fields.get(5)?.rsplit(':').next()? == inode.to_string();
+        is_holder.then(|| fields[4].parse().ok()).flatten()
     })
 }

@@ -7,8 +7,8 @@
 //!     link-ingress-eth1          a link for each place
 //! ```
 //!
-//! A map that is taken over unchecked and has another layout is memory that is not ours: each is compared
-//! with what the program wants before it is opened as that.
+//! A map of another layout that is reused unchecked leads to accesses outside of our memory. Each pinned map is compared with
+//! the definition of the program before it is reused.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -24,10 +24,10 @@ use mailflow_common::{
 };
 use tracing::{info, warn};
 
-use super::{bpffs, kernel_checkpoint::Kept, lock, stale_checkpoint::Ahead};
+use super::{bpffs, lock, reader_checkpoint::ReaderCheckpoint, stale_checkpoint::StaleCheckpointMark};
 use crate::{
     error::PinError,
-    flow_table::buckets::Shape,
+    flow_table::buckets::TableSizing,
     host::{hook::Direction, kernel_version::KernelVersion},
     options::LoadOptions,
 };
@@ -36,12 +36,12 @@ use crate::{
 pub const LAYOUT: u32 = 6;
 /// Environment variable for tests of another layout: its number, and after colons the layouts that can be
 /// read.
-const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
+const LAYOUT_VARIABLE: &str = "MAILFLOW_TEST_LAYOUT";
 
 /// Prefix of the names of links.
-const LINK: &str = "link-";
+const LINK_PREFIX: &str = "link-";
 /// The pinned maps.
-const MAPS: [&str; 8] = [
+const PINNED_MAPS: [&str; 8] = [
     "BUCKETS",
     "BUCKET_INSERTIONS",
     "FLOWS",
@@ -62,13 +62,13 @@ pub struct Pins {
     /// True if the BPF file system is in this mount namespace only.
     private: bool,
     /// Time of the checkpoint on disk.
-    state: Option<u64>,
+    checkpoint_time: Option<u64>,
     lock: File,
 }
 
 /// Maps of an earlier agent with which this one cannot continue.
 #[derive(Debug)]
-pub(crate) struct Old {
+pub(crate) struct OldMaps {
     /// Directory.
     pub(crate) directory: PathBuf,
 }
@@ -79,22 +79,23 @@ impl Pins {
     /// # Errors
     /// Another agent holds it, there is no BPF file system, or the system refuses.
     pub fn open(root: &Path) -> Result<Self, PinError> {
-        bpffs::provide(root).map_err(|source| PinError::NoFileSystem { path: root.to_owned(), source })?;
+        bpffs::ensure_mounted(root)
+            .map_err(|source| PinError::NoFileSystem { path: root.to_owned(), source })?;
         let refused = |source| PinError::Refused { path: root.to_owned(), source };
         fs::create_dir_all(root).map_err(refused)?;
         let lock = File::open(root).map_err(refused)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(PinError::Held { path: root.to_owned(), pid: lock::lock_holder(root) });
+                return Err(PinError::Locked { path: root.to_owned(), pid: lock::lock_holder(root) });
             }
             Err(TryLockError::Error(source)) => return Err(refused(source)),
         }
-        let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
-        let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
+        let value = std::env::var(LAYOUT_VARIABLE).unwrap_or_default();
+        let mut layouts: Vec<u32> = value.split(':').filter_map(|layout| layout.parse().ok()).collect();
         layouts.push(LAYOUT);
-        let private = bpffs::is_private(root).unwrap_or(false);
-        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, state: None, lock })
+        let private = bpffs::is_private_mount(root).unwrap_or(false);
+        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, checkpoint_time: None, lock })
     }
 
     /// Returns true if the pins end with the mount namespace of this process, which no other process has.
@@ -104,8 +105,8 @@ impl Pins {
 
     /// Sets the time of the checkpoint from which the agent continues.
     #[must_use]
-    pub fn with_state(self, state: Option<u64>) -> Self {
-        Self { state, ..self }
+    pub fn with_checkpoint_time(self, checkpoint_time: Option<u64>) -> Self {
+        Self { checkpoint_time, ..self }
     }
 
     /// Returns the directory of all layouts.
@@ -116,11 +117,11 @@ impl Pins {
     /// Returns true if the directory of all layouts is the one that is locked.
     pub(super) fn is_locked(&self) -> bool {
         let id = |found: fs::Metadata| (found.dev(), found.ino());
-        matches!((self.lock.metadata().map(id), fs::metadata(&self.root).map(id)), (Ok(mine), Ok(there)) if mine == there)
+        matches!((self.lock.metadata().map(id), fs::metadata(&self.root).map(id)), (Ok(own), Ok(existing)) if own == existing)
     }
 
     /// Locks the directory after it was created again.
-    pub(super) fn lock_again(&mut self) -> io::Result<()> {
+    pub(super) fn relock(&mut self) -> io::Result<()> {
         let lock = File::open(&self.root)?;
         lock.try_lock()?;
         self.lock = lock;
@@ -128,20 +129,20 @@ impl Pins {
     }
 
     /// Creates missing directories. Returns true if one was missing.
-    pub(crate) fn mend_directories(&mut self) -> io::Result<bool> {
+    pub(crate) fn restore_directories(&mut self) -> io::Result<bool> {
         let (locked, directory) = (self.is_locked(), self.directory());
         if locked && directory.is_dir() {
             return Ok(false);
         }
-        let there = self.root().ancestors().find(|ancestor| ancestor.exists()).map(PathBuf::from);
+        let existing = self.root().ancestors().find(|ancestor| ancestor.exists()).map(PathBuf::from);
         // Elsewhere the directories would be files on a disk.
-        if !there.is_some_and(|there| bpffs::is_bpf(&there).unwrap_or(false)) {
+        if !existing.is_some_and(|existing| bpffs::is_bpf(&existing).unwrap_or(false)) {
             let text = format!("no BPF file system at {}", self.root().display());
             return Err(io::Error::other(text));
         }
         fs::create_dir_all(&directory)?;
         if !locked {
-            self.lock_again()?;
+            self.relock()?;
         }
         Ok(true)
     }
@@ -158,7 +159,7 @@ impl Pins {
 
     /// Returns the maps and their paths.
     pub(crate) fn maps(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
-        MAPS.map(|name| (name, self.map(name))).into_iter()
+        PINNED_MAPS.map(|name| (name, self.map(name))).into_iter()
     }
 
     /// Returns the path of the link of a place.
@@ -169,18 +170,19 @@ impl Pins {
     /// Returns the links of a place in other layouts.
     pub(crate) fn other_links(&self, interface: &str, direction: Direction) -> Vec<PathBuf> {
         let name = link_name(interface, direction);
-        let others = self.others().into_iter().map(|(_, directory)| directory.join(&name));
-        others.filter(|path| path.exists()).collect()
+        let paths = self.other_layouts().into_iter().map(|(_, directory)| directory.join(&name));
+        paths.filter(|path| path.exists()).collect()
     }
 
     /// Removes the links of all places but `watched`. A program that an earlier agent left there would keep
     /// counting where this agent does not look.
-    pub(crate) fn leave_links(&self, watched: &[(String, Direction)]) {
+    pub(crate) fn remove_unwatched_links(&self, watched: &[(String, Direction)]) {
         let watched: Vec<_> = watched.iter().map(|(name, direction)| link_name(name, *direction)).collect();
-        let directories = self.others().into_iter().map(|(_, directory)| directory).chain([self.directory()]);
+        let directories =
+            self.other_layouts().into_iter().map(|(_, directory)| directory).chain([self.directory()]);
         for entry in directories.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(LINK) || watched.contains(&name) {
+            if !name.starts_with(LINK_PREFIX) || watched.contains(&name) {
                 continue;
             }
             let link = entry.path();
@@ -200,22 +202,22 @@ impl Pins {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
     }
 
-    /// Sets aside maps with which an agent with `options` cannot continue. `known` is the generation of the
-    /// checkpoint, and the checkpoint. Returns the maps that can be read once.
+    /// Sets aside maps with which an agent with `options` cannot continue. `checkpoint` is the checkpoint
+    /// with the generation of its maps. Returns the maps that can be read once.
     pub(crate) fn prepare(
         &self,
         options: &LoadOptions,
-        known: Option<(u32, &Kept)>,
-    ) -> Result<Vec<Old>, PinError> {
+        checkpoint: Option<(u32, &ReaderCheckpoint)>,
+    ) -> Result<Vec<OldMaps>, PinError> {
         let directory = self.directory();
         let refused = |source| PinError::Refused { path: directory.clone(), source };
         if directory.exists() {
-            let marked = Ahead::of(&directory).is_marked(self.state);
+            let marked = StaleCheckpointMark::of(&directory).is_marked(self.checkpoint_time);
             let reason = match mismatch(&directory, Some(options)) {
                 Some(reason) => Some(reason),
                 None if marked => Some("the agent before went on without a state on the disk".to_owned()),
-                None => match known.filter(|(generation, _)| self.generation() == Some(*generation)) {
-                    Some((_, kept)) if kept.prefix == options.ipv6_prefix => None,
+                None => match checkpoint.filter(|(generation, _)| self.generation() == Some(*generation)) {
+                    Some((_, checkpoint)) if checkpoint.prefix == options.ipv6_prefix => None,
                     Some(_) => Some("they group sources otherwise".to_owned()),
                     None if self.generation().is_some() => Some("no state belongs to them".to_owned()),
                     None => None,
@@ -230,11 +232,11 @@ impl Pins {
         }
         fs::create_dir_all(&directory).map_err(refused)?;
         let mut old = Vec::new();
-        for (name, directory) in self.others() {
+        for (name, directory) in self.other_layouts() {
             if !name.starts_with("aside-") && !directory.join("FLOWS").exists() {
                 remove(&directory);
-            } else if mismatch(&directory, None).is_none() && self.knows(&name) {
-                old.push(Old { directory });
+            } else if mismatch(&directory, None).is_none() && self.can_read(&name) {
+                old.push(OldMaps { directory });
             } else {
                 let aside = self.root.join(format!("aside-{}", name.trim_start_matches("aside-")));
                 if aside != directory {
@@ -247,27 +249,27 @@ impl Pins {
     }
 
     /// Removes all pins, at a stop that ends counting.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn remove_all(&self) {
         remove(&self.directory());
     }
 
     /// Returns the directories of other layouts.
-    fn others(&self) -> Vec<(String, PathBuf)> {
+    fn other_layouts(&self) -> Vec<(String, PathBuf)> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let ours = format!("v{}", self.layout);
+        let own_name = format!("v{}", self.layout);
         let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
-        named.filter(|(name, path)| *name != ours && path.is_dir()).collect()
+        named.filter(|(name, path)| *name != own_name && path.is_dir()).collect()
     }
 
     /// Returns true if the directory has maps that this agent can read.
-    fn knows(&self, name: &str) -> bool {
+    fn can_read(&self, name: &str) -> bool {
         let number = name.strip_prefix('v').map(|rest| rest.trim_end_matches("-before"));
         let number = number.and_then(|number| number.parse::<u32>().ok());
         number.is_some_and(|number| self.layouts.contains(&number))
     }
 }
 
-impl Old {
+impl OldMaps {
     /// Returns the kernel number of the flow table.
     pub(crate) fn generation(&self) -> Option<u32> {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
@@ -288,7 +290,7 @@ impl Old {
 fn link_name(interface: &str, direction: Direction) -> String {
     // `~` first, so that no two names become one.
     let interface = interface.replace('~', "~~").replace('.', "~");
-    format!("{LINK}{}-{interface}", direction.name())
+    format!("{LINK_PREFIX}{}-{interface}", direction.name())
 }
 
 /// Removes a directory of pins, and logs what cannot be removed.
@@ -306,7 +308,7 @@ fn remove(directory: &Path) {
 /// Returns why the maps in a directory cannot be used: a map has another type or size. Compares capacities if
 /// options are given.
 fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
-    for (name, path) in MAPS.map(|name| (name, directory.join(name))) {
+    for (name, path) in PINNED_MAPS.map(|name| (name, directory.join(name))) {
         if !path.exists() {
             continue;
         }
@@ -314,7 +316,7 @@ fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
             Ok(info) => info,
             Err(error) => return Some(format!("{name} cannot be opened: {error}")),
         };
-        let (kind, key, value, entries) = wanted(name, options);
+        let (kind, key, value, entries) = expected_map(name, options);
         let found = (info.map_type().ok(), info.key_size() as usize, info.value_size() as usize);
         if found != (Some(kind), key, value) {
             return Some(format!("{name} is of another layout"));
@@ -327,21 +329,21 @@ fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
 }
 
 /// Returns type, sizes and capacity of a map.
-fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
+fn expected_map(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
     const WORD: usize = size_of::<u32>();
     let version = KernelVersion::running();
-    let shape = options.zip(version.ok()).map(|(options, version)| Shape::of(options.flows, version));
+    let sizing = options.zip(version.ok()).map(|(options, version)| TableSizing::new(options.flows, version));
     match name {
         "BUCKETS" => {
-            let sets = shape.map(|shape| shape.sets.max(1));
-            (MapType::Array, WORD, size_of::<Bucket>(), sets)
+            let buckets = sizing.map(|sizing| sizing.buckets.max(1));
+            (MapType::Array, WORD, size_of::<Bucket>(), buckets)
         }
         "BUCKET_INSERTIONS" => {
-            let groups = shape.map(|shape| bucket_groups(shape.sets.max(1)));
+            let groups = sizing.map(|sizing| bucket_groups(sizing.buckets.max(1)));
             (MapType::Array, WORD, size_of::<u64>(), groups)
         }
         "FLOWS" => {
-            let flows = shape.map(|shape| shape.beside);
+            let flows = sizing.map(|sizing| sizing.fallback);
             (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
         }
         "SUPERSEDED" => (MapType::Hash, size_of::<SupersededKey>(), size_of::<FlowCounters>(), None),
@@ -363,8 +365,8 @@ mod tests {
     use super::*;
     use crate::flow_table::element;
 
-    /// Changes with what the tables' keys and values are. If it is another one than here, raise [`LAYOUT`]
-    /// where their meaning changed too, and note the new one.
+    /// The hash changes with the fields of keys and values. If the hash differs, set the new one here, and raise
+    /// [`LAYOUT`] if the meaning of a field changed.
     #[test]
     fn the_layout_is_that_of_the_sources() {
         let sources = [
@@ -387,16 +389,16 @@ mod tests {
         assert_eq!((LAYOUT, hash.as_str()), (6, "5ea13b8e"));
     }
 
-    /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.
+    /// The layout includes the table key of a flow, and the hash that chooses its bucket.
     #[test]
-    fn the_places_of_flows_are_those_of_the_layout() {
-        let place = |client: &str, server: &str| {
+    fn table_keys_and_buckets_belong_to_the_layout() {
+        let layout_of = |client: &str, server: &str| {
             let [client, server] = [client, server].map(|end| end.parse::<std::net::IpAddr>().unwrap());
             let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
             let (client, server) = (client.into(), server.into());
             let key = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
-            let (place, rest) = FlowTableKey::of(&key);
-            let slot = BucketSlot { key: place, entry: MapEntry { remainder: rest, ..MapEntry::default() } };
+            let (table_key, remainder) = FlowTableKey::of(&key);
+            let slot = BucketSlot { key: table_key, entry: MapEntry { remainder, ..MapEntry::default() } };
             let bytes = element::bytes(&[slot]).to_vec();
             let (head, tail) = (
                 &bytes[..size_of::<FlowTableKey>()],
@@ -408,11 +410,11 @@ mod tests {
                 word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 word
             });
-            let tag = tag_of(keys.flow(&place, &rest));
-            let set = (tag, bucket_index(tag, 1_000));
-            (hex(head), hex(tail), set)
+            let tag = tag_of(keys.flow(&table_key, &remainder));
+            let bucket = (tag, bucket_index(tag, 1_000));
+            (hex(head), hex(tail), bucket)
         };
-        let known = [
+        let expected = [
             (
                 ("10.1.2.3", "198.51.100.4"),
                 ("0a010203c63364041900409c07000006", "0".repeat(48), (4_719_967_015_757_930_658, 255)),
@@ -426,13 +428,13 @@ mod tests {
                 ),
             ),
         ];
-        for ((client, server), (key, beside, set)) in known {
-            assert_eq!(place(client, server), (key.to_owned(), beside, set), "{LAYOUT}");
+        for ((client, server), (key, remainder, bucket)) in expected {
+            assert_eq!(layout_of(client, server), (key.to_owned(), remainder, bucket), "{LAYOUT}");
         }
     }
 
     #[test]
-    fn names_have_no_dots_and_stay_apart() {
+    fn link_names_have_no_dots_and_stay_distinct() {
         let name = |interface| link_name(interface, Direction::Egress);
         assert_eq!(name("eth0.100"), "link-egress-eth0~100");
         assert_ne!(name("a~b"), name("a.b"));

@@ -2,14 +2,14 @@
 
 use mailflow_common::{FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey, SupersededKey};
 
-use super::{kernel_checkpoint::Kept, migrated_flows::less};
+use super::{migrated_flows::subtract, reader_checkpoint::ReaderCheckpoint};
 use crate::{
     flow_table::{
         batch,
-        conservation::Sum,
-        element::{Element, pack, unpack},
+        conservation::TrafficSum,
+        element::{MapElement, from_bytes, to_bytes},
     },
-    handle::{Begun, Kernel},
+    handle::{Kernel, MapOrigin},
     program::load::Loaded,
 };
 use mailflow_engine::{
@@ -19,18 +19,18 @@ use mailflow_engine::{
 
 impl Kernel {
     /// Returns the checkpoint of the reader.
-    pub fn keep(&self) -> Kept {
-        let book = &self.table.book();
-        let words = |sum: &Sum| [sum.up.packets, sum.up.bytes, sum.down.packets, sum.down.bytes];
-        let base = |(key, base): (&FlowKey, &FlowCounters)| (pack(key), pack(base));
-        Kept {
+    pub fn checkpoint(&self) -> ReaderCheckpoint {
+        let state = &self.reader.state();
+        let words = |sum: &TrafficSum| [sum.up.packets, sum.up.bytes, sum.down.packets, sum.down.bytes];
+        let baseline = |(key, baseline): (&FlowKey, &FlowCounters)| (to_bytes(key), to_bytes(baseline));
+        ReaderCheckpoint {
             prefix: self.loaded.ipv6_prefix,
             ticks: self.ticks.words(),
-            bases: book.bases.iter().map(base).collect(),
-            retired: words(&book.held.retired),
-            overflow: words(book.held.overflow_taken()),
-            carried: book.carried.all().cloned().collect(),
-            read: book.read.clone(),
+            baselines: state.baselines.iter().map(baseline).collect(),
+            ended: words(&state.audit.ended),
+            overflow: words(state.audit.evicted_overflow()),
+            migrated: state.migrated.all().cloned().collect(),
+            read_generations: state.read_generations.clone(),
         }
     }
 
@@ -38,18 +38,19 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn holds(&self, flow: &Flow) -> std::io::Result<bool> {
-        let first = self.ticks.tick(flow.first);
-        let found = match self.loaded.sets.as_ref().and_then(|sets| sets.get(&flow.key)) {
+    pub fn has_flow(&self, flow: &Flow) -> std::io::Result<bool> {
+        let first = self.ticks.tick_at(flow.first);
+        let found = match self.loaded.buckets.as_ref().and_then(|buckets| buckets.counters(&flow.key)) {
             None => look_up::<FlowKey, FlowCounters>(&self.loaded, "FLOWS", &flow.key)?,
             found => found,
         };
-        let book = self.table.book();
-        Ok(match book.carried.part(flow) {
-            // Without a packet in these maps the flow is among the migrated ones; with one, in its entry.
-            Some(part) => {
-                let same = (part.up.packets, part.down.packets) == (flow.up.packets, flow.down.packets);
-                same || (found.is_some() && !book.bases.contains_key(&flow.key))
+        let state = self.reader.state();
+        Ok(match state.migrated.migrated_part(flow) {
+            // A migrated flow without a packet in these maps has no entry; with one, it has an entry.
+            Some(migrated_part) => {
+                let unchanged = (migrated_part.up.packets, migrated_part.down.packets)
+                    == (flow.up.packets, flow.down.packets);
+                unchanged || (found.is_some() && !state.baselines.contains_key(&flow.key))
             }
             None => found.is_some_and(|found| found.first == first),
         })
@@ -59,45 +60,54 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn holds_finished(&self, flow: &Flow) -> std::io::Result<bool> {
-        if self.left.finished.iter().any(|left| (left.flow.key, left.flow.first) == (flow.key, flow.first)) {
+    pub fn has_superseded_flow(&self, flow: &Flow) -> std::io::Result<bool> {
+        if self
+            .unmigrated
+            .superseded
+            .iter()
+            .any(|old| (old.flow.key, old.flow.first) == (flow.key, flow.first))
+        {
             return Ok(true);
         }
-        let key = SupersededKey { flow: flow.key, first: self.ticks.tick(flow.first) };
+        let key = SupersededKey { flow: flow.key, first: self.ticks.tick_at(flow.first) };
         Ok(look_up::<SupersededKey, FlowCounters>(&self.loaded, "SUPERSEDED", &key)?.is_some())
     }
 
     /// Accounts for a flow that an earlier agent evicted.
-    pub fn book_removed(&mut self, flow: &Flow) {
-        let counts = self.begun == Begun::Resumed;
-        let book = self.table.book_mut();
-        let part = book.carried.take(flow);
-        // What tables before these held is in no number of theirs.
-        if counts {
-            book.bases.remove(&flow.key);
-            book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
+    pub fn account_evicted(&mut self, flow: &Flow) {
+        let reused = self.map_origin == MapOrigin::Reused;
+        let state = self.reader.state_mut();
+        let migrated_part = state.migrated.remove(flow);
+        // Counts of older maps are in no total of these maps.
+        if reused {
+            state.baselines.remove(&flow.key);
+            state.audit.add_ended(
+                &migrated_part.map_or_else(|| flow.clone(), |migrated_part| subtract(flow, &migrated_part)),
+            );
         }
     }
 
     /// Accounts for a superseded flow that an earlier agent deleted, with the counts of its entry in the
     /// journal.
-    pub fn book_finished(&mut self, SupersededFlow { flow, .. }: &SupersededFlow, sums: &[u8]) {
-        let counts = self.begun == Begun::Resumed;
-        let book = self.table.book_mut();
-        let part = book.carried.take(flow);
-        if !counts {
+    pub fn account_superseded(&mut self, SupersededFlow { flow, .. }: &SupersededFlow, sums: &[u8]) {
+        let reused = self.map_origin == MapOrigin::Reused;
+        let state = self.reader.state_mut();
+        let migrated_part = state.migrated.remove(flow);
+        if !reused {
             return;
         }
-        book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
-        if let Some(base) = unpack(sums) {
-            book.bases.insert(flow.key, base);
+        state.audit.add_ended(
+            &migrated_part.map_or_else(|| flow.clone(), |migrated_part| subtract(flow, &migrated_part)),
+        );
+        if let Some(baseline) = from_bytes(sums) {
+            state.baselines.insert(flow.key, baseline);
         }
     }
 
     /// Accounts for a source that an earlier agent deleted.
-    pub fn book_spilled(&mut self, spill: &SourceOverflow) {
-        if self.begun == Begun::Resumed {
-            self.table.book_mut().held.retire_spill(spill);
+    pub fn account_evicted_source(&mut self, source: &SourceOverflow) {
+        if self.map_origin == MapOrigin::Reused {
+            self.reader.state_mut().audit.add_ended_source(source);
         }
     }
 
@@ -105,19 +115,19 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn holds_spill(&self, key: &SourceOverflowKey) -> std::io::Result<bool> {
-        if self.left.spilled.iter().any(|left| left.key == *key) {
+    pub fn has_source(&self, key: &SourceOverflowKey) -> std::io::Result<bool> {
+        if self.unmigrated.overflow.iter().any(|old| old.key == *key) {
             return Ok(true);
         }
         Ok(look_up::<SourceOverflowKey, SourceOverflowCounters>(&self.loaded, "OVERFLOW", key)?.is_some())
     }
 }
 
-fn look_up<K: Element, V: Element>(
+fn look_up<K: MapElement, V: MapElement>(
     loaded: &Loaded,
     map: &'static str,
     key: &K,
 ) -> std::io::Result<Option<V>> {
     let map = loaded.hash(map).map_err(std::io::Error::other)?;
-    batch::get(map.fd(), key)
+    batch::lookup(map.fd(), key)
 }

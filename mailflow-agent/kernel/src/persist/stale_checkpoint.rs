@@ -10,18 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const NAME: &str = "ahead";
+const MARK_NAME: &str = "ahead";
 
 /// Mark of a stale checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ahead {
+pub struct StaleCheckpointMark {
     path: PathBuf,
 }
 
-impl Ahead {
+impl StaleCheckpointMark {
     /// Returns the mark of the maps in this directory.
     pub(crate) fn of(directory: &Path) -> Self {
-        Self { path: directory.join(NAME) }
+        Self { path: directory.join(MARK_NAME) }
     }
 
     /// Marks the maps as ahead of the checkpoint of this time.
@@ -62,10 +62,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_of_one_state() {
+    fn a_mark_belongs_to_one_checkpoint() {
         let directory = std::env::temp_dir().join(format!("mailflow-ahead-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let ahead = Ahead::of(&directory);
+        let ahead = StaleCheckpointMark::of(&directory);
         assert!(!ahead.is_marked(Some(7)) && !ahead.is_marked(None));
         ahead.clear().unwrap();
         for state in [Some(7), Some(8), None] {

@@ -22,9 +22,9 @@ use super::{log::KernelLog, object_compat};
 use crate::{
     error::KernelError,
     flow_table::{
-        buckets::{Sets, Shape},
+        buckets::{BucketTable, TableSizing},
         element,
-        reader::Maps,
+        reader::TableMaps,
     },
     host::{capabilities, kernel_version::KernelVersion, memory},
     options::{LoadOptions, Programs},
@@ -34,25 +34,25 @@ use crate::{
 /// Value of a map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T>(T);
+struct MapValue<T>(T);
 
 // SAFETY: words and arrays of words in #[repr(C)], without padding, of which all bits are valid.
-unsafe impl Pod for Plain<Totals> {}
+unsafe impl Pod for MapValue<Totals> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
+unsafe impl Pod for MapValue<[u64; PORT_WORDS]> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<IdleTimeoutTicks> {}
+unsafe impl Pod for MapValue<IdleTimeoutTicks> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<SourceLimit> {}
+unsafe impl Pod for MapValue<SourceLimit> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<EntryCounts> {}
+unsafe impl Pod for MapValue<EntryCounts> {}
 
 /// Program that publishes the ticks; always loaded.
-pub(crate) const TICKS: &str = "ticks";
+pub(crate) const TICK_PROGRAM: &str = "ticks";
 /// Threads that load programs, besides the first. Each has a buffer for the verifier log.
-const MOST_LOADERS: usize = 7;
+const MAX_LOADER_THREADS: usize = 7;
 /// Program that evicts flows.
-pub(crate) const REMOVE: &str = "remove_flows";
+pub(crate) const EVICT_PROGRAM: &str = "remove_flows";
 
 /// Loaded object.
 pub(crate) struct Loaded {
@@ -68,7 +68,7 @@ pub(crate) struct Loaded {
     /// True if `host` interfaces count only this machine.
     pub(crate) local_only: bool,
     /// Buckets of the flow table, if it has any.
-    pub(crate) sets: Option<Sets>,
+    pub(crate) buckets: Option<BucketTable>,
 }
 
 impl Loaded {
@@ -83,38 +83,39 @@ impl Loaded {
         memory::lift_memory_limit(version);
         let local_only = u32::from(options.local_only);
         let clock = u32::from(options.external_clock);
-        let shape = Shape::of(options.flows, version);
+        let sizing = TableSizing::new(options.flows, version);
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("BUCKETS", shape.sets.max(1))
-            .map_max_entries("BUCKET_INSERTIONS", bucket_groups(shape.sets.max(1)))
-            .map_max_entries("FLOWS", shape.beside)
+            .map_max_entries("BUCKETS", sizing.buckets.max(1))
+            .map_max_entries("BUCKET_INSERTIONS", bucket_groups(sizing.buckets.max(1)))
+            .map_max_entries("FLOWS", sizing.fallback)
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true)
-            .override_global("BUCKET_COUNT", &shape.sets, true);
+            .override_global("BUCKET_COUNT", &sizing.buckets, true);
         for (name, path) in pins.into_iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
         let level = KernelLog::number(options.kernel_log);
-        KernelLog::ask(&mut loader, options.kernel_log, &level);
+        KernelLog::configure(&mut loader, options.kernel_log, &level);
         let object = object_compat::for_kernel(object, version)?;
         let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
-        let log = KernelLog::read(&mut ebpf, options.kernel_log);
+        let log = KernelLog::open(&mut ebpf, options.kernel_log);
         let LoadOptions { ipv6_prefix, local_only, .. } = *options;
         let programs = BTreeSet::new();
         let half_open = half_open(options);
         let mut loaded =
-            Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, sets: None };
+            Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, buckets: None };
         loaded.load_programs(options.programs)?;
-        loaded.set_room(EntryCounts { flows: 0, sources: 0 }, (0, 0))?;
-        let sharing = loaded.share(options)?;
-        if shape.sets != 0 {
-            let [sets, inserted, shares] =
+        loaded.set_entry_limits(EntryCounts { flows: 0, sources: 0 }, (0, 0))?;
+        let source_limit = loaded.set_source_limit(options)?;
+        if sizing.buckets != 0 {
+            let [buckets, inserted, sketch] =
                 ["BUCKETS", "BUCKET_INSERTIONS", "SOURCE_SKETCH"].map(|name| loaded.array(name));
-            let sets = Sets::own(sets?, shape.sets, inserted?, shares?, sharing);
-            loaded.sets = Some(sets.map_err(KernelError::Table)?);
+            let buckets =
+                BucketTable::open_for_eviction(buckets?, sizing.buckets, inserted?, sketch?, source_limit);
+            loaded.buckets = Some(buckets.map_err(KernelError::FlowTable)?);
         }
         Ok(loaded)
     }
@@ -126,15 +127,15 @@ impl Loaded {
     /// loaded at the same time as there are CPUs.
     fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
         let version = self.version;
-        let wanted = self.ebpf.programs_mut().filter(|(name, program)| {
-            let named = match programs {
+        let selected = self.ebpf.programs_mut().filter(|(name, program)| {
+            let is_selected = match programs {
                 Programs::All => true,
-                Programs::One(one) => *name == one || *name == TICKS || *name == REMOVE,
+                Programs::One(one) => *name == one || *name == TICK_PROGRAM || *name == EVICT_PROGRAM,
             };
-            let refused = name.ends_with("_frags") && version < KernelVersion::XDP_FRAGS;
-            named && !refused && matches!(program, Program::Xdp(_) | Program::SchedClassifier(_))
+            let is_refused = name.ends_with("_frags") && version < KernelVersion::XDP_FRAGS;
+            is_selected && !is_refused && matches!(program, Program::Xdp(_) | Program::SchedClassifier(_))
         });
-        let queue = Mutex::new(wanted);
+        let queue = Mutex::new(selected);
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || {
             let mut loaded = Vec::new();
@@ -152,16 +153,17 @@ impl Loaded {
             }
             Ok(loaded)
         };
-        let others = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).min(MOST_LOADERS);
+        let extra_threads =
+            thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).min(MAX_LOADER_THREADS);
         let loaded = thread::scope(|scope| {
             // Where the system gives no thread, the others load more.
             let start = |_| thread::Builder::new().name("load".to_owned()).spawn_scoped(scope, work).ok();
-            let started: Vec<_> = (0..others).filter_map(start).collect();
-            let own = work();
+            let started: Vec<_> = (0..extra_threads).filter_map(start).collect();
+            let own_programs = work();
             let joined = started
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            joined.chain([own]).collect::<Result<Vec<_>, KernelError>>()
+            joined.chain([own_programs]).collect::<Result<Vec<_>, KernelError>>()
         })?;
         self.programs.extend(loaded.into_iter().flatten());
         Ok(())
@@ -185,54 +187,54 @@ impl Loaded {
     }
 
     /// Sets the watched ports; packets pass meanwhile.
-    pub(crate) fn watch(&mut self, ports: &PortSet) -> Result<(), KernelError> {
-        let mut map: Array<_, Plain<[u64; PORT_WORDS]>> = self.data(".data.ports")?;
-        map.set(0, Plain(*ports.words()), 0).map_err(map_error(".data.ports"))
+    pub(crate) fn set_ports(&mut self, ports: &PortSet) -> Result<(), KernelError> {
+        let mut map: Array<_, MapValue<[u64; PORT_WORDS]>> = self.data(".data.ports")?;
+        map.set(0, MapValue(*ports.words()), 0).map_err(map_error(".data.ports"))
     }
 
     /// Sets the idle timeouts, while packets pass.
-    pub(crate) fn set_silences(&mut self, silences: IdleTimeoutTicks) -> Result<(), KernelError> {
-        let mut map: Array<_, Plain<IdleTimeoutTicks>> = self.data(".data.idle_timeouts")?;
-        map.set(0, Plain(silences), 0).map_err(map_error(".data.idle_timeouts"))
+    pub(crate) fn set_timeouts(&mut self, timeouts: IdleTimeoutTicks) -> Result<(), KernelError> {
+        let mut map: Array<_, MapValue<IdleTimeoutTicks>> = self.data(".data.idle_timeouts")?;
+        map.set(0, MapValue(timeouts), 0).map_err(map_error(".data.idle_timeouts"))
     }
 
     /// Sets the limit of flows of a source.
-    fn share(&mut self, options: &LoadOptions) -> Result<SourceLimit, KernelError> {
+    fn set_source_limit(&mut self, options: &LoadOptions) -> Result<SourceLimit, KernelError> {
         let keys = options.hash_keys.map_or_else(|| self.hash_keys(), Ok)?;
-        let mut map: Array<_, Plain<SourceLimit>> = self.data(".data.source_limit")?;
-        let sharing = SourceLimit {
+        let mut map: Array<_, MapValue<SourceLimit>> = self.data(".data.source_limit")?;
+        let source_limit = SourceLimit {
             mask: SourceLimit::mask(options.ipv6_prefix),
             keys,
             max_flows: u64::from(options.flows_per_source),
         };
-        map.set(0, Plain(sharing), 0).map_err(map_error(".data.source_limit"))?;
-        Ok(sharing)
+        map.set(0, MapValue(source_limit), 0).map_err(map_error(".data.source_limit"))?;
+        Ok(source_limit)
     }
 
     /// Returns the number of entries that the program has inserted.
-    pub(crate) fn made(&mut self) -> Result<EntryCounts, KernelError> {
-        let map: Array<_, Plain<EntryCounts>> = self.data(".data.entries_inserted")?;
-        map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.entries_inserted"))
+    pub(crate) fn entries_inserted(&mut self) -> Result<EntryCounts, KernelError> {
+        let map: Array<_, MapValue<EntryCounts>> = self.data(".data.entries_inserted")?;
+        map.get(&0, 0).map(|inserted| inserted.0).map_err(map_error(".data.entries_inserted"))
     }
 
     /// Sets the entry limits so that clients insert entries until their part of each map is full. The maps
-    /// had `flows` and `sources` entries at a scan, before which the program had inserted `made`. Entries
+    /// had `flows` and `sources` entries at a scan, before which the program had inserted `entries_inserted`. Entries
     /// inserted during the scan are counted twice until the next one.
-    pub(crate) fn set_room(
+    pub(crate) fn set_entry_limits(
         &mut self,
-        made: EntryCounts,
+        inserted: EntryCounts,
         (flows, sources): (u64, u64),
     ) -> Result<(), KernelError> {
-        let until = |made: u64, most: u64, held: u64| match most {
+        let limit_of = |inserted: u64, limit: u64, present: u64| match limit {
             u64::MAX => u64::MAX,
-            most => made + most.saturating_sub(held),
+            limit => inserted + limit.saturating_sub(present),
         };
-        let room = EntryCounts {
-            flows: until(made.flows, self.half_open.flows, flows),
-            sources: until(made.sources, self.half_open.sources, sources),
+        let limits = EntryCounts {
+            flows: limit_of(inserted.flows, self.half_open.flows, flows),
+            sources: limit_of(inserted.sources, self.half_open.sources, sources),
         };
-        let mut map: Array<_, Plain<EntryCounts>> = self.data(".data.entry_limits")?;
-        map.set(0, Plain(room), 0).map_err(map_error(".data.entry_limits"))
+        let mut map: Array<_, MapValue<EntryCounts>> = self.data(".data.entry_limits")?;
+        map.set(0, MapValue(limits), 0).map_err(map_error(".data.entry_limits"))
     }
 
     /// Returns the keys of the hashes: those of the maps, if they were taken over.
@@ -240,24 +242,25 @@ impl Loaded {
         let mut cells: Array<_, u64> = self.data("SOURCE_SKETCH")?;
         // Written in their order: where the last one is, all are.
         if cells.get(&(SKETCH_CELLS - 1), 0).map_err(map_error("SOURCE_SKETCH"))? != 0 {
-            return known_keys(&cells);
+            return read_keys(&cells);
         }
         let mut words = [0; HashKeys::WORDS];
-        getrandom::fill(element::bytes_mut(&mut words)).map_err(|error| KernelError::Table(error.into()))?;
+        getrandom::fill(element::bytes_mut(&mut words))
+            .map_err(|error| KernelError::FlowTable(error.into()))?;
         for (cell, word) in (SKETCH_KEY_OFFSET..).zip(words) {
             cells.set(cell, word, 0).map_err(map_error("SOURCE_SKETCH"))?;
         }
-        known_keys(&cells)
+        read_keys(&cells)
     }
 
     /// Returns the time that the program `ticks` has published.
-    pub(crate) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
+    pub(crate) fn published_tick(&mut self) -> Result<u64, KernelError> {
         let map: Array<_, u64> = self.data(".data.now")?;
         map.get(&0, 0).map_err(map_error(".data.now"))
     }
 
     /// Sets the original length of a truncated frame; 0 for a whole frame.
-    pub(crate) fn tell_length(&mut self, length: u64) -> Result<(), KernelError> {
+    pub(crate) fn set_frame_length(&mut self, length: u64) -> Result<(), KernelError> {
         let mut map: Array<_, u64> = self.data(".data.length")?;
         map.set(0, length, 0).map_err(map_error(".data.length"))
     }
@@ -275,7 +278,8 @@ impl Loaded {
     /// Returns the totals of all CPUs.
     pub(crate) fn totals(&self) -> Result<Totals, KernelError> {
         let map = self.ebpf.map("TOTALS").ok_or(KernelError::Missing("TOTALS"))?;
-        let map: PerCpuArray<_, Plain<Totals>> = PerCpuArray::try_from(map).map_err(map_error("TOTALS"))?;
+        let map: PerCpuArray<_, MapValue<Totals>> =
+            PerCpuArray::try_from(map).map_err(map_error("TOTALS"))?;
         let cpus = map.get(&0, 0).map_err(map_error("TOTALS"))?;
         let mut totals = Totals::default();
         cpus.iter().for_each(|cpu| totals.add(&cpu.0));
@@ -283,11 +287,11 @@ impl Loaded {
     }
 
     /// Returns the maps of a scan.
-    pub(crate) fn tables(&self) -> Result<Maps<'_>, KernelError> {
-        Ok(Maps {
-            sets: self.sets.as_ref(),
-            flows: self.hash("FLOWS")?,
-            retired: self.hash("SUPERSEDED")?,
+    pub(crate) fn table_maps(&self) -> Result<TableMaps<'_>, KernelError> {
+        Ok(TableMaps {
+            buckets: self.buckets.as_ref(),
+            fallback: self.hash("FLOWS")?,
+            superseded: self.hash("SUPERSEDED")?,
             overflow: self.hash("OVERFLOW")?,
         })
     }
@@ -332,10 +336,10 @@ fn half_open(options: &LoadOptions) -> EntryCounts {
 }
 
 /// Reads the keys of the hashes from their map.
-pub(crate) fn known_keys(shares: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
+pub(crate) fn read_keys(sketch: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
     let mut words = [0; HashKeys::WORDS];
     for (cell, word) in (SKETCH_KEY_OFFSET..).zip(&mut words) {
-        *word = shares.get(&cell, 0).map_err(map_error("SOURCE_SKETCH"))?;
+        *word = sketch.get(&cell, 0).map_err(map_error("SOURCE_SKETCH"))?;
     }
     let mut words = words.into_iter();
     Ok(HashKeys::draw(|| words.next().unwrap_or_default()))

@@ -8,9 +8,9 @@ use tracing::{debug, error, info, trace, warn};
 use crate::options::LogLevel;
 
 /// Name of the ring buffer.
-const LINES: &str = "AYA_LOGS";
+const LOG_MAP: &str = "AYA_LOGS";
 /// Size of the ring buffer: some hundred messages.
-const ROOM: u32 = 128 << 10;
+const LOG_BUFFER_SIZE: u32 = 128 << 10;
 
 /// Reader of the log messages.
 pub(crate) struct KernelLog(Option<EbpfLogger<Tracing>>);
@@ -18,9 +18,9 @@ pub(crate) struct KernelLog(Option<EbpfLogger<Tracing>>);
 impl KernelLog {
     /// Sets the level of the program. Without one the verifier removes its logging code, and the buffer has
     /// the smallest size.
-    pub(crate) fn ask<'a>(loader: &mut EbpfLoader<'a>, level: Option<LogLevel>, number: &'a u8) {
-        let room = if level.is_some() { ROOM } else { page() };
-        loader.override_global(aya_log::LEVEL, number, true).map_max_entries(LINES, room);
+    pub(crate) fn configure<'a>(loader: &mut EbpfLoader<'a>, level: Option<LogLevel>, number: &'a u8) {
+        let size = if level.is_some() { LOG_BUFFER_SIZE } else { page_size() };
+        loader.override_global(aya_log::LEVEL, number, true).map_max_entries(LOG_MAP, size);
     }
 
     /// Returns the number of a level in the program; 0 for none.
@@ -36,7 +36,7 @@ impl KernelLog {
     }
 
     /// Opens the ring buffer. An error does not stop counting.
-    pub(crate) fn read(ebpf: &mut Ebpf, level: Option<LogLevel>) -> Self {
+    pub(crate) fn open(ebpf: &mut Ebpf, level: Option<LogLevel>) -> Self {
         if level.is_none() {
             return Self(None);
         }
@@ -53,7 +53,7 @@ impl KernelLog {
 }
 
 /// Smallest size of a ring buffer: a page.
-fn page() -> u32 {
+fn page_size() -> u32 {
     // SAFETY: takes a number and touches no memory of ours.
     u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4_096)
 }
@@ -67,13 +67,13 @@ impl Log for Tracing {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let said = record.args();
+        let message = record.args();
         match record.level() {
-            Level::Error => error!(target: "kernel", "kernel: {said}"),
-            Level::Warn => warn!(target: "kernel", "kernel: {said}"),
-            Level::Info => info!(target: "kernel", "kernel: {said}"),
-            Level::Debug => debug!(target: "kernel", "kernel: {said}"),
-            Level::Trace => trace!(target: "kernel", "kernel: {said}"),
+            Level::Error => error!(target: "kernel", "kernel: {message}"),
+            Level::Warn => warn!(target: "kernel", "kernel: {message}"),
+            Level::Info => info!(target: "kernel", "kernel: {message}"),
+            Level::Debug => debug!(target: "kernel", "kernel: {message}"),
+            Level::Trace => trace!(target: "kernel", "kernel: {message}"),
         }
     }
 

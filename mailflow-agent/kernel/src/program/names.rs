@@ -15,17 +15,17 @@ pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'stat
     }
 }
 
-/// Returns true if a program has the name of one of ours. The kernel keeps 15 bytes of a name
+/// Returns true if a program has the name of a program of this object. The kernel keeps 15 bytes of a name
 /// (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
-pub(crate) fn is_ours(name: &str) -> bool {
+pub(crate) fn is_own_program(name: &str) -> bool {
     let of_role = |role| {
         let (xdp, ingress, egress) = programs(role);
         let tc = [Some(ingress), egress].into_iter().flatten();
         let tc = tc.flat_map(|name| [name.to_owned(), format!("{name}_ip")]);
         tc.chain([xdp.to_owned(), format!("{xdp}_frags")])
     };
-    let mut ours = [Role::Lan, Role::Host, Role::Mirror].into_iter().flat_map(of_role);
-    ours.any(|ours| ours.get(..15).unwrap_or(&ours) == name.get(..15).unwrap_or(name))
+    let mut own_names = [Role::Lan, Role::Host, Role::Mirror].into_iter().flat_map(of_role);
+    own_names.any(|own_names| own_names.get(..15).unwrap_or(&own_names) == name.get(..15).unwrap_or(name))
 }
 
 /// Returns true for the `lan` role.
@@ -64,12 +64,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_are_called_as_ours_are() {
+    fn own_programs_are_recognised_by_name() {
         for name in ["tc_lan_in", "tc_host_out_ip", "xdp_mirror_frag", "xdp_mirror_frags", "tc_mirror"] {
-            assert!(is_ours(name), "{name}");
+            assert!(is_own_program(name), "{name}");
         }
         for name in ["xdp_drop", "tc_acl", "tc_lan", "tc_lan_in2", "ticks", ""] {
-            assert!(!is_ours(name), "{name}");
+            assert!(!is_own_program(name), "{name}");
         }
     }
 }

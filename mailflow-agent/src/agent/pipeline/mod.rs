@@ -1,4 +1,4 @@
-//! One poll after the other: snapshot, engine, sinks.
+//! Pipeline of the agent: kernel, engine, journal and outputs, and what runs at each poll.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::{
 };
 use mailflow_engine::{Engine, event::Effects};
 use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, Lookout, Verify};
+use mailflow_kernel::{HookQueryHelper, Kernel, Verification};
 
-/// Everything a poll passes through.
+/// State of the poll loop.
 pub(crate) struct Pipeline {
-    /// What is in force.
+    /// Configuration in force.
     pub(super) config: Config,
-    /// The program is loaded for `host` interfaces beside `lan` ones.
+    /// True if the program is loaded for both `host` and `lan` interfaces.
     pub(super) mixed: bool,
     pub(super) kernel: Kernel,
     pub(super) engine: Engine,
@@ -42,17 +42,17 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Who looks at the hooks.
-    pub(crate) fn lookout(&self) -> Option<&Lookout> {
-        self.kernel.lookout()
+    /// Returns the helper process that queries hooks, if it answers.
+    pub(crate) fn hook_query_helper(&self) -> Option<&HookQueryHelper> {
+        self.kernel.hook_query_helper()
     }
 
-    /// What is known of flows and sources.
+    /// Returns the engine, for queries.
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// Reads the kernel's table and hands on what follows from it.
+    /// Polls the flow table: network lists and interfaces first, then the scan, then checkpoint and metrics.
     pub(crate) fn poll(&mut self) -> Result<()> {
         let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
@@ -61,37 +61,39 @@ impl Pipeline {
         pin_watch.check(begin, kernel, &sinks.status);
         if let Some(internal) = lists.poll(begin, &sinks.status) {
             engine.set_internal(internal);
-            // What was judged by the list before is not to be judged again by this one.
+            // After a crash, recovery evaluates the records since the last checkpoint again: these must not meet
+            // the new networks.
             keeper.write_checkpoint(kernel, engine, begin, sinks);
         }
         let now = clock::now();
-        let moment = (now, clock::epoch());
-        kernel.follow(now, Verify::WhenDue);
-        sinks.outputs.watch(&kernel.bound());
+        let at = (now, clock::epoch());
+        kernel.follow_interfaces(now, Verification::WhenDue);
+        sinks.outputs.watch(&kernel.entry_bindings());
         inside.check(kernel, engine.internal(), &sinks.status, (now, false));
         let before = kernel.totals()?;
-        // The wall clock may have been set: hours and the ends of allow-lists are its.
-        engine.set_clock_offset(moment.1);
-        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.route(moment, effects));
-        let drain = match looked {
-            // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
+        // The wall clock may have been set: hours of rules and ends of allow-lists are wall clock times.
+        engine.set_clock_offset(at.1);
+        let polled = poll::poll(kernel, engine, keeper, at, |effects| sinks.route(at, effects));
+        let scan_time = match polled {
+            // The journal cannot be written, and the flows stay in the table: a later poll reads them again.
             Err(_) if keeper.is_waiting_for_disk() => None,
-            looked => Some(looked?),
+            polled => Some(polled?),
         };
         keeper.end_poll(kernel, engine, now, sinks);
         sinks.status.set_durability(keeper.durability(), keeper.usage());
-        let Some(drain) = drain else { return Ok(()) };
-        let view = kernel_snapshot::take_snapshot(kernel, &before, tables, delivery, drain)?;
+        let Some(scan_time) = scan_time else { return Ok(()) };
+        let view = kernel_snapshot::take_snapshot(kernel, &before, tables, delivery, scan_time)?;
         room.log_change(&view);
-        let shown = windows.sample(engine, now);
+        let samples = windows.sample(engine, now);
         let (rules, thresholds) = (engine.rule_counts(), engine.term_thresholds());
         let memory = EngineStats { stats: engine.stats(), rules, thresholds };
         let mut numbers = sinks.status.snapshot();
-        if let Some(shown) = shown {
-            numbers.windows = shown;
+        if let Some(samples) = samples {
+            numbers.windows = samples;
         }
         let unlisted = numbers.unlisted.iter();
-        let unlisted = unlisted.map(|found| (found.interface.clone(), found.prefix.to_string())).collect();
+        let unlisted =
+            unlisted.map(|network| (network.interface.clone(), network.prefix.to_string())).collect();
         numbers.kernel =
             Some(KernelSnapshot { unlisted, unlisted_flows: numbers.unlisted_clients.flows, ..view });
         numbers.engine = Some(memory);
@@ -100,62 +102,63 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Follows a change of the machine's interfaces.
-    pub(crate) fn follow(&mut self) {
+    /// Follows a change of the machine's interfaces, between two polls.
+    pub(crate) fn follow_interfaces(&mut self) {
         let Self { kernel, sinks, engine, inside, .. } = self;
         let now = clock::now();
-        kernel.follow(now, Verify::Now);
-        sinks.outputs.watch(&kernel.bound());
+        kernel.follow_interfaces(now, Verification::Now);
+        sinks.outputs.watch(&kernel.entry_bindings());
         if let Some(view) = &mut sinks.status.snapshot().kernel {
-            view.attached = kernel.places().map(kernel_snapshot::attachment).collect();
-            view.entries = kernel.bound().into_iter().map(kernel_snapshot::entry).collect();
+            view.attached = kernel.attachments().map(kernel_snapshot::attachment).collect();
+            view.entries = kernel.entry_bindings().into_iter().map(kernel_snapshot::entry).collect();
         }
         inside.check(kernel, engine.internal(), &sinks.status, (now, true));
     }
 
-    /// How often to poll.
+    /// Returns the interval between two polls.
     pub(crate) fn poll_interval(&self) -> Duration {
         self.config.poll_interval
     }
 
-    /// The programs are not to count on after the stop, whatever the configuration says.
+    /// Sets that the programs are detached at the stop, whatever the configuration says.
     pub(crate) fn detach_at_stop(&mut self) {
         self.kernel.detach_at_stop();
     }
 
-    /// Stops counting, makes the last records and writes what waits.
+    /// Stops: polls a last time, closes the outputs and writes the checkpoint. The programs stay attached and keep
+    /// counting, if the configuration says so; otherwise they are detached, and each flow gets its final record.
     pub(crate) fn stop(self, grace: Duration) -> Result<()> {
         let Self { mut kernel, mut engine, mut sinks, mut keeper, .. } = self;
         let now = clock::now();
-        let moment = (now, clock::epoch());
-        let stays = kernel.stays();
-        let take = |effects: &Effects| sinks.route(moment, effects);
-        if !stays {
+        let at = (now, clock::epoch());
+        let keeps_counting = kernel.keeps_counting();
+        let emit = |effects: &Effects| sinks.route(at, effects);
+        if !keeps_counting {
             keeper.stop_waiting();
         }
-        let read = if stays {
-            poll::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
+        let polled = if keeps_counting {
+            poll::poll(&mut kernel, &mut engine, &mut keeper, at, emit).map(drop)
         } else {
             kernel.detach();
-            poll::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
+            poll::final_poll(&mut kernel, &mut engine, &mut keeper, at, emit)
         };
-        // As after every poll.
+        // The end of each poll is in the journal. Without it recovery would look up the flows of this one.
         let _ = keeper.append([JournalRecord::PollEnd]);
-        let written = sinks.outputs.close(grace);
+        let closed = sinks.outputs.close(grace);
         keeper.record_output_progress(&sinks);
-        if stays {
+        if keeps_counting {
             keeper.write_checkpoint(&kernel, &engine, now, &sinks);
             info!("the programs stay and count on");
-            kernel.leave();
+            kernel.keep_attached();
         } else {
             kernel.unpin();
             keeper.write_checkpoint(&kernel, &engine, now, &sinks);
         }
-        read.and(written)
+        polled.and(closed)
     }
 }
 
-/// The windows from the beginning, as these settings ask for them.
+/// Returns a sampler of windows for these settings.
 pub(super) fn windows(config: &Config) -> WindowSampler {
     WindowSampler::new(config.outputs.max_windows, config.poll_interval)
 }

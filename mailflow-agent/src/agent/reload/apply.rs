@@ -21,7 +21,7 @@ use crate::{
 };
 use mailflow_engine::ReconfigureOutcome;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, Kernel, KernelError, Verify};
+use mailflow_kernel::{self, Kernel, KernelError, Verification};
 
 /// Largest number of warnings in the reply to a reload. All of them are logged.
 const MAX_WARNINGS: usize = 20;
@@ -72,7 +72,7 @@ impl Pipeline {
         let outputs = self.sinks.outputs.open_changed(&new.outputs, &self.sinks.status.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::format_error_chain(&error.into())])?;
         self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
-        self.sinks.outputs.watch(&self.kernel.bound());
+        self.sinks.outputs.watch(&self.kernel.entry_bindings());
         self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
         let now = clock::now();
         let ReconfigureOutcome { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
@@ -114,7 +114,7 @@ impl Pipeline {
 /// Watches the interfaces and ports of `new` instead of `old`. Leaves interfaces in both unchanged.
 fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
     let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
-    let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
+    let is_pattern = |entry: &&Interface| NamePattern::is_pattern(&entry.name);
     let (patterns, named): (Vec<_>, Vec<_>) = new.interfaces.iter().filter(is_new).partition(is_pattern);
     for entry in named.into_iter().chain(patterns) {
         kernel.unwatch(&entry.name);
@@ -125,7 +125,7 @@ fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<
         kernel.unwatch(&interface.name);
     }
     // An interface that a removed entry has released may match a pattern.
-    kernel.follow(clock::now(), Verify::WhenDue);
-    kernel.watch_ports(&ports(new))?;
-    kernel.set_silences(&(&new.engine.timeouts).into())
+    kernel.follow_interfaces(clock::now(), Verification::WhenDue);
+    kernel.set_ports(&ports(new))?;
+    kernel.set_timeouts(&new.engine.timeouts)
 }

@@ -64,7 +64,7 @@ impl Reload {
         let (finished, reading) = oneshot::channel();
         let read = Arc::clone(&source.read);
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
-            capabilities::give_up_all();
+            capabilities::drop_all();
             // The agent may have ended meanwhile.
             let _ = finished.send(read());
         });

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use mailflow_kernel::{
+    NamePattern,
     options::{Hook, Interface, Role},
-    pattern::NamePattern,
 };
 
 use crate::config::{
@@ -46,9 +46,9 @@ pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Opt
 
 /// Warns about each name that a pattern of the list matches too.
 fn warn_of_overlap(listed: &[(String, Cursor<'_>)], diagnostics: &mut DiagnosticSink) {
-    let pattern = |name: &str| NamePattern::is_one(name).then(|| NamePattern::parse(name).ok()).flatten();
+    let pattern = |name: &str| NamePattern::is_pattern(name).then(|| NamePattern::parse(name).ok()).flatten();
     let patterns: Vec<_> = listed.iter().filter_map(|(name, _)| Some((name, pattern(name)?))).collect();
-    for (name, cursor) in listed.iter().filter(|(name, _)| !NamePattern::is_one(name)) {
+    for (name, cursor) in listed.iter().filter(|(name, _)| !NamePattern::is_pattern(name)) {
         if let Some((pattern, _)) = patterns.iter().find(|(_, pattern)| pattern.matches(name)) {
             cursor.warn(
                 diagnostics,

@@ -11,7 +11,7 @@ use mailflow_engine::{
     flow::{DirectionStats, Flow, RecordReason, SupersededFlow, facts_bytes, facts_of},
     time::Time,
 };
-use mailflow_kernel::{pack_spill_key, unpack_spill_key};
+use mailflow_kernel::{parse_source_key, source_key_bytes};
 
 /// Record of the write-ahead journal: a change of a poll to the kernel maps, written before the change.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +97,7 @@ impl JournalRecord {
             }
             Self::FlowInterim(flow) => RecordRepr::FlowInterim(to_repr(flow)),
             Self::SourceOverflow(spill) => {
-                let key = pack_spill_key(&spill.key);
+                let key = source_key_bytes(&spill.key);
                 RecordRepr::SourceOverflow(
                     key,
                     to_direction_repr(&spill.up),
@@ -124,7 +124,7 @@ impl JournalRecord {
             ),
             RecordRepr::FlowInterim(repr) => Self::FlowInterim(from_repr(repr)),
             RecordRepr::SourceOverflow(key, up, down, attempts, sessions) => {
-                let key = unpack_spill_key(&key)?;
+                let key = parse_source_key(&key)?;
                 Self::SourceOverflow(SourceOverflow {
                     key,
                     up: from_direction_repr(up),
@@ -206,14 +206,15 @@ mod packed_key {
     use mailflow_common::FlowKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use mailflow_kernel::{key_bytes, unpack_key};
+    use mailflow_kernel::{flow_key_bytes, parse_flow_key};
 
     pub(crate) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(key_bytes(key))
+        serializer.serialize_bytes(flow_key_bytes(key))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowKey, D::Error> {
-        unpack_key(Deserialize::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no flow's key"))
+        parse_flow_key(Deserialize::deserialize(deserializer)?)
+            .ok_or_else(|| D::Error::custom("no flow's key"))
     }
 }
 

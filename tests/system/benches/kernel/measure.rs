@@ -112,7 +112,7 @@ fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     let mut new = kernel.snapshot(NOW)?.flows;
     new.retain(|flow| flow.facts.syn != 0);
     anyhow::ensure!(new.len() == NEW as usize, "{} new flows beside {}, not {NEW}", new.len(), fill as u32);
-    let fates = kernel.remove(&new)?;
+    let fates = kernel.evict(&new)?;
     anyhow::ensure!(fates.iter().all(|fate| *fate == EvictOutcome::Evicted), "some new flows stay");
     Ok(())
 }

@@ -8,12 +8,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use mailflow_agent::config::Role;
-use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{EvictOutcome, Flow, SupersededFlow},
-};
 use mailflow_kernel::clock;
-use mailflow_kernel::{Kernel, LoadOptions, Programs, Reader};
+use mailflow_kernel::{Kernel, LoadOptions, Programs};
 use mailflow_test_support::{
     frame::{FrameBuilder, flag::*},
     lab::{Lab, LabOptions},
@@ -49,7 +45,7 @@ pub(crate) fn measure() -> Result<()> {
             });
             let reader = scope.spawn(|| -> Result<()> {
                 while !over.load(Ordering::Relaxed) {
-                    kernel.read(clock::now(), &mut Nobody)?;
+                    kernel.snapshot(clock::now())?;
                     thread::sleep(Duration::from_millis(100));
                 }
                 Ok(())
@@ -100,19 +96,4 @@ fn frames(flows: std::ops::Range<u32>) -> Vec<Vec<u8>> {
         frames.push(up(ACK | PSH).payload("EHLO client.example\r\n").build());
     }
     frames
-}
-
-/// Reader that discards the flows.
-struct Nobody;
-
-impl Reader for Nobody {
-    fn finished(&mut self, _: &[SupersededFlow]) {}
-
-    fn living(&mut self, _: &[Flow]) -> &[Flow] {
-        &[]
-    }
-
-    fn removed(&mut self, _: &[EvictOutcome]) {}
-
-    fn spilled(&mut self, _: &[SourceOverflow]) {}
 }

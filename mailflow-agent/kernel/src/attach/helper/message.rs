@@ -3,27 +3,27 @@
 use std::io;
 
 use crate::{
-    attach::query::{Found, MOST, Question, Seen},
+    attach::query::{HookProgram, HookQuery, HookState, MAX_HOOK_PROGRAMS},
     host::hook::{Attachment, Direction},
 };
 
 /// Length of a query: interface index, program, direction, attachment.
-pub(super) const QUESTION: usize = 4 + 4 + 1 + 1;
+pub(super) const QUERY_LENGTH: usize = 4 + 4 + 1 + 1;
 /// Length of an answer: errno, kind, number of programs, and room for the largest number of programs.
-pub(super) const ANSWER: usize = HEAD + MOST * PROGRAM;
-const HEAD: usize = 4 + 4 + 4;
+pub(super) const ANSWER_LENGTH: usize = ANSWER_HEAD_LENGTH + MAX_HOOK_PROGRAMS * PROGRAM_LENGTH;
+const ANSWER_HEAD_LENGTH: usize = 4 + 4 + 4;
 /// Length of a program: id, 0 for a filter that is not a BPF program, and name (`BPF_OBJ_NAME_LEN`,
 /// linux/bpf.h).
-const PROGRAM: usize = 4 + NAME;
-const NAME: usize = 16;
+const PROGRAM_LENGTH: usize = 4 + NAME_LENGTH;
+const NAME_LENGTH: usize = 16;
 
 /// Kinds of answer.
-const THERE: u32 = 0;
-const GONE: u32 = 1;
+const KIND_ATTACHED: u32 = 0;
+const KIND_DETACHED: u32 = 1;
 
-impl Question {
-    pub(super) fn encode(self) -> [u8; QUESTION] {
-        let mut bytes = [0; QUESTION];
+impl HookQuery {
+    pub(super) fn encode(self) -> [u8; QUERY_LENGTH] {
+        let mut bytes = [0; QUERY_LENGTH];
         bytes[..4].copy_from_slice(&self.device.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.program.to_ne_bytes());
         bytes[8] = match self.direction {
@@ -40,7 +40,7 @@ impl Question {
     }
 
     /// Reads a query; `None` if it is malformed.
-    pub(super) fn decode(bytes: &[u8; QUESTION]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; QUERY_LENGTH]) -> Option<Self> {
         let direction = match bytes[8] {
             0 => Direction::Ingress,
             1 => Direction::Egress,
@@ -53,56 +53,58 @@ impl Question {
             3 => Attachment::Clsact,
             _ => return None,
         };
-        Some(Self { device: word(bytes, 0)?, program: word(bytes, 4)?, direction, attachment })
+        Some(Self { device: read_u32(bytes, 0)?, program: read_u32(bytes, 4)?, direction, attachment })
     }
 }
 
 /// Returns an answer as bytes. More programs than it has room for are an error (EOVERFLOW), as the position
 /// could be wrong.
-pub(super) fn encode(answer: io::Result<Found>) -> [u8; ANSWER] {
+pub(super) fn encode(answer: io::Result<HookState>) -> [u8; ANSWER_LENGTH] {
     let (errno, kind, programs) = match answer {
-        Ok(Found::There { before }) if before.len() > MOST => (libc::EOVERFLOW, THERE, Vec::new()),
-        Ok(Found::There { before }) => (0, THERE, before),
-        Ok(Found::Gone { instead }) => (0, GONE, instead.into_iter().collect()),
-        Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), THERE, Vec::new()),
+        Ok(HookState::Attached { before }) if before.len() > MAX_HOOK_PROGRAMS => {
+            (libc::EOVERFLOW, KIND_ATTACHED, Vec::new())
+        }
+        Ok(HookState::Attached { before }) => (0, KIND_ATTACHED, before),
+        Ok(HookState::Detached { other }) => (0, KIND_DETACHED, other.into_iter().collect()),
+        Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), KIND_ATTACHED, Vec::new()),
     };
-    let mut bytes = [0; ANSWER];
+    let mut bytes = [0; ANSWER_LENGTH];
     bytes[..4].copy_from_slice(&errno.to_ne_bytes());
     bytes[4..8].copy_from_slice(&kind.to_ne_bytes());
     bytes[8..12].copy_from_slice(&(programs.len() as u32).to_ne_bytes());
-    for (place, program) in bytes[HEAD..].chunks_exact_mut(PROGRAM).zip(&programs) {
-        place[..4].copy_from_slice(&program.id.unwrap_or(0).to_ne_bytes());
+    for (slot, program) in bytes[ANSWER_HEAD_LENGTH..].chunks_exact_mut(PROGRAM_LENGTH).zip(&programs) {
+        slot[..4].copy_from_slice(&program.id.unwrap_or(0).to_ne_bytes());
         let name = program.name.as_deref().unwrap_or_default().as_bytes();
-        let length = name.len().min(NAME);
-        place[4..4 + length].copy_from_slice(&name[..length]);
+        let length = name.len().min(NAME_LENGTH);
+        slot[4..4 + length].copy_from_slice(&name[..length]);
     }
     bytes
 }
 
 /// Reads an answer; `None` if it is malformed.
-pub(super) fn decode(bytes: &[u8; ANSWER]) -> Option<io::Result<Found>> {
-    let errno = word(bytes, 0)?;
+pub(super) fn decode(bytes: &[u8; ANSWER_LENGTH]) -> Option<io::Result<HookState>> {
+    let errno = read_u32(bytes, 0)?;
     if errno != 0 {
         return Some(Err(io::Error::from_raw_os_error(errno as i32)));
     }
-    let count = word(bytes, 8)? as usize;
-    let places = bytes[HEAD..].chunks_exact(PROGRAM).take(count);
-    let mut programs = places.map(program).collect::<Option<Vec<_>>>()?;
-    match (word(bytes, 4)?, programs.len()) {
-        (THERE, read) if read == count => Some(Ok(Found::There { before: programs })),
-        (GONE, 0 | 1) if count < 2 => Some(Ok(Found::Gone { instead: programs.pop() })),
+    let count = read_u32(bytes, 8)? as usize;
+    let encoded = bytes[ANSWER_HEAD_LENGTH..].chunks_exact(PROGRAM_LENGTH).take(count);
+    let mut programs = encoded.map(decode_program).collect::<Option<Vec<_>>>()?;
+    match (read_u32(bytes, 4)?, programs.len()) {
+        (KIND_ATTACHED, read) if read == count => Some(Ok(HookState::Attached { before: programs })),
+        (KIND_DETACHED, 0 | 1) if count < 2 => Some(Ok(HookState::Detached { other: programs.pop() })),
         _ => None,
     }
 }
 
-fn program(bytes: &[u8]) -> Option<Seen> {
-    let (id, name) = (word(bytes, 0)?, bytes.get(4..)?);
+fn decode_program(bytes: &[u8]) -> Option<HookProgram> {
+    let (id, name) = (read_u32(bytes, 0)?, bytes.get(4..)?);
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     let name = String::from_utf8_lossy(name).into_owned();
-    Some(Seen { id: (id != 0).then_some(id), name: (!name.is_empty()).then_some(name) })
+    Some(HookProgram { id: (id != 0).then_some(id), name: (!name.is_empty()).then_some(name) })
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
@@ -110,32 +112,35 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn seen(id: u32, name: Option<&str>) -> Seen {
-        Seen { id: (id != 0).then_some(id), name: name.map(str::to_owned) }
+    fn hook_program(id: u32, name: Option<&str>) -> HookProgram {
+        HookProgram { id: (id != 0).then_some(id), name: name.map(str::to_owned) }
     }
 
     #[test]
-    fn questions_arrive_as_they_were_asked() {
+    fn queries_round_trip() {
         for direction in [Direction::Ingress, Direction::Egress] {
             for attachment in [Attachment::XdpFrags, Attachment::Xdp, Attachment::Tcx, Attachment::Clsact] {
-                let question = Question { device: 7, program: 0x0102_0304, direction, attachment };
-                assert_eq!(Question::decode(&question.encode()), Some(question));
+                let question = HookQuery { device: 7, program: 0x0102_0304, direction, attachment };
+                assert_eq!(HookQuery::decode(&question.encode()), Some(question));
             }
         }
-        let mut bytes = [0; QUESTION];
+        let mut bytes = [0; QUERY_LENGTH];
         bytes[9] = 4;
-        assert_eq!(Question::decode(&bytes), None);
+        assert_eq!(HookQuery::decode(&bytes), None);
     }
 
     #[test]
-    fn answers_arrive_as_they_were_given() {
-        let full: Vec<_> = (0..MOST as u32).map(|id| seen(id, Some("fifteen_letters"))).collect();
+    fn answers_round_trip() {
+        let full: Vec<_> =
+            (0..MAX_HOOK_PROGRAMS as u32).map(|id| hook_program(id, Some("fifteen_letters"))).collect();
         for found in [
-            Found::There { before: Vec::new() },
-            Found::There { before: vec![seen(0, None), seen(9, Some("a")), seen(8, None)] },
-            Found::There { before: full },
-            Found::Gone { instead: None },
-            Found::Gone { instead: Some(seen(3, Some("xdp_other"))) },
+            HookState::Attached { before: Vec::new() },
+            HookState::Attached {
+                before: vec![hook_program(0, None), hook_program(9, Some("a")), hook_program(8, None)],
+            },
+            HookState::Attached { before: full },
+            HookState::Detached { other: None },
+            HookState::Detached { other: Some(hook_program(3, Some("xdp_other"))) },
         ] {
             let expected = format!("{found:?}");
             let decoded = decode(&encode(Ok(found))).unwrap().unwrap();
@@ -143,14 +148,14 @@ mod tests {
         }
         let refused = decode(&encode(Err(io::Error::from_raw_os_error(libc::EPERM)))).unwrap();
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
-        let crowd = (0..=MOST as u32).map(|id| seen(id, None)).collect();
-        let crowd = decode(&encode(Ok(Found::There { before: crowd }))).unwrap();
+        let crowd = (0..=MAX_HOOK_PROGRAMS as u32).map(|id| hook_program(id, None)).collect();
+        let crowd = decode(&encode(Ok(HookState::Attached { before: crowd }))).unwrap();
         assert_eq!(crowd.unwrap_err().raw_os_error(), Some(libc::EOVERFLOW));
     }
 
     #[test]
-    fn answers_that_make_no_sense_are_none() {
-        let mut bytes = encode(Ok(Found::Gone { instead: None }));
+    fn malformed_answers_are_refused() {
+        let mut bytes = encode(Ok(HookState::Detached { other: None }));
         bytes[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert!(decode(&bytes).is_none());
         bytes[4..8].copy_from_slice(&7_u32.to_ne_bytes());

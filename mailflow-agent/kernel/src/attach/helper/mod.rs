@@ -16,22 +16,22 @@ use std::{
 
 use tracing::warn;
 
-use self::message::ANSWER;
-use super::query::{self, Found, Question};
+use self::message::ANSWER_LENGTH;
+use super::query::{self, HookQuery, HookState};
 
 /// Longest wait for an answer. The kernel answers within microseconds, unless another process holds the lock
 /// of its interfaces. The watchdog of a service manager waits longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Helper process. It ends with this value, and with the agent.
 #[derive(Debug)]
-pub struct Lookout {
+pub struct HookQueryHelper {
     socket: OwnedFd,
     process: libc::pid_t,
-    gone: AtomicBool,
+    is_gone: AtomicBool,
 }
 
-impl Lookout {
+impl HookQueryHelper {
     /// Starts the helper: a copy of this process (fork(2)) that gives up every capability it does not need.
     ///
     /// A copy keeps the capabilities of this process, however it got them. A new program would keep only
@@ -47,85 +47,85 @@ impl Lookout {
         if threads != 1 {
             return Err(io::Error::other(format!("it would be a copy of one of {threads} threads")));
         }
-        let (socket, theirs) = process::pair()?;
-        process::limit_wait(socket.as_fd(), PATIENCE)?;
-        let process = process::fork(theirs, serve)?;
-        process::confined(socket.as_fd())?;
-        Ok(Self { socket, process, gone: AtomicBool::new(false) })
+        let (socket, helper_end) = process::socket_pair()?;
+        process::set_socket_timeouts(socket.as_fd(), ANSWER_TIMEOUT)?;
+        let process = process::fork(helper_end, serve)?;
+        process::wait_until_confined(socket.as_fd())?;
+        Ok(Self { socket, process, is_gone: AtomicBool::new(false) })
     }
 
     /// Returns the process id.
-    pub fn process(&self) -> u32 {
+    pub fn process_id(&self) -> u32 {
         self.process.unsigned_abs()
     }
 
     /// Returns true if the helper answers. Logs the first time that it does not.
-    pub fn looks(&self) -> bool {
-        if self.gone.load(Ordering::Relaxed) {
+    pub fn is_alive(&self) -> bool {
+        if self.is_gone.load(Ordering::Relaxed) {
             process::reap(self.process);
             return false;
         }
-        let looks = !process::hung_up(self.socket.as_fd());
-        if !looks {
-            self.is_gone("it ended");
+        let alive = !process::is_closed(self.socket.as_fd());
+        if !alive {
+            self.mark_gone("it ended");
         }
-        looks
+        alive
     }
 
     /// Returns the answer to a query; `None` if the helper is gone.
-    pub(super) fn ask(&self, question: Question) -> Option<io::Result<Found>> {
-        if self.gone.load(Ordering::Relaxed) {
+    pub(super) fn query_hook(&self, query: HookQuery) -> Option<io::Result<HookState>> {
+        if self.is_gone.load(Ordering::Relaxed) {
             return None;
         }
-        let mut answer = [0; ANSWER];
-        let result = process::send(self.socket.as_fd(), &question.encode())
+        let mut answer = [0; ANSWER_LENGTH];
+        let result = process::send(self.socket.as_fd(), &query.encode())
             .and_then(|()| process::receive(self.socket.as_fd(), &mut answer));
         match result {
-            Ok(ANSWER) => {
+            Ok(ANSWER_LENGTH) => {
                 let found = message::decode(&answer);
                 if found.is_none() {
-                    self.is_gone("it answers what makes no sense");
+                    self.mark_gone("it answers what makes no sense");
                 }
                 found
             }
             Ok(_) => {
-                self.is_gone("it ended");
+                self.mark_gone("it ended");
                 None
             }
             Err(error) => {
-                // Also where it is too late: the next answer would be to another question.
-                self.is_gone(&error.to_string());
+                // After a timeout too: the next answer would belong to this query.
+                self.mark_gone(&error.to_string());
                 None
             }
         }
     }
 
-    fn is_gone(&self, why: &str) {
-        if !self.gone.swap(true, Ordering::Relaxed) {
+    fn mark_gone(&self, why: &str) {
+        if !self.is_gone.swap(true, Ordering::Relaxed) {
             warn!(
                 process = self.process,
                 %why,
                 "the process that looks at the hooks is gone: whether another program comes before ours is \
                  not known from now on; counting goes on, and a restart of the agent starts it again"
             );
-            // It ends when it next listens.
-            process::shut(self.socket.as_fd());
+            // The process ends at its next read.
+            process::shut_down(self.socket.as_fd());
         }
     }
 }
 
-impl Drop for Lookout {
+impl Drop for HookQueryHelper {
     fn drop(&mut self) {
-        process::shut(self.socket.as_fd());
+        process::shut_down(self.socket.as_fd());
     }
 }
 
 /// Answers queries until the other end is closed.
 fn serve(socket: BorrowedFd<'_>) {
-    let mut question = [0; message::QUESTION];
-    while let Ok(message::QUESTION) = process::receive(socket, &mut question) {
-        let Some(question) = Question::decode(&question) else { return };
-        let answer = message::encode(query::look(question));
+    let mut query = [0; message::QUERY_LENGTH];
+    while let Ok(message::QUERY_LENGTH) = process::receive(socket, &mut query) {
+        let Some(query) = HookQuery::decode(&query) else { return };
+        let answer = message::encode(query::query_hook(query));
         if process::send(socket, &answer).is_err() {
             return;
         }
@@ -136,10 +136,10 @@ fn serve(socket: BorrowedFd<'_>) {
 ///
 /// # Errors
 /// The kernel does not answer, for example after capabilities were given up.
-pub(super) fn find(lookout: Option<&Lookout>, question: Question) -> io::Result<Found> {
-    match lookout.and_then(|lookout| lookout.ask(question)) {
+pub(super) fn query_hook(helper: Option<&HookQueryHelper>, query: HookQuery) -> io::Result<HookState> {
+    match helper.and_then(|helper| helper.query_hook(query)) {
         Some(found) => found,
-        None => query::look(question),
+        None => query::query_hook(query),
     }
 }
 
@@ -148,8 +148,8 @@ mod tests {
     use super::*;
     use crate::{
         attach::{
-            status::{Standing, Verify},
-            supervisor::Watched,
+            status::{AttachState, Verification},
+            supervisor::AttachmentSupervisor,
         },
         host::{
             hook::{Attachment, Direction},
@@ -160,72 +160,73 @@ mod tests {
     };
     use mailflow_engine::time::Time;
 
-    /// One that is a thread.
-    fn lookout() -> (Lookout, std::thread::JoinHandle<()>) {
-        let (socket, theirs) = process::pair().unwrap();
-        process::limit_wait(socket.as_fd(), Duration::from_millis(200)).unwrap();
-        let serving = std::thread::spawn(move || serve(theirs.as_fd()));
-        (Lookout { socket, process: 0, gone: AtomicBool::new(false) }, serving)
+    /// Returns a helper that runs as a thread.
+    fn helper_thread() -> (HookQueryHelper, std::thread::JoinHandle<()>) {
+        let (socket, helper_end) = process::socket_pair().unwrap();
+        process::set_socket_timeouts(socket.as_fd(), Duration::from_millis(200)).unwrap();
+        let server = std::thread::spawn(move || serve(helper_end.as_fd()));
+        (HookQueryHelper { socket, process: 0, is_gone: AtomicBool::new(false) }, server)
     }
 
     #[test]
-    fn it_answers_until_the_other_end_is_closed() {
+    fn the_helper_answers_until_the_socket_is_closed() {
         in_namespace(|| {
-            let (lookout, serving) = lookout();
-            let question = |device| Question {
+            let (helper, server) = helper_thread();
+            let query = |device| HookQuery {
                 device,
                 direction: Direction::Ingress,
                 attachment: Attachment::Clsact,
                 program: 1,
             };
             run("tc qdisc add dev lo clsact");
-            let found = lookout.ask(question(1)).unwrap().unwrap();
-            assert_eq!(found, Found::Gone { instead: None });
-            let xdp = Question { attachment: Attachment::Xdp, ..question(0x7fff_ffff) };
-            let refused = lookout.ask(xdp).unwrap().unwrap_err();
+            let found = helper.query_hook(query(1)).unwrap().unwrap();
+            assert_eq!(found, HookState::Detached { other: None });
+            let xdp = HookQuery { attachment: Attachment::Xdp, ..query(0x7fff_ffff) };
+            let refused = helper.query_hook(xdp).unwrap().unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
-            assert!(lookout.looks());
-            drop(lookout);
-            serving.join().unwrap();
+            assert!(helper.is_alive());
+            drop(helper);
+            server.join().unwrap();
         });
     }
 
     #[test]
-    fn one_that_hangs_is_gone_for_good() {
-        let (socket, theirs) = process::pair().unwrap();
-        process::limit_wait(socket.as_fd(), Duration::from_millis(1)).unwrap();
-        let lookout = Lookout { socket, process: 0, gone: AtomicBool::new(false) };
-        let question =
-            Question { device: 1, direction: Direction::Egress, attachment: Attachment::Xdp, program: 1 };
-        assert!(lookout.looks());
-        assert!(lookout.ask(question).is_none());
-        assert!(!lookout.looks() && lookout.ask(question).is_none());
-        drop(theirs);
+    fn a_helper_that_hangs_is_given_up() {
+        let (socket, helper_end) = process::socket_pair().unwrap();
+        process::set_socket_timeouts(socket.as_fd(), Duration::from_millis(1)).unwrap();
+        let helper = HookQueryHelper { socket, process: 0, is_gone: AtomicBool::new(false) };
+        let query =
+            HookQuery { device: 1, direction: Direction::Egress, attachment: Attachment::Xdp, program: 1 };
+        assert!(helper.is_alive());
+        assert!(helper.query_hook(query).is_none());
+        assert!(!helper.is_alive() && helper.query_hook(query).is_none());
+        drop(helper_end);
     }
 
     #[test]
-    fn a_process_of_several_threads_is_not_copied() {
-        // The harness has one of its own.
-        let refused = std::thread::spawn(Lookout::start).join().unwrap().unwrap_err();
+    fn a_process_of_several_threads_does_not_fork() {
+        // The test harness runs each test in a thread.
+        let refused = std::thread::spawn(HookQueryHelper::start).join().unwrap().unwrap_err();
         assert!(refused.to_string().contains("threads"), "{refused}");
     }
 
     #[test]
-    fn once_it_is_gone_whoever_asks_looks_for_itself() {
+    fn without_the_helper_the_agent_queries_by_itself() {
         in_namespace(|| {
-            let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 18)), Watched::new());
-            let (lookout, serving) = lookout();
-            watched.lookout = Some(lookout);
-            watched.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
-            let first = Standing::Attached { position: Some(1) };
-            for looks in [true, false] {
-                watched.follow(&mut loaded, None, Time::ZERO, Verify::Now);
-                assert!(watched.places().all(|place| place.standing == first), "this thread may look");
-                let lookout = watched.lookout.as_ref().unwrap();
-                assert_eq!(lookout.looks(), looks);
-                process::shut(lookout.socket.as_fd());
+            let (mut loaded, mut supervisor) =
+                (load_as_on(KernelVersion(6, 18)), AttachmentSupervisor::new());
+            let (helper, server) = helper_thread();
+            supervisor.helper = Some(helper);
+            supervisor.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
+            let first = AttachState::Attached { position: Some(1) };
+            for alive in [true, false] {
+                supervisor.follow_interfaces(&mut loaded, None, Time::ZERO, Verification::Now);
+                assert!(supervisor.attachments().all(|status| status.state == first), "this thread may look");
+                let helper = supervisor.helper.as_ref().unwrap();
+                assert_eq!(helper.is_alive(), alive);
+                process::shut_down(helper.socket.as_fd());
             }
-            serving.join().unwrap();
+            server.join().unwrap();
         });
     }
 }

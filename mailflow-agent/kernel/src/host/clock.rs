@@ -32,29 +32,30 @@ pub fn thread_cpu_time() -> Duration {
 /// The kernel slews both clocks alike, so only a step moves them apart. Differences between readings come
 /// from delays of this thread.
 pub fn epoch() -> WallClockOffset {
-    static HELD: Mutex<Option<i128>> = Mutex::new(None);
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-    let epoch = held.filter(|held| reading().contains(held)).unwrap_or_else(|| {
-        let narrowest = (0..READINGS).map(|_| reading()).min_by_key(|bounds| bounds.end() - bounds.start());
-        let bounds = narrowest.unwrap_or_else(reading);
+    static LAST_EPOCH: Mutex<Option<i128>> = Mutex::new(None);
+    let mut last = LAST_EPOCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let epoch = last.filter(|last| read_bounds().contains(last)).unwrap_or_else(|| {
+        let narrowest =
+            (0..EPOCH_READINGS).map(|_| read_bounds()).min_by_key(|bounds| bounds.end() - bounds.start());
+        let bounds = narrowest.unwrap_or_else(read_bounds);
         i128::midpoint(*bounds.start(), *bounds.end())
     });
-    *held = Some(epoch);
+    *last = Some(epoch);
     WallClockOffset::from_unix_nanos(epoch)
 }
 
 /// Number of readings, of which the narrowest counts.
-const READINGS: usize = 16;
+const EPOCH_READINGS: usize = 16;
 
 /// Rounding of both clocks, in nanoseconds.
-const ROUNDING: i128 = 100;
+const ROUNDING_NANOS: i128 = 100;
 
 /// Returns the bounds of the epoch by one reading.
-fn reading() -> RangeInclusive<i128> {
+fn read_bounds() -> RangeInclusive<i128> {
     let before = i128::from(read(libc::CLOCK_MONOTONIC));
     let wall = i128::from(read(libc::CLOCK_REALTIME));
     let after = i128::from(read(libc::CLOCK_MONOTONIC));
-    wall - after - ROUNDING..=wall - before + ROUNDING
+    wall - after - ROUNDING_NANOS..=wall - before + ROUNDING_NANOS
 }
 
 /// Returns nanoseconds since 1970.
@@ -82,12 +83,12 @@ pub enum ClockState {
 /// The system refuses.
 pub fn clock_state() -> io::Result<ClockState> {
     // SAFETY: all of its fields are numbers, for which zero is a value: nothing is to be changed.
-    let mut asked: libc::timex = unsafe { std::mem::zeroed() };
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: writes one struct that lives through the call.
-    if unsafe { libc::adjtimex(&raw mut asked) } < 0 {
+    if unsafe { libc::adjtimex(&raw mut timex) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(if asked.status & libc::STA_UNSYNC == 0 {
+    Ok(if timex.status & libc::STA_UNSYNC == 0 {
         ClockState::Synchronized
     } else {
         ClockState::Unsynchronized
@@ -99,23 +100,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_stays_while_nobody_sets_the_clock() {
+    fn the_epoch_is_stable() {
         let first = epoch();
         assert!((0..100_000).all(|_| epoch() == first));
     }
 
     #[test]
-    fn the_epoch_is_where_the_clocks_are() {
+    fn the_epoch_is_within_the_readings() {
         let epoch = epoch().unix_nanos(Time::ZERO);
         // Clocks that were set a millisecond away would be outside of any reading here.
-        let readings: Vec<_> = (0..1_000).map(|_| reading()).collect();
+        let readings: Vec<_> = (0..1_000).map(|_| read_bounds()).collect();
         let narrow = readings.iter().filter(|bounds| bounds.end() - bounds.start() < 1_000_000);
         let inside: Vec<bool> = narrow.map(|bounds| bounds.contains(&epoch)).collect();
         assert!(!inside.is_empty() && inside.iter().all(|inside| *inside));
     }
 
     #[test]
-    fn the_kernel_says_if_the_clock_is_kept() {
+    fn the_kernel_reports_clock_synchronisation() {
         assert!(clock_state().is_ok());
     }
 }
