@@ -112,7 +112,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("outputs: { alerts: { type: webhook, url_file: /dev/null } }", r#"1:47: outputs.alerts.url_file: "/dev/null": is empty"#),
     ("outputs: { alerts: { type: webhook, url: \"http://h/\", timeout: 20 } }", r#"1:64: outputs.alerts.timeout: "20": expected a duration"#),
     ("outputs: { alerts: { type: webhook, url: \"http://h/\", timeout: 1h } }", r#"1:64: outputs.alerts.timeout: "1h": expected a duration from 100ms to 10m"#),
-    ("outputs: { alerts: { type: webhook, url: \"http://h/\", proxy: \"socks5://u:p@h:1\" } }", "1:62: outputs.alerts.proxy: expected http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@"),
+    ("outputs: { alerts: { type: webhook, url: \"http://h/\", proxy: \"socks5://u:p@h:1\" } }", "1:62: outputs.alerts.proxy: expected http://HOST:PORT or https://HOST:PORT, optionally with USER:PASSWORD@"),
     ("outputs: { alerts: { type: webhook, url: \"http://h/\", headers: { authorization: 12345 } } }", "1:81: outputs.alerts.headers.authorization: expected a text; put it in quotes"),
     ("outputs: { alerts: { type: webhook, url: \"http://h/\", tls: { server_name: \"a:1\" } } }", r#"1:75: outputs.alerts.tls.server_name: "a:1": expected a host name or an address"#),
     ("outputs: { alerts: { type: webhook, url: \"http://me:pw@host/\" } }", "1:42: outputs.alerts.url: expected http://HOST"),

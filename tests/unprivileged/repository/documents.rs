@@ -84,7 +84,7 @@ fn cargo_fault(words: &[String]) -> Option<String> {
     let manifest = match value("-p").map(String::as_str) {
         Some("mailflow-unprivileged-tests") => "tests/unprivileged/Cargo.toml",
         Some("mailflow-system-tests") => "tests/system/Cargo.toml",
-        None => return Some("no package".to_owned()),
+        None => return None,
         Some("mailflow-engine") => "mailflow-agent/engine/Cargo.toml",
         Some("mailflow-kernel") => "mailflow-agent/kernel/Cargo.toml",
         Some("mailflow-common") => "mailflow-common/Cargo.toml",
@@ -98,7 +98,7 @@ fn cargo_fault(words: &[String]) -> Option<String> {
     unknown.next().map(|target| format!("no target {target}"))
 }
 
-/// What is wrong with a command line, if anything. The arguments of `cargo xtask` are parsed in xtask's own test.
+/// Returns the fault of a command line. The arguments of `cargo xtask` are parsed in xtask's own test.
 fn command_fault(command: &CommandLine) -> Option<String> {
     let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
     let parse = |words: &[&str]| cli::parse_from(words).err().map(|error| error.to_string());

@@ -5,8 +5,15 @@ use std::{fs, path::Path, process::Command};
 use mailflow_test_support::words::{NO_WORDS, has};
 
 /// Crates whose comments are checked.
-const CRATES: [&str; 5] =
-    ["mailflow-common/src", "mailflow-ebpf/src", "mailflow-agent/kernel/src", "tests", "xtask/src"];
+const CRATES: [&str; 7] = [
+    "mailflow-common/src",
+    "mailflow-ebpf/src",
+    "mailflow-agent/engine",
+    "mailflow-agent/kernel",
+    "mailflow-agent/src",
+    "tests",
+    "xtask/src",
+];
 
 /// Words with which no doc comment begins: it would be a question, or depend on its neighbour.
 const NO_BEGINNINGS: [&str; 14] = [

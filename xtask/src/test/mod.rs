@@ -30,7 +30,7 @@ pub(crate) struct Args {
     list: bool,
 }
 
-/// Niceness of the builds that run beside live agents, whose checks bound times.
+/// Niceness of the builds that run at the time of live agents, whose checks bound times.
 const NICENESS: &str = "19";
 
 struct Outcome {
@@ -91,7 +91,7 @@ fn list(steps: &[Step]) {
     for (lane, about) in [
         (Lane::Fast, "Without root, in this order: `cargo xtask check` runs these"),
         (Lane::System, "As root, one after the other"),
-        (Lane::Builds, "As root, beside those"),
+        (Lane::Builds, "As root, at the same time, with low priority"),
     ] {
         println!("{}", terminal::bold(about));
         for step in steps.iter().filter(|step| step.lane == lane) {
@@ -133,7 +133,7 @@ fn prepare(steps: &[Step]) -> Result<()> {
     Ok(())
 }
 
-/// Builds all system suites, so that none of them waits for a build beside it.
+/// Builds all system suites, so that none of them waits for a build.
 fn build_suites() -> Result<()> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["test", "--locked", "--no-run", "--package", SYSTEM, "--package", "mailflow-kernel"]);

@@ -29,7 +29,7 @@ const UNIT_TESTED: [&str; 5] =
 pub(super) enum Lane {
     /// Needs no root and little time: the steps of `cargo xtask check`.
     Fast,
-    /// Needs root: live agents, whose checks bound times. Nothing else runs beside them with the same priority.
+    /// Needs root: live agents, whose checks bound times. Only builds of low priority run at the same time.
     System,
     /// Builds, downloads, guests.
     Builds,

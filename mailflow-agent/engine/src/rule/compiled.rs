@@ -77,12 +77,7 @@ impl CompiledRule {
             } else {
                 window_spec
             };
-            TermSpec {
-                measure: term.measure,
-                window_spec,
-                max_threshold: max_threshold,
-                learning_ends: Time::ZERO,
-            }
+            TermSpec { measure: term.measure, window_spec, max_threshold, learning_ends: Time::ZERO }
         };
         let term_specs: Vec<TermSpec> = rule.terms.iter().enumerate().map(term_spec).collect();
         let live = |measure: &Measure| {

@@ -25,11 +25,11 @@ pub(crate) struct LogEndpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientEvidence {
     /// The source sent the SYN, or received the SYN-ACK.
-    SourceHandshake,
+    FromSource,
     /// The destination sent the SYN, or received the SYN-ACK.
-    DestinationHandshake,
+    FromDestination,
     /// The log shows no handshake. The watched port is the server's, and if both are watched the lower one.
-    NoHandshake,
+    Unseen,
 }
 
 /// Returns the fields that are known of a connection without a SYN-ACK although its log does not record
@@ -63,8 +63,8 @@ impl LogEndpoints {
         let service = |(_, port): (IpAddr, u16)| services.get(&port).copied();
         let (source_service, destination_service) = (service(self.source), service(self.destination));
         let orientation = match (evidence, source_service, destination_service) {
-            (ClientEvidence::SourceHandshake, ..) => Orientation::AsLogged,
-            (ClientEvidence::DestinationHandshake, ..) | (_, Some(_), None) => Orientation::Reversed,
+            (ClientEvidence::FromSource, ..) => Orientation::AsLogged,
+            (ClientEvidence::FromDestination, ..) | (_, Some(_), None) => Orientation::Reversed,
             (_, Some(_), Some(_)) if self.source.1 < self.destination.1 => Orientation::Reversed,
             _ => Orientation::AsLogged,
         };
@@ -103,14 +103,14 @@ mod tests {
                 .map(|(key, orientation, _)| (key.server_port, orientation))
         };
         use ClientEvidence::*;
-        assert_eq!(key_of(4000, 25, SourceHandshake), Some((25, Orientation::AsLogged)));
-        assert_eq!(key_of(4000, 25, NoHandshake), Some((25, Orientation::AsLogged)));
-        assert_eq!(key_of(25, 4000, NoHandshake), Some((25, Orientation::Reversed)));
-        assert_eq!(key_of(25, 4000, DestinationHandshake), Some((25, Orientation::Reversed)));
-        assert_eq!(key_of(25, 4000, SourceHandshake), None, "it sent the SYN from there");
-        assert_eq!(key_of(25, 587, SourceHandshake), Some((587, Orientation::AsLogged)));
-        assert_eq!(key_of(25, 587, NoHandshake), Some((25, Orientation::Reversed)));
-        assert_eq!(key_of(587, 25, NoHandshake), Some((25, Orientation::AsLogged)));
-        assert_eq!(key_of(4000, 80, NoHandshake), None);
+        assert_eq!(key_of(4000, 25, FromSource), Some((25, Orientation::AsLogged)));
+        assert_eq!(key_of(4000, 25, Unseen), Some((25, Orientation::AsLogged)));
+        assert_eq!(key_of(25, 4000, Unseen), Some((25, Orientation::Reversed)));
+        assert_eq!(key_of(25, 4000, FromDestination), Some((25, Orientation::Reversed)));
+        assert_eq!(key_of(25, 4000, FromSource), None, "it sent the SYN from there");
+        assert_eq!(key_of(25, 587, FromSource), Some((587, Orientation::AsLogged)));
+        assert_eq!(key_of(25, 587, Unseen), Some((25, Orientation::Reversed)));
+        assert_eq!(key_of(587, 25, Unseen), Some((25, Orientation::AsLogged)));
+        assert_eq!(key_of(4000, 80, Unseen), None);
     }
 }

@@ -232,7 +232,7 @@ pub(crate) fn parse(bytes: &[u8]) -> FileRecords {
     let at = whole_length(bytes);
     let bytes_left = bytes.len() - at;
     let damage = (bytes_left > 0).then(|| Damage { at, bytes_left, kind: classify(&bytes[at..]) });
-    FileRecords { records: records, damage }
+    FileRecords { records, damage }
 }
 
 /// Returns the kind of damage at the start of `bytes`.

@@ -1,8 +1,8 @@
 //! Count window: exact times of events, in bounded memory.
 //!
-//! Let v(t) be the number of events whose time e lies in (t - W, t]. The condition holds at t if and only if v(t)
-//! >= K. An incident starts at the first event time at which the condition holds. It ends when v has stayed below R
-//! <= K (`resolve_below`) for long enough.
+//! Let v(t) be the number of events whose time e lies in (t - W, t]. The condition holds at t if and only if v(t) is
+//! K or more. An incident starts at the first event time at which the condition holds. It ends when v has stayed
+//! below R (`resolve_below`, at most K) for long enough.
 //!
 //! **Out of order.** The event time of an idle flow is its last packet, but its record arrives up to the idle
 //! timeout later. So event times are kept sorted, and every query is about event time. A late event finds the K - 1

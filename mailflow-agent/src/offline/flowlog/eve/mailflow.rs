@@ -24,7 +24,7 @@ pub(crate) fn record(
     context: &ReadContext<'_>,
 ) -> ParsedRecord {
     let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
-    let Some((key, ..)) = endpoints.flow_key(ClientEvidence::SourceHandshake, context.services) else {
+    let Some((key, ..)) = endpoints.flow_key(ClientEvidence::FromSource, context.services) else {
         return Ok(None);
     };
     let (start, end) = line.times(text)?;

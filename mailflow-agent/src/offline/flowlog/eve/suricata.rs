@@ -37,8 +37,8 @@ pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<
     let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
     let (inputs, mut facts) = recorded_fields(line);
     let evidence = match (facts.syn, facts.syn_ack) {
-        (0, 0) => ClientEvidence::NoHandshake,
-        _ => ClientEvidence::SourceHandshake,
+        (0, 0) => ClientEvidence::Unseen,
+        _ => ClientEvidence::FromSource,
     };
     let Some((key, orientation, service)) = endpoints.flow_key(evidence, context.services) else {
         return Ok(None);

@@ -195,11 +195,8 @@ struct Handshake {
 
 impl Handshake {
     fn of(conn: &ZeekConn<'_>) -> Self {
-        let unseen = Self {
-            evidence: ClientEvidence::NoHandshake,
-            fields: RecordFields::empty(),
-            facts: Facts::default(),
-        };
+        let unseen =
+            Self { evidence: ClientEvidence::Unseen, fields: RecordFields::empty(), facts: Facts::default() };
         if conn.proto.0 != LogProtocol::Tcp {
             return unseen;
         }
@@ -220,15 +217,12 @@ fn from_history(history: &str) -> (ClientEvidence, Facts) {
     let reset = u8::from(history.contains(['R', 'r']));
     let facts = Facts { syn, syn_ack: reply, fin_up, fin_down, reset, ..Facts::default() };
     if syn != 0 || reply != 0 {
-        return (ClientEvidence::SourceHandshake, facts);
+        return (ClientEvidence::FromSource, facts);
     }
     // The originator answered a SYN, or the responder sent one.
     let [reply, syn] = ['H', 's'].map(|letter| u8::from(history.contains(letter)));
-    let evidence = if syn != 0 || reply != 0 {
-        ClientEvidence::DestinationHandshake
-    } else {
-        ClientEvidence::NoHandshake
-    };
+    let evidence =
+        if syn != 0 || reply != 0 { ClientEvidence::FromDestination } else { ClientEvidence::Unseen };
     (evidence, Facts { syn, syn_ack: reply, ..facts })
 }
 
@@ -245,7 +239,7 @@ fn from_conn_state(state: &str) -> (ClientEvidence, Facts) {
         "S3" => (1, 1, 0, 1, 0),
         "SF" => (1, 1, 1, 1, 0),
         "RSTO" | "RSTR" => (1, 1, 0, 0, 1),
-        _ => return (ClientEvidence::NoHandshake, Facts::default()),
+        _ => return (ClientEvidence::Unseen, Facts::default()),
     };
-    (ClientEvidence::SourceHandshake, Facts { syn, syn_ack, fin_up, fin_down, reset, ..Facts::default() })
+    (ClientEvidence::FromSource, Facts { syn, syn_ack, fin_up, fin_down, reset, ..Facts::default() })
 }
