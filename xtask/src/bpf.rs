@@ -77,7 +77,7 @@ fn check(root: &Path, recorded: &Record, record: &Record, built: &[u8]) -> Resul
     let rebuilt = root.join("target/bpf/rebuilt.bpf.o");
     fs::write(&rebuilt, built)?;
     let status = Command::new(env!("CARGO"))
-        .args(["test", "--package", "mailflow-system-tests", "--test", "program"])
+        .args(["test", "--workspace", "--test", "program"])
         .env("MAILFLOW_BPF_OBJECT", &rebuilt)
         .current_dir(root)
         .status()?;

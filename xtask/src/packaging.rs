@@ -27,7 +27,7 @@ pub(crate) fn run() -> Result<()> {
     ensure!(fs::read(&package)? == fs::read(&twin)?, "{} and {} differ", package.display(), twin.display());
     say("built twice: the same bytes");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--locked", "--package", "mailflow-system-tests", "--test", "packaging"]);
+    cargo.args(["test", "--locked", "--workspace", "--test", "packaging"]);
     cargo.env("MAILFLOW_PACKAGE", &package).env("MAILFLOW_PYTHON", python()?);
     terminal::run(cargo.current_dir(workspace::root()))
 }

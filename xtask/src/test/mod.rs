@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mailflow_test_support::lab::{self, With};
 
-use self::step::{Lane, SYSTEM, Step};
+use self::step::{Lane, Step};
 use crate::{
     setup::{self, Purpose},
     terminal::{self, Steps, say},
@@ -68,7 +68,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut outcomes = run_in_turn(lane(Lane::Fast));
     // A fault that is found in a minute is reported in a minute.
     if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
-        build_suites()?;
         let builds = lane(Lane::Builds);
         thread::scope(|scope| {
             let builds = scope.spawn(|| builds.iter().map(|step| run_beside(step)).collect::<Vec<_>>());
@@ -131,13 +130,6 @@ fn prepare(steps: &[Step]) -> Result<()> {
         say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
     }
     Ok(())
-}
-
-/// Builds all system suites, so that none of them waits for a build.
-fn build_suites() -> Result<()> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--locked", "--no-run", "--package", SYSTEM, "--package", "mailflow-kernel"]);
-    terminal::run(cargo.current_dir(workspace::root()))
 }
 
 /// Runs steps one after the other, whatever the first ones say.

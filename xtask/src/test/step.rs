@@ -1,6 +1,10 @@
 //! The steps of `cargo xtask test`.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,7 +19,9 @@ const SECONDS: &str = include_str!("seconds.tsv");
 /// Package of the suites that need no root.
 const UNPRIVILEGED: &str = "mailflow-unprivileged-tests";
 /// Package of the suites that need root.
-pub(super) const SYSTEM: &str = "mailflow-system-tests";
+const SYSTEM: &str = "mailflow-system-tests";
+/// Package whose unit tests load programs.
+const KERNEL: &str = "mailflow-kernel";
 /// Suite of the step [`Kind::Packaging`], which builds the package first.
 const PACKAGING: &str = "packaging";
 /// Seconds for which each fuzz target looks for new inputs, after the committed ones.
@@ -47,12 +53,34 @@ pub(super) struct Step {
 enum Kind {
     /// A run of cargo with these arguments.
     Cargo(Vec<String>),
+    /// The build of all test binaries of the workspace.
+    Build,
+    /// Test binaries of the workspace.
+    Binaries(Vec<Target>),
     Imports,
     Fuzz,
     Object,
     Dependencies,
     Kernels,
     Packaging,
+}
+
+/// A target with tests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    package: String,
+    /// Name of a suite, or none for the unit tests of libraries and programs.
+    suite: Option<String>,
+}
+
+impl Target {
+    fn suite(package: &str, suite: &str) -> Self {
+        Self { package: package.to_owned(), suite: Some(suite.to_owned()) }
+    }
+
+    fn units(package: &str) -> Self {
+        Self { package: package.to_owned(), suite: None }
+    }
 }
 
 impl Step {
@@ -75,13 +103,10 @@ impl Step {
         match &self.kind {
             Kind::Cargo(arguments) => {
                 let mut cargo = Command::new(env!("CARGO"));
-                cargo.args(arguments).current_dir(workspace::root());
-                let promtool = workspace::root().join("target/lab/prometheus/usr/bin/promtool");
-                if promtool.is_file() {
-                    cargo.env("PROMTOOL", promtool);
-                }
-                terminal::run(&mut cargo)
+                terminal::run(cargo.args(arguments).current_dir(workspace::root()))
             }
+            Kind::Build => build().map(drop),
+            Kind::Binaries(targets) => run_binaries(targets),
             Kind::Imports => imports::check(),
             Kind::Fuzz => fuzz::run(&fuzz::Args::all(FUZZ_SECONDS)),
             Kind::Object => bpf::run(&bpf::Args { check: true }),
@@ -90,6 +115,77 @@ impl Step {
             Kind::Packaging => packaging::run(),
         }
     }
+}
+
+/// Builds the test binaries of the workspace, and returns them with the folders of their packages.
+///
+/// All packages at once: of a part of them cargo unifies other features, and builds dependencies again.
+fn build() -> Result<BTreeMap<Target, Vec<(PathBuf, PathBuf)>>> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "test",
+        "--locked",
+        "--workspace",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let output =
+        cargo.current_dir(workspace::root()).stderr(Stdio::inherit()).output().context("running cargo")?;
+    ensure!(output.status.success(), "`{}` failed: {}", terminal::shown(&cargo), output.status);
+    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let (Some(binary), Some(manifest)) =
+            (message["executable"].as_str(), message["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        if message["profile"]["test"] != true {
+            continue;
+        }
+        let folder = Path::new(manifest).parent().context("a manifest has no folder")?.to_owned();
+        let package = package_name(message["package_id"].as_str().unwrap_or_default());
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        let target = match message["target"]["kind"][0].as_str() {
+            Some("test") => Target::suite(package, name),
+            _ => Target::units(package),
+        };
+        found.entry(target).or_default().push((PathBuf::from(binary), folder));
+    }
+    Ok(found)
+}
+
+/// Returns the package of an id such as `path+file:///folder#name@0.1.0` or `path+file:///folder/name#0.1.0`.
+fn package_name(id: &str) -> &str {
+    let (path, fragment) = id.split_once('#').unwrap_or(("", id));
+    match fragment.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or(path),
+    }
+}
+
+/// Runs the binaries of these targets, in the folders of their packages as cargo does.
+fn run_binaries(targets: &[Target]) -> Result<()> {
+    let built = build()?;
+    let promtool = workspace::root().join("target/lab/prometheus/usr/bin/promtool");
+    let mut failed = Vec::new();
+    for target in targets {
+        let binaries = built.get(target).with_context(|| format!("{target:?} has no binary"))?;
+        for (binary, folder) in binaries {
+            println!("{}", binary.display());
+            let mut command = Command::new(binary);
+            command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder).env("CARGO", env!("CARGO"));
+            if promtool.is_file() {
+                command.env("PROMTOOL", &promtool);
+            }
+            if let Err(error) = terminal::run(&mut command) {
+                failed.push(format!("{error:#}"));
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// Returns the measured seconds by name.
@@ -106,8 +202,7 @@ fn seconds() -> BTreeMap<&'static str, u32> {
 /// # Errors
 /// cargo cannot list the suites, or a suite has no documentation.
 pub(super) fn all() -> Result<Vec<Step>> {
-    let mut units = vec!["test", "--locked", "--lib", "--bins"];
-    units.extend(UNIT_TESTED.iter().flat_map(|package| ["--package", package]));
+    let units = UNIT_TESTED.iter().map(|package| Target::units(package)).collect();
     let mut steps = vec![
         Step::cargo("fmt", Lane::Fast, "Every file is formatted.", &["fmt", "--all", "--check"]),
         Step::cargo(
@@ -122,24 +217,21 @@ pub(super) fn all() -> Result<Vec<Step>> {
             "No circle of imports over two files, and no arrow against the layers.",
             Kind::Imports,
         ),
-        Step::cargo("units", Lane::Fast, "Unit tests that need no root.", &units),
+        Step::new("build", Lane::Fast, "All tests build.", Kind::Build),
+        Step::new("units", Lane::Fast, "Unit tests that need no root.", Kind::Binaries(units)),
     ];
     for (package, lane) in [(UNPRIVILEGED, Lane::Fast), (SYSTEM, Lane::System)] {
         for (suite, about) in suites(package)?.into_iter().filter(|(suite, _)| suite != PACKAGING) {
-            steps.push(Step::cargo(
-                &suite_name(&suite, lane),
-                lane,
-                &about,
-                &["test", "--locked", "--package", package, "--test", &suite],
-            ));
+            let binaries = Kind::Binaries(vec![Target::suite(package, &suite)]);
+            steps.push(Step::new(&suite_name(&suite, lane), lane, &about, binaries));
         }
     }
-    let kernel = ["test", "--locked", "--lib", "--package", "mailflow-kernel"];
-    steps.push(Step::cargo(
+    let kernel = Kind::Binaries(vec![Target::units(KERNEL)]);
+    steps.push(Step::new(
         "kernel_units",
         Lane::System,
         "Unit tests of mailflow-kernel, which load programs.",
-        &kernel,
+        kernel,
     ));
     let builds = [
         ("fuzz", "Committed inputs of the fuzz targets, and some new ones, break no parser.", Kind::Fuzz),
@@ -205,6 +297,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn package_ids_of_both_forms_are_read() {
+        assert_eq!(
+            package_name("path+file:///work/mailflow-agent/engine#mailflow-engine@0.1.0"),
+            "mailflow-engine"
+        );
+        assert_eq!(package_name("path+file:///work/xtask#0.1.0"), "xtask");
+    }
 
     #[test]
     fn seconds_are_of_steps_and_names_are_unique() {
