@@ -81,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }),
             }
         });
+        outcomes.extend(run_in_turn(lane(Lane::Machines)));
     }
     summarise(&outcomes)
 }
@@ -91,6 +92,7 @@ fn list(steps: &[Step]) {
         (Lane::Fast, "Without root, in this order: `cargo xtask check` runs these"),
         (Lane::System, "As root, one after the other"),
         (Lane::Builds, "As root, at the same time, with low priority"),
+        (Lane::Machines, "As root, one after the other, after those"),
     ] {
         println!("{}", terminal::bold(about));
         for step in steps.iter().filter(|step| step.lane == lane) {

@@ -37,8 +37,10 @@ pub(super) enum Lane {
     Fast,
     /// Needs root: live agents, whose checks bound times. Only builds of low priority run at the same time.
     System,
-    /// Builds, downloads, guests.
+    /// Builds alone: they run at the time of the system suites, with low priority.
     Builds,
+    /// Boots machines, which have time limits of their own.
+    Machines,
 }
 
 /// One check, which has a name on the command line.
@@ -50,6 +52,7 @@ pub(super) struct Step {
     kind: Kind,
 }
 
+#[derive(Clone)]
 enum Kind {
     /// A run of cargo with these arguments.
     Cargo(Vec<String>),
@@ -241,6 +244,8 @@ pub(super) fn all() -> Result<Vec<Step>> {
             "Licences, sources and known vulnerabilities of the dependencies.",
             Kind::Dependencies,
         ),
+    ];
+    let machines = [
         ("kernels", "The program loads, attaches and counts on other kernels, in QEMU.", Kind::Kernels),
         (
             PACKAGING,
@@ -248,7 +253,9 @@ pub(super) fn all() -> Result<Vec<Step>> {
             Kind::Packaging,
         ),
     ];
-    steps.extend(builds.into_iter().map(|(name, about, kind)| Step::new(name, Lane::Builds, about, kind)));
+    for (lane, checks) in [(Lane::Builds, &builds[..]), (Lane::Machines, &machines[..])] {
+        steps.extend(checks.iter().map(|(name, about, kind)| Step::new(name, lane, about, kind.clone())));
+    }
     Ok(steps)
 }
 
