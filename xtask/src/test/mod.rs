@@ -115,18 +115,20 @@ fn chosen(steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
 /// Installs what the steps need.
 fn prepare(steps: &[Step]) -> Result<()> {
     let has = |name: &str| steps.iter().any(|step| step.name == name);
-    let purposes =
-        [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
-    for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
-        setup::prepare(*purpose)?;
-    }
+    // The purpose of all tests includes what the others need.
     if steps.iter().any(|step| step.lane == Lane::System || step.name == "fuzz") {
         setup::prepare(Purpose::Test)?;
+    } else {
+        let purposes =
+            [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
+        for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
+            setup::prepare(*purpose)?;
+        }
     }
     if steps.iter().any(|step| step.lane == Lane::System) {
         lab::Package::unpack()?;
     }
-    if has("shipped_files") {
+    if has("shipped_files") || has("metrics") {
         // Debian's package would start a server: only promtool is wanted.
         let prometheus = lab::unpack("prometheus", With::Nothing)?;
         say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
