@@ -70,7 +70,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
         let builds = lane(Lane::Builds);
         thread::scope(|scope| {
-            let builds = scope.spawn(|| builds.iter().map(|step| run_beside(step)).collect::<Vec<_>>());
+            let builds =
+                scope.spawn(|| builds.iter().map(|step| run_at_low_priority(step)).collect::<Vec<_>>());
             outcomes.extend(run_in_turn(lane(Lane::System)));
             match builds.join() {
                 Ok(done) => outcomes.extend(done),
@@ -147,8 +148,8 @@ fn run_in_turn<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSize
     steps.map(timed).collect()
 }
 
-/// Runs a step as a process of low priority with its output in a log, which is printed if it fails.
-fn run_beside(step: &Step) -> Outcome {
+/// Runs a step as a process of low priority. Its output is printed at its end, and stays in a log.
+fn run_at_low_priority(step: &Step) -> Outcome {
     timed(step, || {
         let path = workspace::root().join("target/test").join(format!("{}.log", step.name));
         fs::create_dir_all(path.parent().unwrap_or(&path))?;
