@@ -21,6 +21,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mailflow_test_support::lab;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's tasks")]
@@ -54,6 +55,13 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    // cargo describes this package to it. With these variables build scripts of dependencies would run again in every
+    // cargo below, and dependencies would build again.
+    let variables: Vec<_> = lab::package_variables().collect();
+    for name in variables {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::remove_var(name) };
+    }
     let result = match Task::parse() {
         Task::Demo(args) => return demo::run(&args),
         Task::Run(args) => run::run(&args),

@@ -1,4 +1,4 @@
-//! Tests of late records: after a pause between polls, and after a crash.
+//! Late records: after a pause between polls, and after a crash.
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! The agent's binary, built from the current sources.
 
-use std::{path::PathBuf, process::Command, sync::OnceLock};
+use std::{ffi::OsString, path::PathBuf, process::Command, sync::OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -32,6 +32,20 @@ fn build() -> Result<PathBuf> {
         cargo.args(["--profile", &name]);
         folder = target.join(name);
     }
+    // Variables of the package under test: build scripts that read them would run again, and with them the agent's
+    // dependencies would build again.
+    for name in package_variables() {
+        cargo.env_remove(name);
+    }
     ensure!(cargo.current_dir(workspace()).status()?.success(), "the agent does not build");
     Ok(folder.join("mailflow-agent"))
+}
+
+/// Returns the names of the variables by which cargo describes a package to its tests and programs.
+pub fn package_variables() -> impl Iterator<Item = OsString> {
+    let is_of_package = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_CRATE_NAME"
+    };
+    std::env::vars_os().map(|(name, _)| name).filter(is_of_package)
 }

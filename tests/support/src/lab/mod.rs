@@ -28,7 +28,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use agent::Agent;
 pub use bpf::{Attached, Bystander, Slot, Verdict, detach_links};
-pub use build::agent_binary;
+pub use build::{agent_binary, package_variables};
 pub use command::{Running, command, is_present, output, search_path, wait_for};
 pub use debian::{Unpacked, With, is_unpacked, unpack};
 pub use host::Host;
