@@ -1,6 +1,6 @@
 //! Flow, record and alert with a different number in every field.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
@@ -12,6 +12,7 @@ use mailflow_engine::{
     settings::{Service, Services},
     time::{Time, WallClockOffset},
 };
+use mailflow_test_support::lab::workspace;
 
 /// Start of the monotonic clock: 2026-11-21 03:31:00 UTC.
 pub(crate) const EPOCH: WallClockOffset = WallClockOffset::from_unix_nanos(1_795_231_860_000_000_000);
@@ -125,7 +126,7 @@ pub(crate) fn services() -> Services {
 
 /// Returns a page of the documentation.
 pub(crate) fn doc(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/integrate").join(name);
+    let path = workspace().join("docs/integrate").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

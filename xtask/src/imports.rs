@@ -92,16 +92,10 @@ struct Package {
 }
 
 fn packages() -> Result<Vec<Package>> {
-    let output = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(workspace::root())
-        .output()?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let mut packages = BTreeMap::new();
-    for package in list(&metadata["packages"]) {
+    for package in workspace::packages()? {
         let name = text(&package["name"]);
         let targets = list(&package["targets"]);
         let built = targets.iter().filter(|target| target["kind"][0] == "lib" || target["kind"][0] == "bin");

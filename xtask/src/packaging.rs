@@ -17,14 +17,19 @@ use crate::{
 /// ClickHouse in process, as a Python package.
 const CHDB: &str = "chdb==4.4.0";
 
-/// Builds the package twice, checks that both are equal, and runs the suite `install` with it.
+/// Builds the package twice, checks that both are equal, and runs the suite `packaging` with it.
 pub(crate) fn run() -> Result<()> {
     ensure!(terminal::is_root(), "hosts are booted: run it as root");
     let Built { binary, package } = dist::run(&dist::Args::default())?;
     let again = workspace::root().join("target/package/again");
     let again = dist::Args { binary: Some(binary), out: again };
-    let twin = dist::run(&again)?.package;
-    ensure!(fs::read(&package)? == fs::read(&twin)?, "{} and {} differ", package.display(), twin.display());
+    let second = dist::run(&again)?.package;
+    ensure!(
+        fs::read(&package)? == fs::read(&second)?,
+        "{} and {} differ",
+        package.display(),
+        second.display()
+    );
     say("built twice: the same bytes");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["test", "--locked", "--workspace", "--test", "packaging"]);

@@ -11,8 +11,7 @@ use super::state_dir::{AlertEventId, InputLogRecord, JournalRecord};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},
-    flow::SourceOverflow,
-    flow::{Flow, FlowRecord, RecordReason, SupersededFlow},
+    flow::{Flow, FlowRecord, RecordReason, SourceOverflow, SupersededFlow},
     time::{Time, WallClockOffset},
 };
 

@@ -16,8 +16,7 @@ use mailflow_engine::{
     Engine,
     checkpoint::FlowTableCheckpoint,
     event::{Alert, Effects},
-    flow::SourceOverflow,
-    flow::{Flow, SupersededFlow},
+    flow::{Flow, SourceOverflow, SupersededFlow},
     time::{Time, WallClockOffset},
 };
 use mailflow_kernel::clock;

@@ -1,10 +1,10 @@
 //! The documentation as tests read it: pages, links, fenced blocks and command lines.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::lab::workspace;
+use crate::lab::{repository_files, workspace};
 
 /// Marker of a block whose commands no test parses. A reason follows.
 const NOT_RUN: &str = "<!-- not run: ";
@@ -45,17 +45,11 @@ pub struct CommandLine {
 /// # Errors
 /// git cannot be run, or a file cannot be read.
 pub fn pages() -> Result<Vec<Page>> {
-    let mut git = Command::new("git");
-    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.md"]);
-    let listed = git.current_dir(workspace()).output().context("git ls-files")?;
-    let names = String::from_utf8(listed.stdout)?;
-    let existing = names.lines().filter(|name| workspace().join(name).exists());
-    existing
-        .map(|name| {
-            let text = fs::read_to_string(workspace().join(name)).with_context(|| name.to_owned())?;
-            Ok(Page { name: name.to_owned(), text })
-        })
-        .collect()
+    let read = |name: String| {
+        let text = fs::read_to_string(workspace().join(&name)).with_context(|| name.clone())?;
+        Ok(Page { name, text })
+    };
+    repository_files(&["*.md"])?.into_iter().map(read).collect()
 }
 
 impl Page {
@@ -86,48 +80,40 @@ impl Page {
         blocks
     }
 
-    /// Returns the lines outside of fenced blocks, without code spans, comments and targets of links, with their numbers.
-    pub fn prose(&self) -> Vec<(usize, String)> {
+    /// Returns the lines outside of fenced blocks, with their numbers from 1 on.
+    fn running_text(&self) -> impl Iterator<Item = (usize, &str)> {
         let mut open = false;
-        let mut lines = Vec::new();
-        for (number, line) in (1..).zip(self.text.lines()) {
-            if line.trim_start().starts_with("```") {
-                open = !open;
-            } else if !open && !line.trim_start().starts_with("<!--") {
-                lines.push((number, without_targets(&without_code(line))));
-            }
-        }
-        lines
+        (1..).zip(self.text.lines()).filter(move |(_, line)| {
+            let fence = line.trim_start().starts_with("```");
+            open ^= fence;
+            !open && !fence
+        })
+    }
+
+    /// Returns the running text without code spans, comments and targets of links, with the numbers of its lines.
+    pub fn prose(&self) -> Vec<(usize, String)> {
+        let text = self.running_text().filter(|(_, line)| !line.trim_start().starts_with("<!--"));
+        text.map(|(number, line)| (number, without_targets(&without_code(line)))).collect()
     }
 
     /// Returns the commands of this project in the running text, without those that have placeholders.
     pub fn inline_commands(&self) -> Vec<CommandLine> {
-        let mut open = false;
         let mut commands = Vec::new();
-        for (number, line) in (1..).zip(self.text.lines()) {
-            if line.trim_start().starts_with("```") {
-                open = !open;
-            } else if !open {
-                let spans = line.split('`').skip(1).step_by(2).filter(|span| !has_placeholder(span));
-                let simple = spans.flat_map(split).filter_map(program).filter(|words| is_ours(words));
-                commands.extend(simple.map(|words| CommandLine { line: number, words }));
-            }
+        for (number, line) in self.running_text() {
+            let spans = line.split('`').skip(1).step_by(2).filter(|span| !has_placeholder(span));
+            let simple = spans.flat_map(split).filter_map(program).filter(|words| is_ours(words));
+            commands.extend(simple.map(|words| CommandLine { line: number, words }));
         }
         commands
     }
 
-    /// Returns the targets of links and pictures outside of code, with their lines.
+    /// Returns the targets of links and pictures in the running text, with their lines.
     pub fn links(&self) -> Vec<(usize, String)> {
-        let mut open = false;
         let mut found = Vec::new();
-        for (number, line) in (1..).zip(self.text.lines()) {
-            if line.trim_start().starts_with("```") {
-                open = !open;
-            } else if !open {
-                let line = without_code(line);
-                for rest in line.split("](").skip(1) {
-                    found.extend(rest.split(')').next().map(|target| (number, target.to_owned())));
-                }
+        for (number, line) in self.running_text() {
+            let line = without_code(line);
+            for rest in line.split("](").skip(1) {
+                found.extend(rest.split(')').next().map(|target| (number, target.to_owned())));
             }
         }
         found
@@ -135,15 +121,11 @@ impl Page {
 
     /// Returns the names to which links may lead, as GitHub makes them of headings.
     pub fn anchors(&self) -> Vec<String> {
-        let mut open = false;
         let mut times: BTreeMap<String, usize> = BTreeMap::new();
         let mut anchors = Vec::new();
-        for line in self.text.lines() {
-            if line.trim_start().starts_with("```") {
-                open = !open;
-            }
+        for (_, line) in self.running_text() {
             let hashes = line.len() - line.trim_start_matches('#').len();
-            if open || hashes == 0 || !line[hashes..].starts_with(' ') {
+            if hashes == 0 || !line[hashes..].starts_with(' ') {
                 continue;
             }
             let anchor = anchor(line[hashes..].trim());

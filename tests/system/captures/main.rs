@@ -21,7 +21,7 @@ use std::{
 
 use mailflow_test_support::{
     frame::{FrameBuilder, flag::*},
-    lab::agent_binary,
+    lab::{agent_binary, workspace},
     pcap,
 };
 use serde_json::Value;
@@ -36,7 +36,7 @@ type Counted = ((u64, u64, u64, u64), String);
 type Flows = BTreeMap<Tuple, Vec<Counted>>;
 
 fn captures() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
+    let folder = workspace().join("../shared/captures");
     if folder.is_dir() {
         return Some(folder);
     }

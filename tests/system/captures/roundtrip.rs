@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use mailflow_test_support::{
     frame::{FrameBuilder, flag::*},
+    lab::workspace,
     pcap::{self, Stamped},
 };
 
@@ -28,7 +29,7 @@ fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], opt
 
 #[test]
 fn backtest_of_real_captures_equals_replay() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/mail");
+    let folder = workspace().join("../shared/captures/mail");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
         return;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_test_support::lab::{Agent, Lab, LabOptions, Ns, Tcpreplay, agent_binary, wait_for};
+use mailflow_test_support::lab::{Agent, Lab, LabOptions, Ns, Tcpreplay, agent_binary, wait_for, workspace};
 use serde_json::Value;
 
 /// Configuration with every server port of the recount, so that captures without mail count too.
@@ -131,7 +131,7 @@ fn shown(metrics: &str) -> u64 {
 
 #[test]
 fn captures_on_wire_equal_replay() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
+    let folder = workspace().join("../shared/captures");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
         return;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_test_support::lab::{self, With, agent_binary};
+use mailflow_test_support::lab::{self, With, agent_binary, workspace};
 use serde_json::Value;
 
 use crate::peer::until;
@@ -21,7 +21,7 @@ type Tuple = (IpAddr, u64, IpAddr, u64, u64);
 type Sums = [u64; 4];
 
 fn captures() -> Option<Vec<PathBuf>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
+    let folder = workspace().join("../shared/captures");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
         return None;

@@ -9,7 +9,7 @@ use std::{
 
 use mailflow_agent::config::Profile;
 use mailflow_common::{Scope, Vlans};
-use mailflow_test_support::lab::{agent_binary, output};
+use mailflow_test_support::lab::{agent_binary, output, workspace};
 
 use crate::{
     fixture::{EPOCH, key, record},
@@ -24,7 +24,7 @@ const FLAT: &str = "const { EcsFlat } = require('./package/build/commonjs/ecs_fl
     require('fs').writeFileSync('flat.json', JSON.stringify(EcsFlat));";
 
 fn schemas() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/schemas")
+    workspace().join("target/lab/schemas")
 }
 
 /// Returns a Python with OCSF's schemas.
@@ -72,7 +72,7 @@ pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
     fs::write(&own, made.iter().map(|line| format!("{}\n", line.trim_end())).collect::<String>()).unwrap();
     let mut files = vec![own];
 
-    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/mail");
+    let captures = workspace().join("../shared/captures/mail");
     let Ok(captures) = fs::read_dir(&captures) else {
         println!("SKIPPED in part: no captures at {}", captures.display());
         return files;
@@ -102,7 +102,7 @@ pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
 
 /// Validates the lines with a schema.
 fn check(python: &Path, schema: &[&str], files: &[PathBuf]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("outputs/schemas.py");
+    let script = workspace().join("tests/system/outputs/schemas.py");
     let found = Command::new(python).arg(script).args(schema).args(files).output().unwrap();
     let said = String::from_utf8_lossy(&found.stdout);
     assert!(found.status.success(), "{said}\n{}", String::from_utf8_lossy(&found.stderr));

@@ -1,6 +1,8 @@
 //! Real, labelled sessions in every format: equal verdicts, or none where the log lacks a field.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs};
+
+use mailflow_test_support::lab::workspace;
 
 use super::{
     run::{Files, Told, backtest, rules},
@@ -17,7 +19,7 @@ const RULES: [(&str, &str, u64); 3] = [
 
 /// Returns the sessions, each with its own source.
 fn sessions() -> Option<Vec<Session>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/sessions.csv");
+    let path = workspace().join("../shared/corpus/sessions.csv");
     let Ok(text) = fs::read_to_string(&path) else {
         println!("SKIPPED: no corpus at {}", path.display());
         return None;

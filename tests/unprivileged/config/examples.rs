@@ -3,10 +3,11 @@
 use std::{fs, path::Path};
 
 use mailflow_agent::config;
+use mailflow_test_support::lab::workspace;
 
 /// Returns the shipped examples, by name.
 fn examples() -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/rules");
+    let folder = workspace().join("config/rules");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();

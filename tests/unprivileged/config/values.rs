@@ -24,6 +24,7 @@ use mailflow_engine::{
         Thresholds, Timeouts, Transport, Window, WindowKind,
     },
 };
+use mailflow_test_support::lab::workspace;
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 
@@ -235,7 +236,7 @@ fn interfaces_have_roles_and_hooks() {
 /// Every YAML file under `config` is a configuration, except files of other tools and rule tests.
 #[test]
 fn every_shipped_configuration_is_valid() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+    let root = workspace().join("config");
     let files = configurations(&root, &root);
     assert!(files.iter().any(|file| file.ends_with("mailflow.yaml")), "{files:?}");
     for file in files {

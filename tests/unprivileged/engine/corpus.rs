@@ -1,6 +1,6 @@
 //! Size test of `smtp-burst` on real, labelled sessions, recomputed from their table.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs};
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
@@ -10,6 +10,7 @@ use mailflow_engine::{
     settings::{Layer, Match, SizeKind, SizeTest},
     time::Time,
 };
+use mailflow_test_support::lab::workspace;
 
 use super::histories::{
     defaults,
@@ -21,7 +22,7 @@ const THRESHOLDS: [u64; 3] = [40, 80, 200];
 
 #[test]
 fn size_test_equals_arithmetic_on_real_sessions() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/sessions.csv");
+    let path = workspace().join("../shared/corpus/sessions.csv");
     let Ok(text) = fs::read_to_string(&path) else {
         eprintln!("skipped: no corpus at {}", path.display());
         return;

@@ -17,8 +17,7 @@ use mailflow_engine::{
     checkpoint::FlowTableCheckpoint,
     checkpoint::RulesCheckpoint,
     event::{Alert, AlertState, Effects, MatchedFlow},
-    flow::SourceOverflow,
-    flow::{EvictOutcome, Flow, SupersededFlow},
+    flow::{EvictOutcome, Flow, SourceOverflow, SupersededFlow},
     settings::Settings,
     time::{Time, WallClockOffset},
 };

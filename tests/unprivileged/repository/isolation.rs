@@ -1,29 +1,8 @@
 //! Agents of tests do not touch an installed one.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
-}
-
-/// Returns the Rust files below a folder of the workspace, with their text.
-fn sources(place: &str) -> Vec<(String, String)> {
-    let path = workspace().join(place);
-    if path.is_file() {
-        return vec![(place.to_owned(), fs::read_to_string(path).unwrap())];
-    }
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&path).unwrap_or_else(|error| panic!("{place}: {error}")) {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if path.join(&name).is_dir() || name.ends_with(".rs") {
-            found.extend(sources(&format!("{place}/{name}")));
-        }
-    }
-    found
-}
+use mailflow_test_support::lab::{repository_files, workspace};
 
 /// Returns a file's code without comments and unit tests.
 fn code(text: &str) -> String {
@@ -35,14 +14,15 @@ fn code(text: &str) -> String {
 fn tests_isolate_state_pins_and_socket_of_agents() {
     // Lines that only parse arguments start no agent.
     let starts = |line: &str| line.contains("\"run\"") || line.contains("\"run --");
-    let homeless = |(_, text): &(String, String)| {
+    let homeless = |name: &String| {
+        let text = fs::read_to_string(workspace().join(name)).unwrap();
         let all_named = ["--state", "--pins", "--control"].iter().all(|option| text.contains(option));
-        code(text).lines().any(starts) && !all_named
+        code(&text).lines().any(starts) && !all_named
     };
+    let mut files = repository_files(&["tests"]).unwrap();
     // The suite `repository` parses command lines of documents, and starts no agent.
-    let started =
-        sources("tests").into_iter().filter(|(name, _)| !name.starts_with("tests/unprivileged/repository/"));
-    let found: Vec<String> = started.filter(homeless).map(|(name, _)| name).collect();
+    files.retain(|name| name.ends_with(".rs") && !name.starts_with("tests/unprivileged/repository/"));
+    let found: Vec<String> = files.into_iter().filter(homeless).collect();
     assert_eq!(
         found,
         Vec::<String>::new(),

@@ -1,8 +1,11 @@
 //! Comments are plain technical English: see CONTRIBUTING.md, "Words".
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
-use mailflow_test_support::words::{NO_WORDS, has};
+use mailflow_test_support::{
+    lab::{repository_files, workspace},
+    words::{NO_WORDS, has},
+};
 
 /// Crates whose comments are checked.
 const CRATES: [&str; 7] = [
@@ -32,18 +35,6 @@ const NO_BEGINNINGS: [&str; 14] = [
     "The other",
     "Itself",
 ];
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
-}
-
-/// Returns the Rust files of the repository below a folder.
-fn files(folder: &str) -> Vec<String> {
-    let output =
-        Command::new("git").args(["ls-files", "--", folder]).current_dir(workspace()).output().unwrap();
-    let listed = String::from_utf8(output.stdout).unwrap();
-    listed.lines().filter(|name| name.ends_with(".rs")).map(str::to_owned).collect()
-}
 
 /// Returns the comment of a line, and true if it is a doc comment.
 fn comment(line: &str) -> Option<(&str, bool)> {
@@ -79,7 +70,8 @@ fn faults(name: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn comments_have_only_plain_words() {
-    let files: Vec<String> = CRATES.into_iter().flat_map(files).collect();
+    let mut files = repository_files(&CRATES).unwrap();
+    files.retain(|name| name.ends_with(".rs"));
     assert!(files.len() > 100, "{} files", files.len());
     let found: Vec<String> = files
         .iter()

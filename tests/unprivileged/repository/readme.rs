@@ -1,13 +1,14 @@
 //! Examples in README.md, compared with the program.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use mailflow_agent::{cli, config};
+use mailflow_test_support::lab::workspace;
 use serde_json::Value;
 
 /// Returns the text of a page.
 fn page(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)).unwrap()
+    fs::read_to_string(workspace().join(name)).unwrap()
 }
 
 /// Returns the contents of a page's fenced blocks with this info string.

@@ -19,9 +19,10 @@ use mailflow_agent::{
         file::{ExpectedAlert, RuleTest, RuleTests},
     },
 };
+use mailflow_test_support::lab::workspace;
 
 fn config_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
+    workspace().join("config")
 }
 
 /// Returns every shipped rule test: YAML files with `test` in their path, except those of other tools.

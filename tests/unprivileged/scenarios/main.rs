@@ -4,11 +4,12 @@
 pub mod corpus;
 
 use corpus::{Attack, Lists, judge, world};
+use mailflow_test_support::lab::workspace;
 
 #[test]
 fn combined_rules_detect_attacks_and_with_lists_nothing_else() {
     let world = world(1);
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rules/reference.md");
+    let page = workspace().join("docs/rules/reference.md");
     let page = std::fs::read_to_string(page).unwrap();
     let [none, sources, both] = Lists::ALL.map(|lists| {
         let found = judge(&world, lists);

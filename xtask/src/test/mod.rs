@@ -70,7 +70,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
         let builds = lane(Lane::Builds);
         thread::scope(|scope| {
-            let builds = scope.spawn(|| builds.iter().map(|step| run_beside(step)).collect::<Vec<_>>());
+            let builds =
+                scope.spawn(|| builds.iter().map(|step| run_at_low_priority(step)).collect::<Vec<_>>());
             outcomes.extend(run_in_turn(lane(Lane::System)));
             match builds.join() {
                 Ok(done) => outcomes.extend(done),
@@ -81,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }),
             }
         });
+        outcomes.extend(run_in_turn(lane(Lane::Machines)));
     }
     summarise(&outcomes)
 }
@@ -91,6 +93,7 @@ fn list(steps: &[Step]) {
         (Lane::Fast, "Without root, in this order: `cargo xtask check` runs these"),
         (Lane::System, "As root, one after the other"),
         (Lane::Builds, "As root, at the same time, with low priority"),
+        (Lane::Machines, "As root, one after the other, after those"),
     ] {
         println!("{}", terminal::bold(about));
         for step in steps.iter().filter(|step| step.lane == lane) {
@@ -113,18 +116,20 @@ fn chosen(steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
 /// Installs what the steps need.
 fn prepare(steps: &[Step]) -> Result<()> {
     let has = |name: &str| steps.iter().any(|step| step.name == name);
-    let purposes =
-        [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
-    for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
-        setup::prepare(*purpose)?;
-    }
+    // The purpose of all tests includes what the others need.
     if steps.iter().any(|step| step.lane == Lane::System || step.name == "fuzz") {
         setup::prepare(Purpose::Test)?;
+    } else {
+        let purposes =
+            [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
+        for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
+            setup::prepare(*purpose)?;
+        }
     }
     if steps.iter().any(|step| step.lane == Lane::System) {
         lab::Package::unpack()?;
     }
-    if has("shipped_files") {
+    if has("shipped_files") || has("metrics") {
         // Debian's package would start a server: only promtool is wanted.
         let prometheus = lab::unpack("prometheus", With::Nothing)?;
         say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
@@ -143,8 +148,8 @@ fn run_in_turn<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSize
     steps.map(timed).collect()
 }
 
-/// Runs a step as a process of low priority with its output in a log, which is printed if it fails.
-fn run_beside(step: &Step) -> Outcome {
+/// Runs a step as a process of low priority. Its output is printed at its end, and stays in a log.
+fn run_at_low_priority(step: &Step) -> Outcome {
     timed(step, || {
         let path = workspace::root().join("target/test").join(format!("{}.log", step.name));
         fs::create_dir_all(path.parent().unwrap_or(&path))?;

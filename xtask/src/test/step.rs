@@ -4,15 +4,12 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::{
-    bpf, deny, fuzz, imports, kernels, packaging,
-    terminal::{self},
-    workspace,
-};
+use crate::{bpf, deny, fuzz, imports, kernels, packaging, terminal, workspace};
 
 /// Seconds that each step took, by its name: what `cargo xtask test` printed on two quiet cores.
 const SECONDS: &str = include_str!("seconds.tsv");
@@ -30,15 +27,17 @@ const FUZZ_SECONDS: u32 = 2;
 const UNIT_TESTED: [&str; 5] =
     ["mailflow-common", "mailflow-ebpf", "mailflow-engine", "mailflow-agent", "xtask"];
 
-/// The order of steps: a lane runs when those before it have passed.
+/// Group of steps, in the order of a whole run, which ends after `Fast` if a step of it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
     /// Needs no root and little time: the steps of `cargo xtask check`.
     Fast,
     /// Needs root: live agents, whose checks bound times. Only builds of low priority run at the same time.
     System,
-    /// Builds, downloads, guests.
+    /// Builds alone: they run at the time of the system suites, with low priority.
     Builds,
+    /// Boots machines, which have time limits of their own.
+    Machines,
 }
 
 /// One check, which has a name on the command line.
@@ -105,7 +104,7 @@ impl Step {
                 let mut cargo = Command::new(env!("CARGO"));
                 terminal::run(cargo.args(arguments).current_dir(workspace::root()))
             }
-            Kind::Build => build().map(drop),
+            Kind::Build => build().map(|_| ()),
             Kind::Binaries(targets) => run_binaries(targets),
             Kind::Imports => imports::check(),
             Kind::Fuzz => fuzz::run(&fuzz::Args::all(FUZZ_SECONDS)),
@@ -117,10 +116,18 @@ impl Step {
     }
 }
 
-/// Builds the test binaries of the workspace, and returns them with the folders of their packages.
-///
-/// All packages at once: of a part of them cargo unifies other features, and builds dependencies again.
-fn build() -> Result<BTreeMap<Target, Vec<(PathBuf, PathBuf)>>> {
+/// Test binaries of each target, with the folders of their packages.
+type Binaries = BTreeMap<Target, Vec<(PathBuf, PathBuf)>>;
+
+/// Builds the test binaries of the workspace, once for all steps of a run.
+fn build() -> Result<&'static Binaries> {
+    static BUILT: OnceLock<Result<Binaries, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_workspace().map_err(|error| format!("{error:#}")));
+    built.as_ref().map_err(|error| anyhow!(error.clone()))
+}
+
+/// Builds all packages at once: of a part of them cargo unifies other features, and builds dependencies again.
+fn build_workspace() -> Result<Binaries> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args([
         "test",
@@ -133,7 +140,7 @@ fn build() -> Result<BTreeMap<Target, Vec<(PathBuf, PathBuf)>>> {
     let output =
         cargo.current_dir(workspace::root()).stderr(Stdio::inherit()).output().context("running cargo")?;
     ensure!(output.status.success(), "`{}` failed: {}", terminal::shown(&cargo), output.status);
-    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut found = Binaries::new();
     for line in String::from_utf8(output.stdout)?.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
         let (Some(binary), Some(manifest)) =
@@ -220,8 +227,10 @@ pub(super) fn all() -> Result<Vec<Step>> {
         Step::new("build", Lane::Fast, "All tests build.", Kind::Build),
         Step::new("units", Lane::Fast, "Unit tests that need no root.", Kind::Binaries(units)),
     ];
+    let packages = workspace::packages()?;
     for (package, lane) in [(UNPRIVILEGED, Lane::Fast), (SYSTEM, Lane::System)] {
-        for (suite, about) in suites(package)?.into_iter().filter(|(suite, _)| suite != PACKAGING) {
+        for (suite, about) in suites(&packages, package)?.into_iter().filter(|(suite, _)| suite != PACKAGING)
+        {
             let binaries = Kind::Binaries(vec![Target::suite(package, &suite)]);
             steps.push(Step::new(&suite_name(&suite, lane), lane, &about, binaries));
         }
@@ -233,22 +242,34 @@ pub(super) fn all() -> Result<Vec<Step>> {
         "Unit tests of mailflow-kernel, which load programs.",
         kernel,
     ));
-    let builds = [
-        ("fuzz", "Committed inputs of the fuzz targets, and some new ones, break no parser.", Kind::Fuzz),
-        ("object", "The committed BPF object is the one that its sources make.", Kind::Object),
+    let others = [
+        (
+            "fuzz",
+            Lane::Builds,
+            "Committed inputs of the fuzz targets, and some new ones, break no parser.",
+            Kind::Fuzz,
+        ),
+        ("object", Lane::Builds, "The committed BPF object is the one that its sources make.", Kind::Object),
         (
             "dependencies",
+            Lane::Builds,
             "Licences, sources and known vulnerabilities of the dependencies.",
             Kind::Dependencies,
         ),
-        ("kernels", "The program loads, attaches and counts on other kernels, in QEMU.", Kind::Kernels),
+        (
+            "kernels",
+            Lane::Machines,
+            "The program loads, attaches and counts on other kernels, in QEMU.",
+            Kind::Kernels,
+        ),
         (
             PACKAGING,
+            Lane::Machines,
             "The package and the Ansible role on booted hosts, and ClickHouse's answers.",
             Kind::Packaging,
         ),
     ];
-    steps.extend(builds.into_iter().map(|(name, about, kind)| Step::new(name, Lane::Builds, about, kind)));
+    steps.extend(others.map(|(name, lane, about, kind)| Step::new(name, lane, about, kind)));
     Ok(steps)
 }
 
@@ -257,16 +278,8 @@ fn suite_name(suite: &str, lane: Lane) -> String {
     if lane == Lane::System && suite == "outputs" { "outputs_live".to_owned() } else { suite.to_owned() }
 }
 
-/// Returns the suites of a package, each with the first sentence of its documentation.
-fn suites(package: &str) -> Result<Vec<(String, String)>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
-        .current_dir(workspace::root())
-        .output()
-        .context("running cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+/// Returns the suites of one of these packages, each with the first sentence of its documentation.
+fn suites(packages: &[serde_json::Value], package: &str) -> Result<Vec<(String, String)>> {
     let found = packages.iter().find(|found| found["name"] == package);
     let targets = found.and_then(|found| found["targets"].as_array());
     let targets = targets.with_context(|| format!("there is no package {package}"))?;

@@ -5,8 +5,7 @@ use mailflow_common::{DirectionTotals, FlowCounters, Totals};
 
 use mailflow_engine::{
     event::CounterDelta,
-    flow::SourceOverflow,
-    flow::{DirectionStats, Flow},
+    flow::{DirectionStats, Flow, SourceOverflow},
 };
 
 /// Packets and bytes of both directions.

@@ -25,8 +25,7 @@ use crate::{
     persist::migrated_flows::{MigratedFlows, subtract},
 };
 use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{DirectionStats, EvictOutcome, Flow, SupersededFlow},
+    flow::{DirectionStats, EvictOutcome, Flow, SourceOverflow, SupersededFlow},
     settings::Timeouts,
     time::Time,
 };

@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{error::KernelError, handle::Kernel};
 use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{EvictOutcome, Flow, SupersededFlow},
+    flow::{EvictOutcome, Flow, SourceOverflow, SupersededFlow},
     time::Time,
 };
 

@@ -1,9 +1,6 @@
 //! Snapshot of all maps.
 
-use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{Flow, SupersededFlow},
-};
+use mailflow_engine::flow::{Flow, SourceOverflow, SupersededFlow};
 
 /// Contents of all maps at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,10 +12,7 @@ use crate::{
     handle::{Kernel, MapOrigin},
     program::load::Loaded,
 };
-use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{Flow, SupersededFlow},
-};
+use mailflow_engine::flow::{Flow, SourceOverflow, SupersededFlow};
 
 impl Kernel {
     /// Returns the checkpoint of the reader.

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output_offsets::FileOffset;
 use mailflow_engine::{
-    flow::SourceOverflow,
-    flow::{DirectionStats, Flow, RecordReason, SupersededFlow, facts_bytes, facts_of},
+    flow::{DirectionStats, Flow, RecordReason, SourceOverflow, SupersededFlow, facts_bytes, facts_of},
     time::Time,
 };
 use mailflow_kernel::{parse_source_key, source_key_bytes};

@@ -41,7 +41,7 @@ pub use prometheus::Prometheus;
 pub use tcp::{Connection, TcpFacts, Transfer, transfer};
 pub use tcpreplay::Tcpreplay;
 pub use topology::Family;
-pub use workspace::workspace;
+pub use workspace::{repository_files, workspace};
 
 use topology::Net;
 
