@@ -1,16 +1,16 @@
--- ClickHouse: flow lines of mailflow-agent, from any number of gateways, and the networks that say who is
--- inside. Loading a gateway's file (docs/integrate/clickhouse.md has the rest):
+-- ClickHouse tables for the flow records of mailflow-agent from any number of gateways, and for the internal networks.
+-- To load the file of a gateway (docs/integrate/clickhouse.md has the rest):
 --
 --   clickhouse-client --database mailflow --date_time_input_format best_effort \
 --     --query "INSERT INTO flows FORMAT JSONEachRow" < /var/log/mailflow/flows.json
 --
--- The columns are the fields of docs/integrate/events.md; what a line has beside them is skipped.
+-- The columns are fields of docs/integrate/events.md; other fields of a line are skipped.
 
 CREATE DATABASE IF NOT EXISTS mailflow;
 
 CREATE TABLE IF NOT EXISTS mailflow.flows
 (
-    -- The gateway that counted the flow, as its lines name it, unless it is set where the lines are collected.
+    -- Gateway that counted the flow, from the line; the collector may set another name.
     gateway LowCardinality(String) DEFAULT host,
     host LowCardinality(String) DEFAULT '',
     in_iface LowCardinality(String) DEFAULT '',
@@ -55,19 +55,19 @@ ENGINE = MergeTree
 PARTITION BY toYYYYMM(timestamp)
 ORDER BY (src_ip, timestamp);
 
--- To forget: ALTER TABLE mailflow.flows MODIFY TTL toDateTime(timestamp) + INTERVAL 90 DAY
+-- To expire old rows: ALTER TABLE mailflow.flows MODIFY TTL toDateTime(timestamp) + INTERVAL 90 DAY
 
--- A flow has a line every five minutes while it lives; its counters are those of the last one.
+-- An open flow has a line every five minutes; the last line has its final counters.
 CREATE VIEW IF NOT EXISTS mailflow.last AS
 SELECT * FROM mailflow.flows
 ORDER BY timestamp DESC, flow.reason = 'active'
 LIMIT 1 BY gateway, flow_id;
 
--- Who is inside; the longest match decides, as in the agent's internal_networks, which these must equal.
---   internal  ours
---   special   neither ours nor the Internet
---   external  taken out of a larger one ("!CIDR")
--- What is in none of them is external.
+-- Networks; the longest match decides. They must equal internal_networks of the agents.
+--   internal  internal network
+--   special   special-use addresses: neither internal nor the Internet
+--   external  excluded from a larger network ("!CIDR")
+-- An address in no network is external.
 CREATE TABLE IF NOT EXISTS mailflow.networks
 (
     network String,

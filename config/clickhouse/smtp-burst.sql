@@ -1,14 +1,14 @@
--- The rule smtp-burst over the flow lines: one row for each alert, as the agent would have told it.
--- docs/integrate/clickhouse.md says how it comes about. Parameters (--param_threshold 10 ...):
+-- The rule smtp-burst over flow records: one row for each alert that the agent would have raised.
+-- docs/integrate/clickhouse.md explains the query. Parameters (--param_threshold 10 ...):
 --   window, resolve_after  seconds
---   threshold              flows that make it fire
---   resolve_below          flows below which it ends
+--   threshold              number of flows at which the alert fires
+--   resolve_below          number of flows below which the alert is resolved
 
 WITH
     toInt64({window:UInt32}) * 1000000 AS window_us,
     toInt64({resolve_after:UInt32}) * 1000000 AS resolve_us,
 
--- A flow counts once: at its first line that satisfies the rule.
+-- A flow counts once: at its first line that matches the rule.
 counted AS
 (
     SELECT
@@ -27,7 +27,7 @@ counted AS
     GROUP BY gateway, flow_id
 ),
 
--- IPv6 clients with 64 bits in common are one source.
+-- IPv6 clients with the same /64 prefix are one source.
 sources AS
 (
     SELECT
@@ -36,8 +36,8 @@ sources AS
     FROM counted
 ),
 
--- The window at time t is (t - window, t]. It holds K flows at a flow's time where the flow K - 1 before is
--- within it, and holds them until that one leaves.
+-- The window at time t is (t - window, t]. At the time of a flow it contains K flows if the flow K - 1 positions earlier
+-- is within the window, until that flow leaves it.
 windows AS
 (
     SELECT
@@ -51,7 +51,7 @@ windows AS
     WINDOW rows AS (PARTITION BY source ORDER BY at ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ),
 
--- Where the value stays below for resolve_after, one alert has ended and the next one begins.
+-- After the value was below the limit for resolve_after, the alert is resolved and a new one may begin.
 kept AS
 (
     SELECT

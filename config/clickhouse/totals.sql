@@ -1,4 +1,4 @@
--- What each source sent and received, by application, over all its flows.
+-- Packets and bytes of each source in both directions, by application.
 SELECT
     src_ip,
     app_proto,

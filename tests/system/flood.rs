@@ -351,7 +351,7 @@ fn run(flood: Flood) {
     } else {
         assert!(sample(&page, "mailflow_overflow_entries") > 0.0, "the flow table was not filled");
     }
-    assert_eq!(of_bulk("mailflow_rule_refused_records_total"), 0.0, "each finds room");
+    assert_eq!(of_bulk("mailflow_rule_rejected_records_total"), 0.0, "each finds room");
     assert_eq!(sample(&page, "mailflow_source_flood"), 1.0);
 
     // The loud sources: some alerts per minute by source, the others grouped, and each source in the log.

@@ -124,7 +124,7 @@ fn overload_packets_are_in_source_totals_or_rest() {
     let page = wait_for("a reading of all packets at rest", Duration::from_secs(240), || {
         let page = agent.metrics()?;
         let found = samples(&page);
-        let at_rest = found["mailflow_held_packets{place=\"live\",direction=\"up\"}"] == 0.0;
+        let at_rest = found["mailflow_accounted_packets{location=\"active\",direction=\"up\"}"] == 0.0;
         Ok((found["mailflow_kernel_packets_total{direction=\"up\"}"] >= sent(0) && at_rest).then_some(page))
     })
     .unwrap();
@@ -135,7 +135,8 @@ fn overload_packets_are_in_source_totals_or_rest() {
         }
     }
     let held = |place: &str, direction: &str| {
-        found[format!("mailflow_held_packets{{place=\"{place}\",direction=\"{direction}\"}}").as_str()]
+        found
+            [format!("mailflow_accounted_packets{{location=\"{place}\",direction=\"{direction}\"}}").as_str()]
     };
     let mut missing = [0.0; 2];
     for (index, direction) in ["up", "down"].into_iter().enumerate() {
@@ -155,7 +156,7 @@ fn overload_packets_are_in_source_totals_or_rest() {
         "sent up {}, down {}; held up: retired {}, overflow {}, unattributed {}; the hog's {}",
         sent(0),
         sent(1),
-        held("retired", "up"),
+        held("ended", "up"),
         held("overflow", "up"),
         held("unattributed", "up"),
         found[hog.as_str()],
@@ -164,7 +165,7 @@ fn overload_packets_are_in_source_totals_or_rest() {
     assert!(held("overflow", "up") > 10_000.0 && held("unattributed", "up") > 10_000.0);
     assert!(agent.log().contains("new flows are counted by source"), "{}", agent.log());
 
-    let retired = [held("retired", "up"), held("retired", "down")];
+    let retired = [held("ended", "up"), held("ended", "down")];
     assert!(agent.stop().unwrap().success());
     let records = fs::read_to_string(&flow_log).unwrap();
     let mut recorded = [0; 2];

@@ -177,7 +177,7 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         let text = format!("{flows} flows of clients in no internal network, such as {}", clients.join(", "));
         line("WARNING", text)?;
     }
-    if status.helper.is_some_and(|helper| helper.process.is_none()) {
+    if status.hook_monitor.is_some_and(|helper| helper.process.is_none()) {
         line(
             "WARNING",
             "the helper process is not running: the order of programs at TCX is unknown".to_owned(),
@@ -195,7 +195,7 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for (reason, buffers) in &status.uncounted {
         line("not counted", format!("{reason}: {buffers}"))?;
     }
-    if status.delivered_twice {
+    if status.duplicate_delivery {
         line("WARNING", "packets are delivered twice, and counted twice".to_owned())?;
     }
     for rule in &status.rules {
@@ -237,7 +237,7 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
             .filter(|(name, number)| **number > 0 || !rare(name))
             .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
             .collect();
-        line("sink", format!("{}: {}", sink.name, numbers.join(", ")))?;
+        line("output", format!("{}: {}", sink.name, numbers.join(", ")))?;
     }
     for warning in delivery_problems(status) {
         line("WARNING", warning)?;

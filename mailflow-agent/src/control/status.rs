@@ -31,8 +31,7 @@ pub struct Status {
     /// Warnings about the environment of the agent, a line each.
     pub warnings: Vec<String>,
     /// Helper process; `None` before the first poll.
-    #[serde(rename = "lookout")]
-    pub helper: Option<HelperStatus>,
+    pub hook_monitor: Option<HelperStatus>,
     /// Usage of the flow table.
     pub flows: TableUsage,
     /// Usage of the overflow table.
@@ -44,13 +43,12 @@ pub struct Status {
     /// Buffers that were not counted to a flow, by reason; reasons without buffers are omitted.
     pub uncounted: BTreeMap<String, u64>,
     /// True if packets seem to be delivered twice.
-    pub delivered_twice: bool,
+    pub duplicate_delivery: bool,
     /// Rules.
     pub rules: Vec<RuleStatus>,
     /// Firing alerts, oldest first.
     pub alerts: Vec<FiringAlert>,
     /// Outputs.
-    #[serde(rename = "sinks")]
     pub outputs: Vec<OutputStatus>,
     /// Persistent state; `None` if the agent has no state directory.
     pub durability: Option<Durability>,
@@ -99,7 +97,6 @@ pub struct ProgramStatus {
     /// Position among the programs of the hook, from 1; `None` if unknown.
     pub position: Option<u32>,
     /// Number of times that it was attached again.
-    #[serde(rename = "again")]
     pub reattach_count: u64,
 }
 

@@ -31,5 +31,5 @@ pub struct TopSource {
     /// Estimated messages that servers accepted.
     pub messages: u64,
     /// Flows that a rule counted, summed over the rules.
-    pub qualifying: u64,
+    pub matched_flows: u64,
 }

@@ -39,7 +39,7 @@ fn findings_of(status: &Status) -> Vec<Finding> {
     } else {
         Finding::ok("conservation", "every counted packet is accounted for")
     });
-    findings.push(if status.delivered_twice {
+    findings.push(if status.duplicate_delivery {
         Finding::bad(
             "delivery",
             "packets are delivered twice, and counted twice",
@@ -77,12 +77,12 @@ fn findings_of(status: &Status) -> Vec<Finding> {
             Finding::bad(what, "the program is not attached", "see the agent's log")
         });
     }
-    match status.helper {
+    match status.hook_monitor {
         Some(HelperStatus { process: Some(process) }) => {
-            findings.push(Finding::ok("lookout", format!("the helper process runs, process {process}")));
+            findings.push(Finding::ok("hook_monitor", format!("the helper process runs, process {process}")));
         }
         Some(HelperStatus { process: None }) => findings.push(Finding::warn(
-            "lookout",
+            "hook_monitor",
             "the helper process has ended: the order of programs at TCX is unknown",
             "counting goes on; restart the agent, and see its log",
         )),
@@ -130,7 +130,7 @@ mod tests {
             vec![ProgramStatus { attached: true, position: Some(2), ..ProgramStatus::default() }];
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.interfaces.clear();
-        status.helper = Some(HelperStatus { process: Some(7) });
+        status.hook_monitor = Some(HelperStatus { process: Some(7) });
         assert_eq!(worst(&status), Some(Verdict::Ok));
         status.unlisted.flows = 3;
         assert_eq!(worst(&status), Some(Verdict::Warn));
@@ -138,7 +138,7 @@ mod tests {
         status.warnings = vec!["pins".to_owned()];
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.warnings.clear();
-        status.helper = Some(HelperStatus { process: None });
+        status.hook_monitor = Some(HelperStatus { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.durability = Some(Durability { durable: true, ..Durability::default() });
         assert_eq!(worst(&status), Some(Verdict::Warn));

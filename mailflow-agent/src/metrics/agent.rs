@@ -112,14 +112,14 @@ impl AgentMetrics {
             is_lists_current: register(
                 &registry,
                 IntGauge::new(
-                    "mailflow_lists_last_reload_successful",
+                    "mailflow_network_lists_last_reload_successful",
                     "1 if the last attempt to read the lists of internal networks succeeded, else 0.",
                 )?,
             )?,
             lists_loaded_at: register(
                 &registry,
                 Gauge::new(
-                    "mailflow_lists_last_reload_success_timestamp_seconds",
+                    "mailflow_network_lists_last_reload_success_timestamp_seconds",
                     "Time of the last successful read of the lists of internal networks, in seconds since \
                      1970.",
                 )?,
@@ -127,7 +127,7 @@ impl AgentMetrics {
             network_lines: register(
                 &registry,
                 IntGauge::new(
-                    "mailflow_listed_networks",
+                    "mailflow_network_list_entries",
                     "Number of lines of the internal networks in force.",
                 )?,
             )?,
@@ -161,71 +161,71 @@ impl AgentMetrics {
             )?,
             written: register_sink_counter(
                 &registry,
-                "mailflow_sink_lines_written_total",
+                "mailflow_output_lines_written_total",
                 "Number of delivered lines or events, by sink.",
             )?,
             dropped: register_sink_counter(
                 &registry,
-                "mailflow_sink_lines_dropped_total",
+                "mailflow_output_lines_dropped_total",
                 "Number of lost lines or events, by sink: the queue was full, or the receiver refuses them.",
             )?,
             errors: register_sink_counter(
                 &registry,
-                "mailflow_sink_errors_total",
+                "mailflow_output_errors_total",
                 "Number of failed delivery attempts, by sink. They are retried.",
             )?,
             waiting: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_sink_queue_lines", "Number of queued lines or events, by sink."),
-                    &["sink"],
+                    Opts::new("mailflow_output_queue_lines", "Number of queued lines or events, by sink."),
+                    &["output"],
                 )?,
             )?,
             files_replaced: register_sink_counter(
                 &registry,
-                "mailflow_sink_files_replaced_total",
+                "mailflow_output_files_replaced_total",
                 "Number of files renamed at their maximum size, by sink.",
             )?,
             waiting_for_space: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
-                        "mailflow_sink_waits_for_room",
+                        "mailflow_output_waiting_for_disk",
                         "1 while lines wait because a part of the disk must stay free, by sink.",
                     ),
-                    &["sink"],
+                    &["output"],
                 )?,
             )?,
             refusals: register_sink_counter(
                 &registry,
-                "mailflow_sink_refusals_total",
+                "mailflow_output_rejections_total",
                 "Number of responses that refuse a single event, by sink.",
             )?,
             refused: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
-                        "mailflow_sink_refused_alerts",
+                        "mailflow_output_rejected_alerts",
                         "Number of alerts that an Alertmanager refused at the last attempt, by sink. They \
                          are posted again.",
                     ),
-                    &["sink"],
+                    &["output"],
                 )?,
             )?,
             dead_lettered: register_sink_counter(
                 &registry,
-                "mailflow_sink_dead_lettered_total",
+                "mailflow_output_dead_letters_written_total",
                 "Number of events added to the dead letters, by sink: the receiver refuses them permanently.",
             )?,
             dead_letters: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
-                        "mailflow_sink_dead_letters",
+                        "mailflow_output_dead_letters",
                         "Number of events in the files of dead letters, by sink. 0 after the files are \
                          emptied or removed.",
                     ),
-                    &["sink"],
+                    &["output"],
                 )?,
             )?,
             clock_offset: register(
@@ -236,7 +236,7 @@ impl AgentMetrics {
                         "Offset of a receiver's clock from the local clock, by the Date of its responses, \
                          by sink. 0 if they agree.",
                     ),
-                    &["sink"],
+                    &["output"],
                 )?,
             )?,
             registry,
@@ -343,14 +343,14 @@ impl AgentMetrics {
         }
     }
 
-    /// Returns the metrics of each sink by name, without the prefix `mailflow_sink_` and the suffix `_total`.
+    /// Returns the metrics of each sink by name, without the prefix `mailflow_output_` and the suffix `_total`.
     pub fn sinks(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let mut sinks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for family in self.registry.gather() {
-            let Some(name) = family.name().strip_prefix("mailflow_sink_") else { continue };
+            let Some(name) = family.name().strip_prefix("mailflow_output_") else { continue };
             let name = name.strip_suffix("_total").unwrap_or(name);
             for metric in family.get_metric() {
-                let Some(sink) = metric.get_label().iter().find(|label| label.name() == "sink") else {
+                let Some(sink) = metric.get_label().iter().find(|label| label.name() == "output") else {
                     continue;
                 };
                 let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
@@ -376,7 +376,7 @@ impl AgentMetrics {
 
 /// Registers a counter with the label `sink`.
 fn register_sink_counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, Error> {
-    register(registry, IntCounterVec::new(Opts::new(name, help), &["sink"])?)
+    register(registry, IntCounterVec::new(Opts::new(name, help), &["output"])?)
 }
 
 /// Registers a metric. Its clones share the values.

@@ -5,7 +5,7 @@ use mailflow_engine::{RuleCounts, Stats, query::window_scan::TermThreshold};
 
 const OPEN_FLOWS: MetricFamily = MetricFamily::gauge("mailflow_open_flows", "Number of open flows.");
 const VANISHED_FLOWS: MetricFamily = MetricFamily::counter(
-    "mailflow_vanished_flows_total",
+    "mailflow_lost_flows_total",
     "Number of flows that the agent did not evict but that are missing in the flow table. Their packets are \
      counted, but they have no final record.",
 );
@@ -20,7 +20,7 @@ const LATE_RECORDS: MetricFamily = MetricFamily::counter(
     "Number of matching records that arrived too late to be evaluated, by rule.",
 );
 const REFUSED_RECORDS: MetricFamily = MetricFamily::counter(
-    "mailflow_rule_refused_records_total",
+    "mailflow_rule_rejected_records_total",
     "Number of matching records of groups that exceed the limit, by rule.",
 );
 const MEMORY_BYTES: MetricFamily =
@@ -54,7 +54,7 @@ const EVIDENCE_RECORDS: MetricFamily =
 const EVIDENCE_RECORDS_LIMIT: MetricFamily =
     MetricFamily::gauge("mailflow_evidence_records_limit", "Largest number of evidence records.");
 const EVIDENCE_DROPPED_RECORDS: MetricFamily = MetricFamily::counter(
-    "mailflow_evidence_dropped_total",
+    "mailflow_evidence_records_dropped_total",
     "Number of evidence records replaced by newer ones.",
 );
 

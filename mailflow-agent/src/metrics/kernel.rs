@@ -34,11 +34,11 @@ const OVERFLOW_ENTRIES: MetricFamily = MetricFamily::gauge(
 const OVERFLOW_CAPACITY: MetricFamily =
     MetricFamily::gauge("mailflow_overflow_capacity", "Largest number of overflow entries.");
 const LOCATED_PACKETS: MetricFamily = MetricFamily::gauge(
-    "mailflow_held_packets",
+    "mailflow_accounted_packets",
     "Number of packets that the program counted, by their location and direction.",
 );
 const LOCATED_BYTES: MetricFamily = MetricFamily::gauge(
-    "mailflow_held_bytes",
+    "mailflow_accounted_bytes",
     "Number of IP bytes that the program counted, by their location and direction.",
 );
 const MERGED_FLOWS: MetricFamily = MetricFamily::counter(
@@ -54,32 +54,34 @@ const HANDSHAKE_COPIES: MetricFamily = MetricFamily::counter(
     "mailflow_handshake_copies_total",
     "Number of SYNs and SYN-ACKs that repeat the previous one within a tick: copies, not retransmissions.",
 );
-const DELIVERED_TWICE: MetricFamily = MetricFamily::gauge(
-    "mailflow_delivered_twice",
+const DUPLICATE_DELIVERY: MetricFamily = MetricFamily::gauge(
+    "mailflow_duplicate_delivery",
     "1 if the last handshakes show that packets are delivered twice, and counted twice, else 0.",
 );
-const SCAN_DURATION: MetricFamily =
-    MetricFamily::gauge("mailflow_drain_duration_seconds", "Duration of the last scan of the flow table.");
+const SCAN_DURATION: MetricFamily = MetricFamily::gauge(
+    "mailflow_flow_table_scan_duration_seconds",
+    "Duration of the last scan of the flow table.",
+);
 const ATTACHED_PROGRAMS: MetricFamily = MetricFamily::gauge(
     "mailflow_attached",
     "1 while the program is attached, by interface, hook and direction. 0 while the interface does not \
      exist.",
 );
 const HOOK_POSITION: MetricFamily = MetricFamily::gauge(
-    "mailflow_attached_position",
+    "mailflow_program_position",
     "Position of the program at its hook. 1 is the first. Packets that an earlier program accepts are not \
      seen.",
 );
 const REATTACHMENTS: MetricFamily = MetricFamily::counter(
-    "mailflow_reattached_total",
+    "mailflow_reattachments_total",
     "Number of reattachments: the interface reappeared, or the program was detached or no longer first.",
 );
 const BOUND_INTERFACES: MetricFamily = MetricFamily::gauge(
-    "mailflow_watched_interfaces",
+    "mailflow_interfaces",
     "Number of interfaces that an entry of `interfaces` is bound to, by entry.",
 );
 const UNLISTED_PREFIXES: MetricFamily = MetricFamily::gauge(
-    "mailflow_unlisted_prefix",
+    "mailflow_unlisted_prefix_info",
     "1 for each network behind an inside interface that is in no internal network.",
 );
 const UNLISTED_FLOWS: MetricFamily = MetricFamily::counter(
@@ -87,7 +89,7 @@ const UNLISTED_FLOWS: MetricFamily = MetricFamily::counter(
     "Number of flows to the Internet at inside interfaces whose client is in no internal network.",
 );
 const HELPER_UP: MetricFamily = MetricFamily::gauge(
-    "mailflow_lookout_up",
+    "mailflow_hook_monitor_up",
     "1 while the helper process runs. Without it the position of the program at TCX is unknown.",
 );
 const PACKET_DIFFERENCE: MetricFamily = MetricFamily::gauge(
@@ -168,7 +170,7 @@ pub struct KernelSnapshot {
     /// Counted minus located, by direction: packets, then IP bytes.
     pub difference: [[i64; 2]; 2],
     /// True if each packet is delivered twice.
-    pub delivered_twice: bool,
+    pub duplicate_delivery: bool,
     /// Utilisation of the flow table.
     pub flows: Utilisation,
     /// Utilisation of the overflow table.
@@ -222,7 +224,7 @@ impl KernelSnapshot {
         for (packet, handshakes) in handshakes {
             HANDSHAKE_COPIES.sample(out, &[("packet", packet)], handshakes.copies);
         }
-        DELIVERED_TWICE.single(out, u8::from(self.delivered_twice));
+        DUPLICATE_DELIVERY.single(out, u8::from(self.duplicate_delivery));
         SCAN_DURATION.single(out, self.scan_duration.as_secs_f64());
         ATTACHED_PROGRAMS.head(out);
         for attachment in &self.attached {
@@ -261,7 +263,11 @@ impl KernelSnapshot {
             family.head(out);
             for attachment in &self.packet_locations {
                 for (direction, gain) in [("up", attachment.up), ("down", attachment.down)] {
-                    family.sample(out, &[("place", attachment.name), ("direction", direction)], value(gain));
+                    family.sample(
+                        out,
+                        &[("location", attachment.name), ("direction", direction)],
+                        value(gain),
+                    );
                 }
             }
         }

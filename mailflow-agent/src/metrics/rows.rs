@@ -59,7 +59,7 @@ pub(crate) struct RowFamilies {
     pub(crate) bytes: MetricFamily,
     pub(crate) flows: MetricFamily,
     pub(crate) messages: MetricFamily,
-    pub(crate) qualifying: MetricFamily,
+    pub(crate) matched_flows: MetricFamily,
 }
 
 /// Families by service.
@@ -78,8 +78,8 @@ pub(crate) const SERVICES: RowFamilies = RowFamilies {
         "mailflow_messages_estimated_total",
         "Estimated number of messages that servers have accepted, by service.",
     ),
-    qualifying: MetricFamily::counter(
-        "mailflow_qualifying_flows_total",
+    matched_flows: MetricFamily::counter(
+        "mailflow_rule_matched_flows_total",
         "Number of flows that a rule counted, by rule and service.",
     ),
 };
@@ -100,8 +100,8 @@ pub(crate) const SOURCES: RowFamilies = RowFamilies {
         "mailflow_source_messages_estimated_total",
         "Estimated number of messages that servers have accepted, by source.",
     ),
-    qualifying: MetricFamily::counter(
-        "mailflow_source_qualifying_flows_total",
+    matched_flows: MetricFamily::counter(
+        "mailflow_source_matched_flows_total",
         "Number of flows that a rule counted, by rule and source.",
     ),
 };
@@ -123,11 +123,11 @@ impl RowFamilies {
                 family.sample(out, &[(self.label, name)], value(row));
             }
         }
-        self.qualifying.head(out);
+        self.matched_flows.head(out);
         for (name, row) in rows {
             for (index, rule) in rules.iter().enumerate() {
                 let count = row.qualified.get(index).copied().unwrap_or(0);
-                self.qualifying.sample(out, &[("rule", rule), (self.label, name)], count);
+                self.matched_flows.sample(out, &[("rule", rule), (self.label, name)], count);
             }
         }
     }

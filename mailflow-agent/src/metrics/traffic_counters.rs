@@ -22,7 +22,7 @@ use mailflow_engine::{
 const FLOW_RECORDS: MetricFamily =
     MetricFamily::counter("mailflow_flow_records_total", "Number of flow records, by reason.");
 const ONE_SIDED_FLOWS: MetricFamily = MetricFamily::counter(
-    "mailflow_one_sided_flows_total",
+    "mailflow_one_way_flows_total",
     "Number of ended flows of which only one direction crossed this gateway, by that direction.",
 );
 const SUPPRESSED_FLOWS: MetricFamily = MetricFamily::counter(
@@ -73,7 +73,7 @@ impl LabelContext<'_> {
     }
 }
 
-/// Counters by service and by source, qualifying flows, records and alerts.
+/// Counters by service and by source, matched flows, records and alerts.
 #[derive(Clone, Debug)]
 pub struct TrafficCounters {
     limits: SeriesLimits,
@@ -163,7 +163,7 @@ impl TrafficCounters {
     pub fn sources(&self) -> Vec<SourceTotals<'_>> {
         let source_totals = |(source, row): (_, &CounterRow)| {
             let CounterRow { up, down, flows, messages, ref qualified } = *row;
-            SourceTotals { source, up, down, flows, messages, qualifying: qualified.iter().sum() }
+            SourceTotals { source, up, down, flows, messages, matched_flows: qualified.iter().sum() }
         };
         self.sources.rows().into_iter().map(source_totals).collect()
     }
@@ -220,7 +220,7 @@ pub struct SourceTotals<'a> {
     /// Number of estimated messages.
     pub messages: u64,
     /// Number of flows that rules counted, summed over the rules.
-    pub qualifying: u64,
+    pub matched_flows: u64,
 }
 
 /// Direction of a one-sided flow.

@@ -128,7 +128,7 @@ fn line(letter: &DeadLetter<'_>) -> String {
     let now = EveTimestamp::of(Time::ZERO, WallClockOffset::from_unix_nanos(clock::unix_nanos())).rfc3339();
     let event: Value = serde_json::from_str(letter.event).unwrap_or_else(|_| letter.event.into());
     let line = json!({
-        "time": now, "sink": letter.sink, "receiver": letter.receiver, "status": letter.status,
+        "time": now, "output": letter.sink, "receiver": letter.receiver, "status": letter.status,
         "reason": letter.reason, "idempotency_key": letter.key, "event": event,
     });
     format!("{line}\n")

@@ -11,7 +11,7 @@ const MIN_HANDSHAKE_PACKETS: u64 = 20;
 pub(crate) struct DuplicateDetector {
     /// Counters at the last decision.
     decided_at: HandshakeCounters,
-    delivered_twice: bool,
+    duplicate_delivery: bool,
 }
 
 impl DuplicateDetector {
@@ -24,14 +24,14 @@ impl DuplicateDetector {
         let (all, copies) =
             (handshakes.all - self.decided_at.all, handshakes.copies - self.decided_at.copies);
         if all < MIN_HANDSHAKE_PACKETS {
-            return self.delivered_twice;
+            return self.duplicate_delivery;
         }
         self.decided_at = handshakes;
         // If every packet comes twice, half are copies. Some of them are lost, or arrive in another tick.
-        let delivered_twice = copies * 5 >= all * 2;
-        if delivered_twice != self.delivered_twice {
-            self.delivered_twice = delivered_twice;
-            if delivered_twice {
+        let duplicate_delivery = copies * 5 >= all * 2;
+        if duplicate_delivery != self.duplicate_delivery {
+            self.duplicate_delivery = duplicate_delivery;
+            if duplicate_delivery {
                 warn!(
                     copies,
                     of = all,
@@ -43,7 +43,7 @@ impl DuplicateDetector {
                 info!(copies, of = all, "packets are delivered once");
             }
         }
-        delivered_twice
+        duplicate_delivery
     }
 }
 

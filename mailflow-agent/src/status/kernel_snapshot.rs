@@ -60,8 +60,8 @@ pub(crate) fn take_snapshot(
     let packets_at = |name, sum: &TrafficSum| PacketsAt { name, up: sum.up, down: sum.down };
     Ok(KernelSnapshot {
         packet_locations: vec![
-            packets_at("live", &audit.active),
-            packets_at("retired", &audit.ended),
+            packets_at("active", &audit.active),
+            packets_at("ended", &audit.ended),
             packets_at("overflow", &audit.overflow),
             PacketsAt {
                 name: "unattributed",
@@ -70,7 +70,7 @@ pub(crate) fn take_snapshot(
             },
         ],
         difference: [difference.packets, difference.bytes],
-        delivered_twice: detector.update(&totals),
+        duplicate_delivery: detector.update(&totals),
         flows: Utilisation { entries: audit.flows, capacity: tables.flows.into() },
         overflow: Utilisation { entries: audit.sources, capacity: tables.overflow.into() },
         attached: kernel.attachments().map(attachment).collect(),

@@ -248,7 +248,7 @@ impl control::StatusProvider for SharedStatus {
             }),
             poll_seconds: snapshot.settings.poll_seconds,
             interfaces: kernel.map(attachments).unwrap_or_default(),
-            helper: kernel.map(|kernel| control::HelperStatus { process: kernel.helper_pid }),
+            hook_monitor: kernel.map(|kernel| control::HelperStatus { process: kernel.helper_pid }),
             flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
             overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
             sources: snapshot.traffic.source_count(),
@@ -257,7 +257,7 @@ impl control::StatusProvider for SharedStatus {
             watched: kernel.map(watched).unwrap_or_default(),
             unlisted: unlisted(&snapshot),
             warnings: warnings(&snapshot, self.metrics),
-            delivered_twice: kernel.is_some_and(|kernel| kernel.delivered_twice),
+            duplicate_delivery: kernel.is_some_and(|kernel| kernel.duplicate_delivery),
             rules,
             alerts: snapshot.firing.status_rows(&snapshot.windows.firing),
             outputs: sinks.map(|(name, numbers)| control::OutputStatus { name, numbers }).collect(),
@@ -279,7 +279,7 @@ impl control::StatusProvider for SharedStatus {
             bytes_down: totals.down.bytes,
             flows: totals.flows,
             messages: totals.messages,
-            qualifying: totals.qualifying,
+            matched_flows: totals.matched_flows,
         });
         TopSnapshot { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
     }

@@ -25,7 +25,7 @@ fn status_command(agent: &Agent) -> (String, Option<i32>) {
 }
 
 fn bound(entry: &str) -> String {
-    format!("mailflow_watched_interfaces{{entry=\"{entry}\"}}")
+    format!("mailflow_interfaces{{entry=\"{entry}\"}}")
 }
 
 /// Waits until an entry is bound to these interfaces.

@@ -13,7 +13,7 @@ use super::{
 /// Capability bits (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
-const LOOKOUT: &str = "mailflow_lookout_up";
+const LOOKOUT: &str = "mailflow_hook_monitor_up";
 
 /// Returns a field of /proc/.../status.
 fn field(status: &str, name: &str) -> String {
@@ -165,7 +165,7 @@ fn dead_helper_process_is_reported_and_counting_continues() {
     let binary = agent_binary().unwrap();
     let doctor = format!("{} doctor --config {} --interface lan0 --json", binary.display(), config.display());
     let found: Vec<serde_json::Value> = serde_json::from_str(&lab.gateway.run(&doctor).unwrap()).unwrap();
-    let finding = found.iter().find(|finding| finding["what"] == "lookout").unwrap();
+    let finding = found.iter().find(|finding| finding["what"] == "hook_monitor").unwrap();
     assert_eq!(finding["verdict"], "warn", "{found:#?}");
     assert!(agent.stop().unwrap().success());
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 const FLOWS: &str = "mailflow_unlisted_client_flows_total";
-const PREFIX: &str = "mailflow_unlisted_prefix{interface=\"lan0\",prefix=\"2a00:1450:4001:77::/64\"}";
+const PREFIX: &str = "mailflow_unlisted_prefix_info{interface=\"lan0\",prefix=\"2a00:1450:4001:77::/64\"}";
 
 /// Adds a global IPv6 prefix to the network of lan0, as a provider would delegate one.
 fn global_prefix(lab: &Lab) -> SocketAddr {
@@ -97,7 +97,7 @@ fn clients_outside_internal_networks_are_warned_until_listed() {
 fn new_public_interface_address_is_warned() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --poll-interval 60s");
-    let prefixes = || agent.metrics().unwrap().matches("mailflow_unlisted_prefix{").count();
+    let prefixes = || agent.metrics().unwrap().matches("mailflow_unlisted_prefix_info{").count();
     wait_for_metric(&agent, FLOWS, 0);
     assert_eq!(prefixes(), 0, "the lab's own networks are RFC 1918 and RFC 4193");
     lab.gateway.ip("address add 198.51.100.9/32 dev lan1").unwrap();

@@ -26,7 +26,7 @@ fn duplicated_mirror_packets_are_detected() {
                 sent,
             );
         }
-        wait_for_metric(&agent, "mailflow_delivered_twice", twice);
+        wait_for_metric(&agent, "mailflow_duplicate_delivery", twice);
         let copies = copies(&agent);
         // A copy that arrives after a clock tick, on a busy machine, is not recognised as one.
         assert!(copies <= sent * 2 * twice / 2 && copies >= sent * 2 * twice * 2 / 5, "{copies} of {sent}");

@@ -33,14 +33,14 @@ pub(crate) fn attached(hook: &str, direction: &str) -> String {
     format!("mailflow_attached{{interface=\"lan0\",hook=\"{hook}\",direction=\"{direction}\"}}")
 }
 
-/// Returns the series `mailflow_attached_position` of a hook of lan0.
+/// Returns the series `mailflow_program_position` of a hook of lan0.
 pub(crate) fn position(hook: &str, direction: &str) -> String {
     attached(hook, direction).replace("_attached", "_attached_position")
 }
 
-/// Returns the series `mailflow_reattached_total` of a direction of lan0.
+/// Returns the series `mailflow_reattachments_total` of a direction of lan0.
 pub(crate) fn again(direction: &str) -> String {
-    format!("mailflow_reattached_total{{interface=\"lan0\",direction=\"{direction}\"}}")
+    format!("mailflow_reattachments_total{{interface=\"lan0\",direction=\"{direction}\"}}")
 }
 
 /// Transfers some bytes between client and server.

@@ -105,7 +105,7 @@ fn vectors() -> anyhow::Result<Registry> {
     let both = ["source", "direction"];
     let (packets, bytes) = (family("packets", &both)?, family("bytes", &both)?);
     let (flows, messages) = (family("flows", &["source"])?, family("messages_estimated", &["source"])?);
-    let qualifying = family("qualifying_flows", &["rule", "source"])?;
+    let qualifying = family("matched_flows", &["rule", "source"])?;
     for number in 0..sources() {
         let source = address(number).to_string();
         for direction in ["up", "down"] {

@@ -54,7 +54,7 @@ fn status_and_top_read_running_agent() {
         (&found["rules"][0]["name"], &found["rules"][0]["window_seconds"]),
         (&"smtp-burst".into(), &3_600.into())
     );
-    assert_eq!(found["sinks"][0]["name"], "alerts");
+    assert_eq!(found["outputs"][0]["name"], "alerts");
 
     let shown = ask(&agent, "status");
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));

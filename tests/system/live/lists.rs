@@ -53,14 +53,14 @@ fn source_added_to_list_is_counted() {
 
     // An invalid list changes nothing.
     fs::write(&list, format!("cidr,group\n{source}/8,berlin\n")).unwrap();
-    metric("mailflow_lists_last_reload_successful 0");
-    metric("mailflow_listed_networks 1");
+    metric("mailflow_network_lists_last_reload_successful 0");
+    metric("mailflow_network_list_entries 1");
     three_mails();
     assert_eq!(agent.alerts(), Vec::<String>::new(), "still not internal");
 
     fs::write(&list, format!("cidr,group,comment\n192.168.77.0/24,,\n{source},berlin,desk 3\n")).unwrap();
-    metric("mailflow_lists_last_reload_successful 1");
-    metric("mailflow_listed_networks 2");
+    metric("mailflow_network_lists_last_reload_successful 1");
+    metric("mailflow_network_list_entries 2");
     three_mails();
     let alerts = wait_for("the alert", Duration::from_secs(60), || {
         let alerts = agent.alerts();

@@ -224,7 +224,7 @@ fn full_table_counts_each_packet_in_one_overflow() {
         wait_for("every packet", Duration::from_secs(60), || Ok((counted() >= expected).then_some(())))
             .unwrap_or_else(|error| println!("{hook}: {error}"));
         assert_eq!(counted(), expected, "{hook}");
-        let overflow = sum("mailflow_held_packets{place=\"overflow\"");
+        let overflow = sum("mailflow_accounted_packets{location=\"overflow\"");
         assert!(overflow > expected[0] / 2, "{hook}: {overflow} of {} packets in the overflow", expected[0]);
         assert!(agent.stop().unwrap().success());
     }

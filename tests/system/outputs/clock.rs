@@ -130,12 +130,13 @@ fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     scene.expect("an hour ahead: it fires", &told);
     let metrics = scene.agent.metrics().unwrap();
     let value = |name: &str| -> f64 {
-        let line =
-            metrics.lines().find(|line| line.starts_with(&format!("{name}{{sink=\"alerts_alertmanager\"}}")));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{output=\"alerts_alertmanager\"}}")));
         line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
     };
-    assert!(value("mailflow_sink_refusals_total") >= 1.0, "{metrics}");
-    assert_eq!(value("mailflow_sink_refused_alerts"), 0.0);
+    assert!(value("mailflow_output_rejections_total") >= 1.0, "{metrics}");
+    assert_eq!(value("mailflow_output_rejected_alerts"), 0.0);
     assert!((value("mailflow_receiver_clock_offset_seconds") + 3_600.0).abs() <= 3.0);
     told.push("resolved");
     scene.expect("an hour ahead: it has ended", &told);

@@ -80,7 +80,7 @@ fn samples(page: &str) -> HashMap<String, f64> {
 }
 
 fn of_sink(found: &HashMap<String, f64>, what: &str, sink: &str) -> f64 {
-    found.get(&format!("mailflow_sink_{what}{{sink=\"{sink}\"}}")).copied().unwrap_or(0.0)
+    found.get(&format!("mailflow_output_{what}{{output=\"{sink}\"}}")).copied().unwrap_or(0.0)
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Gateway {
     pub(crate) fn told(&self) -> String {
         let log = self.host.run("journalctl --no-pager --unit mailflow-agent").unwrap_or_default();
         let (_, page) = get(&self.lab.gateway, PAGES.parse().unwrap(), "/metrics").unwrap_or_default();
-        let told = ["_flows_total", "_flow_records", "_held_", "_sink_", "_kernel_packets", "difference"];
+        let told = ["_flows_total", "_flow_records", "_held_", "_output_", "_kernel_packets", "difference"];
         let lines =
             page.lines().filter(|line| !line.starts_with('#') && told.iter().any(|name| line.contains(name)));
         format!("{log}\n{}", lines.collect::<Vec<_>>().join("\n"))

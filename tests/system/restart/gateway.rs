@@ -185,7 +185,7 @@ impl Gateway {
             let held = metrics.lines().filter(|line| {
                 line.contains("_held_")
                     || line.contains("difference")
-                    || line.contains("_sink_")
+                    || line.contains("_output_")
                     || line.contains("table_entries")
             });
             let held: Vec<&str> = held.collect();

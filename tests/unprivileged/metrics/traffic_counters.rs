@@ -116,11 +116,12 @@ proptest! {
             let page = render(&ledger, &[]);
 
             for of in ["", "source_"] {
+                let rule = if of.is_empty() { "rule_" } else { of };
                 let packets = sums(&page, &format!("mailflow_{of}packets_total"), &["direction"]);
                 let bytes = sums(&page, &format!("mailflow_{of}bytes_total"), &["direction"]);
                 let flows = sums(&page, &format!("mailflow_{of}flows_total"), &[]);
                 let messages = sums(&page, &format!("mailflow_{of}messages_estimated_total"), &[]);
-                let qualifying = sums(&page, &format!("mailflow_{of}qualifying_flows_total"), &["rule"]);
+                let matched_flows = sums(&page, &format!("mailflow_{rule}matched_flows_total"), &["rule"]);
                 for (what, shown) in [
                     ("up packets", packets.get("direction=\"up\"")),
                     ("down packets", packets.get("direction=\"down\"")),
@@ -128,8 +129,8 @@ proptest! {
                     ("down bytes", bytes.get("direction=\"down\"")),
                     ("flows", flows.get("")),
                     ("messages", messages.get("")),
-                    ("first", qualifying.get("rule=\"first\"")),
-                    ("second", qualifying.get("rule=\"second\"")),
+                    ("first", matched_flows.get("rule=\"first\"")),
+                    ("second", matched_flows.get("rule=\"second\"")),
                 ] {
                     let amount = given.get(what).copied().unwrap_or(0.0);
                     prop_assert_eq!(shown.copied().unwrap_or(0.0), amount, "{}{}\n{}", of, what, page);
@@ -204,7 +205,7 @@ fn label_values_with_equal_concatenation_stay_distinct() {
     }
     let page = render(&ledger, &windows);
     let found = samples(&page);
-    for family in ["mailflow_window_value", "mailflow_source_qualifying_flows_total"] {
+    for family in ["mailflow_window_value", "mailflow_source_matched_flows_total"] {
         for (number, (rule, client)) in (1_u32..).zip(pairs) {
             let condition = if family == "mailflow_window_value" { ",condition=\"count\"" } else { "" };
             let series = format!("{family}{{rule=\"{rule}\"{condition},source=\"{client}\"}}");
@@ -252,8 +253,8 @@ fn one_sided_flows_are_distinct_from_unanswered() {
     observe(&mut ledger, &Effects { records, ..Effects::default() }, 0);
     let page = render(&ledger, &[]);
     let found = samples(&page);
-    assert_eq!(found["mailflow_one_sided_flows_total{direction=\"up\"}"], 1.0);
-    assert_eq!(found["mailflow_one_sided_flows_total{direction=\"down\"}"], 2.0);
+    assert_eq!(found["mailflow_one_way_flows_total{direction=\"up\"}"], 1.0);
+    assert_eq!(found["mailflow_one_way_flows_total{direction=\"down\"}"], 2.0);
     assert_eq!(found["mailflow_flow_records_total{reason=\"closed\"}"], 5.0);
     assert_eq!(found["mailflow_flow_records_total{reason=\"active\"}"], 1.0);
 }

@@ -227,7 +227,7 @@ fn permanent_failure_is_a_dead_letter_without_secrets() {
     assert!(!text.contains("PLANTED"), "{text}");
     let letter: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(letter["event"]["alert"]["fingerprint"], alert(1).fingerprint);
-    assert_eq!((letter["sink"].as_str(), letter["status"].as_u64()), (Some("test"), Some(404)));
+    assert_eq!((letter["output"].as_str(), letter["status"].as_u64()), (Some("test"), Some(404)));
     assert_eq!(letter["receiver"].as_str().unwrap(), receiver.url(""));
     assert!(letter["reason"].as_str().unwrap().starts_with("404 Not Found: Cannot POST"), "{letter}");
     // Until the operator removes the dead letters.

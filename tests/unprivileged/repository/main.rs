@@ -5,5 +5,6 @@
 mod applications;
 mod documents;
 mod isolation;
+mod old_names;
 mod prose;
 mod readme;

@@ -36,6 +36,17 @@ const NO_BEGINNINGS: [&str; 14] = [
     "Itself",
 ];
 
+/// Extensions of the configuration files whose comments are checked, with the marks of a comment line.
+const CONFIG_COMMENTS: [(&str, &str); 7] = [
+    ("yaml", "#"),
+    ("yml", "#"),
+    ("j2", "#"),
+    ("service", "#"),
+    ("sysusers", "#"),
+    ("tmpfiles", "#"),
+    ("sql", "--"),
+];
+
 /// Returns the comment of a line, and true if it is a doc comment.
 fn comment(line: &str) -> Option<(&str, bool)> {
     let line = line.trim_start();
@@ -80,6 +91,31 @@ fn comments_have_only_plain_words() {
     assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
 }
 
+/// Returns the faults of the comments of a configuration file, a line each. Its comments are texts for users, so each
+/// block of them is checked as a doc comment.
+fn config_faults(name: &str, mark: &str, text: &str) -> Vec<String> {
+    let comments = text.lines().map(|line| match line.trim_start().strip_prefix(mark) {
+        Some(comment) => format!("///{comment}\n"),
+        None => "\n".to_owned(),
+    });
+    faults(name, &comments.collect::<String>())
+}
+
+#[test]
+fn comments_of_configuration_files_have_only_plain_words() {
+    let mut checked = 0;
+    let mut found = Vec::new();
+    for name in repository_files(&["config"]).unwrap() {
+        let extension = name.rsplit('.').next().unwrap_or_default();
+        let Some((_, mark)) = CONFIG_COMMENTS.iter().find(|(known, _)| *known == extension) else { continue };
+        let text = fs::read_to_string(workspace().join(&name)).unwrap();
+        found.extend(config_faults(&name, mark, &text));
+        checked += 1;
+    }
+    assert!(checked > 20, "{checked} files");
+    assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
+}
+
 #[test]
 fn faults_are_found_by_line_and_word() {
     let text =
@@ -87,5 +123,9 @@ fn faults_are_found_by_line_and_word() {
     assert_eq!(
         faults("a.rs", text),
         ["a.rs:1: begins with \"Whether\": Whether it is.", "a.rs:4: \"told\": told of amidst"]
+    );
+    assert_eq!(
+        config_faults("a.sql", "--", "-- Who it is.\nSELECT 1;\n-- A row.\n"),
+        ["a.sql:1: begins with \"Who\": Who it is."]
     );
 }

@@ -13,7 +13,7 @@ const METRICS: &[&str] = &[
     "mailflow_attached{",
     "mailflow_packets_total{service=\"submission\"",
     "mailflow_bytes_total{service=\"submission\"",
-    "mailflow_qualifying_flows_total{rule=\"smtp-burst\",service=\"submission\"",
+    "mailflow_rule_matched_flows_total{rule=\"smtp-burst\",service=\"submission\"",
     "mailflow_source_flows_total{source=\"10.20.0.2\"",
     "mailflow_window_value{",
     "mailflow_alerts{",

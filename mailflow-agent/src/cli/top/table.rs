@@ -120,7 +120,7 @@ const COLUMN_WIDTHS: [usize; 5] = [12, 11, 10, 11, 11];
 const BYTES_COLUMN: usize = 1;
 
 fn numbers(row: &TopSource) -> [u64; 5] {
-    [row.packets_up, row.bytes_up, row.flows, row.messages, row.qualifying]
+    [row.packets_up, row.bytes_up, row.flows, row.messages, row.matched_flows]
 }
 
 /// Formats bytes in a unit in which they have at most four digits.
@@ -153,13 +153,13 @@ mod tests {
 
     fn top(at_seconds: f64, rows: &[(&str, [u64; 5])]) -> TopSnapshot {
         let row =
-            |(source, [packets_up, bytes_up, flows, messages, qualifying]): &(&str, [u64; 5])| TopSource {
+            |(source, [packets_up, bytes_up, flows, messages, matched_flows]): &(&str, [u64; 5])| TopSource {
                 source: (*source).to_owned(),
                 packets_up: *packets_up,
                 bytes_up: *bytes_up,
                 flows: *flows,
                 messages: *messages,
-                qualifying: *qualifying,
+                matched_flows: *matched_flows,
                 ..TopSource::default()
             };
         TopSnapshot { at_seconds, rows: rows.iter().map(row).collect() }

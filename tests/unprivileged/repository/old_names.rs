@@ -1,0 +1,29 @@
+//! Names of interfaces that were renamed, in files of the repository.
+
+use std::{fs, process::Command};
+
+use mailflow_test_support::{lab::workspace, words::has_name};
+
+/// Returns the old names of the table in CHANGELOG.md.
+fn old_names() -> Vec<String> {
+    let text = fs::read_to_string(workspace().join("CHANGELOG.md")).unwrap();
+    let rows = text.lines().skip_while(|line| !line.starts_with("| old name")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.split('`').nth(1).expect("a row begins with a name in backticks").to_owned()).collect()
+}
+
+#[test]
+fn old_interface_names_are_in_no_file() {
+    let old = old_names();
+    assert!(old.len() > 40, "{} names", old.len());
+    let listed = Command::new("git").args(["ls-files"]).current_dir(workspace()).output().unwrap();
+    let mut found = Vec::new();
+    for file in String::from_utf8(listed.stdout).unwrap().lines().filter(|file| *file != "CHANGELOG.md") {
+        // Captures and the BPF object are no text.
+        let Ok(text) = fs::read_to_string(workspace().join(file)) else { continue };
+        for name in old.iter().filter(|name| has_name(&text, name)) {
+            found.push(format!("{file}: {name}"));
+        }
+    }
+    assert!(found.is_empty(), "{} old names:\n{}", found.len(), found.join("\n"));
+}
