@@ -114,25 +114,24 @@ fn is_healthy(status: &Status) -> bool {
         && delivery_problems(status).next().is_none()
 }
 
-/// Describes dead letters and refused alerts.
+/// Describes dead letters and rejected alerts.
 fn delivery_problems(status: &Status) -> impl Iterator<Item = String> {
     status.outputs.iter().flat_map(|sink| {
-        let number = |name| sink.numbers.get(name).copied().unwrap_or(0);
         let name = &sink.name;
-        let dead = match number("dead_letters") {
+        let dead = match sink.dead_letters {
             0 => None,
             dead => Some(format!(
                 "{name}: {dead} events were rejected by the receiver and are dead letters (see the agent's log, then empty the \
                  file)"
             )),
         };
-        let refused = match number("refused_alerts") {
+        let rejected = match sink.rejected_alerts {
             0 => None,
-            refused => Some(format!(
-                "{name}: the receiver refuses {refused} alerts, which are posted again (see the agent's log)"
+            rejected => Some(format!(
+                "{name}: the receiver rejects {rejected} alerts, which are sent again (see the agent's log)"
             )),
         };
-        dead.into_iter().chain(refused)
+        dead.into_iter().chain(rejected)
     })
 }
 
@@ -229,21 +228,16 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         line("alerts", "none fires".to_owned())?;
     }
     for sink in &status.outputs {
-        // Rare events are shown only if they happened.
-        let rare = |name: &str| matches!(name, "files_replaced" | "waits_for_room");
-        let numbers: Vec<String> = sink
-            .numbers
-            .iter()
-            .filter(|(name, number)| **number > 0 || !rare(name))
-            .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
-            .collect();
-        line("output", format!("{}: {}", sink.name, numbers.join(", ")))?;
+        let rare = sink.rare_values().into_iter().filter(|(_, value)| *value > 0);
+        let values = sink.usual_values().into_iter().chain(rare);
+        let values: Vec<String> = values.map(|(name, value)| format!("{name} {value}")).collect();
+        line("output", format!("{}: {}", sink.name, values.join(", ")))?;
     }
     for warning in delivery_problems(status) {
         line("WARNING", warning)?;
     }
     for note in &status.notes {
-        line("life", note.clone())?;
+        line("note", note.clone())?;
     }
     Ok(())
 }
@@ -391,9 +385,8 @@ mod tests {
             shown.contains("NOT WRITTEN since 2026-09-21T14:13:20Z: No space left; rules are evaluated"),
             "{shown}"
         );
-        for name in ["dead_letters", "refused_alerts"] {
-            let sink =
-                |number| OutputStatus { name: "hook".into(), numbers: [(name.to_owned(), number)].into() };
+        for name in ["dead_letters", "rejected_alerts"] {
+            let sink = |value| OutputStatus::new("hook".into(), &[(name.to_owned(), value)].into());
             status = Status { config_good: true, outputs: vec![sink(0)], ..Status::default() };
             assert!(is_healthy(&status) && !text(&status).contains("WARNING"));
             status.outputs = vec![sink(3)];

@@ -279,12 +279,72 @@ pub struct StoredAlert {
     pub threshold: u64,
 }
 
-/// Output, with its counters.
+/// Output, with the values of its metrics `mailflow_output_*`. Those that an output does not have are zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutputStatus {
     /// Name of the output.
     pub name: String,
-    /// Counters by their metric names: `lines_written`, `lines_dropped`, `errors`, `queue_lines`.
-    pub numbers: BTreeMap<String, u64>,
+    /// Number of lines that were written.
+    pub lines_written: u64,
+    /// Number of lines that were dropped, as the queue was full.
+    pub lines_dropped: u64,
+    /// Number of failed attempts to write or send.
+    pub errors: u64,
+    /// Number of lines in the queue.
+    pub queue_lines: u64,
+    /// Number of files that reached their maximum size and were replaced.
+    pub files_replaced: u64,
+    /// 1 while lines wait for free disk space.
+    pub waiting_for_disk: u64,
+    /// Number of requests that the receiver rejected.
+    pub rejections: u64,
+    /// Number of firing alerts that the receiver rejects, and that are sent again.
+    pub rejected_alerts: u64,
+    /// Number of alert events that were written to the dead-letter file.
+    pub dead_letters_written: u64,
+    /// Number of alert events in the dead-letter file.
+    pub dead_letters: u64,
+}
+
+impl OutputStatus {
+    /// Creates the status of an output from the values of its metrics, by name without `mailflow_output_` and `_total`.
+    pub fn new(name: String, metrics: &BTreeMap<String, u64>) -> Self {
+        let value = |name: &str| metrics.get(name).copied().unwrap_or(0);
+        Self {
+            name,
+            lines_written: value("lines_written"),
+            lines_dropped: value("lines_dropped"),
+            errors: value("errors"),
+            queue_lines: value("queue_lines"),
+            files_replaced: value("files_replaced"),
+            waiting_for_disk: value("waiting_for_disk"),
+            rejections: value("rejections"),
+            rejected_alerts: value("rejected_alerts"),
+            dead_letters_written: value("dead_letters_written"),
+            dead_letters: value("dead_letters"),
+        }
+    }
+
+    /// Returns the values that people need at each look, with their names.
+    pub fn usual_values(&self) -> [(&'static str, u64); 4] {
+        [
+            ("lines written", self.lines_written),
+            ("lines dropped", self.lines_dropped),
+            ("errors", self.errors),
+            ("queue lines", self.queue_lines),
+        ]
+    }
+
+    /// Returns the values of rare events, with their names.
+    pub fn rare_values(&self) -> [(&'static str, u64); 6] {
+        [
+            ("files replaced", self.files_replaced),
+            ("waiting for disk", self.waiting_for_disk),
+            ("rejections", self.rejections),
+            ("rejected alerts", self.rejected_alerts),
+            ("dead letters written", self.dead_letters_written),
+            ("dead letters", self.dead_letters),
+        ]
+    }
 }

@@ -96,11 +96,10 @@ fn findings_of(status: &Status) -> Vec<Finding> {
         ));
     }
     for sink in &status.outputs {
-        let refused = sink.numbers.get("refused_alerts").copied().unwrap_or(0);
-        if refused > 0 {
+        if sink.rejected_alerts > 0 {
             findings.push(Finding::bad(
-                format!("{} refusals", sink.name),
-                format!("the receiver refuses {refused} alerts, which are posted again"),
+                format!("{} rejections", sink.name),
+                format!("the receiver rejects {} alerts, which are sent again", sink.rejected_alerts),
                 "see the agent's log for its reason",
             ));
         }
@@ -112,7 +111,7 @@ fn findings_of(status: &Status) -> Vec<Finding> {
             "mailflow-agent check-config",
         ));
     }
-    findings.extend(status.notes.iter().map(|note| Finding::ok("life", note)));
+    findings.extend(status.notes.iter().map(|note| Finding::ok("note", note)));
     findings
 }
 

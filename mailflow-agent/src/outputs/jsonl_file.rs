@@ -425,7 +425,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         let numbers = agent.sinks();
-        assert_eq!((numbers["reserve"]["waits_for_room"], numbers["reserve"]["queue_lines"]), (1, 1));
+        assert_eq!((numbers["reserve"]["waiting_for_disk"], numbers["reserve"]["queue_lines"]), (1, 1));
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
         assert!(sink.close(Duration::from_secs(10)).is_err());
         fs::remove_dir_all(path.parent().unwrap()).unwrap();

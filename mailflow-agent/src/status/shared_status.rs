@@ -260,7 +260,7 @@ impl control::StatusProvider for SharedStatus {
             duplicate_delivery: kernel.is_some_and(|kernel| kernel.duplicate_delivery),
             rules,
             alerts: snapshot.firing.status_rows(&snapshot.windows.firing),
-            outputs: sinks.map(|(name, numbers)| control::OutputStatus { name, numbers }).collect(),
+            outputs: sinks.map(|(name, metrics)| control::OutputStatus::new(name, &metrics)).collect(),
             durability: self.durability(),
             notes: {
                 let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -358,4 +358,30 @@ fn conservation(kernel: &KernelSnapshot) -> Conservation {
 fn uncounted(kernel: &KernelSnapshot) -> impl Iterator<Item = (String, u64)> {
     let count = |reason: Reason| (reason.name().to_owned(), kernel.totals.reason(reason));
     Reason::ALL.into_iter().map(count).filter(|(_, buffers)| *buffers > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::util::disk::FileLimits;
+
+    #[test]
+    fn output_status_has_each_metric_of_an_output() {
+        let agent = AgentMetrics::new("0", 0.0).unwrap();
+        drop((
+            agent.sink_counters("a"),
+            agent.receiver_counters("a"),
+            agent.file_bounds("a", FileLimits::NONE),
+        ));
+        let names: Vec<String> = agent.sinks()["a"].keys().cloned().collect();
+        let metrics: BTreeMap<String, u64> = names.iter().cloned().zip(1..).collect();
+        let status = serde_json::to_value(control::OutputStatus::new("a".to_owned(), &metrics)).unwrap();
+        for (name, value) in &metrics {
+            assert_eq!(status[name], *value, "{name}");
+        }
+        let fields = status.as_object().unwrap().len();
+        assert_eq!(fields, metrics.len() + 1, "{status}");
+    }
 }

@@ -112,7 +112,7 @@ fn planted_credential_is_never_printed() {
         let metrics = agent.metrics()?;
         let failed =
             |sink: &&str| of(&metrics, "errors_total", sink) + of(&metrics, "dead_letters", sink) > 0.0;
-        Ok((sinks.iter().all(failed) && of(&metrics, "refused_alerts", "alerts_alertmanager/") > 0.0)
+        Ok((sinks.iter().all(failed) && of(&metrics, "rejected_alerts", "alerts_alertmanager/") > 0.0)
             .then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", agent.metrics().unwrap(), agent.log()));

@@ -95,7 +95,7 @@ fn answer(command: &str) -> Reply {
                 unit: Some(evil()),
                 ..FiringAlert::default()
             }],
-            outputs: vec![OutputStatus { name: evil(), numbers: Default::default() }],
+            outputs: vec![OutputStatus { name: evil(), ..Default::default() }],
             notes: vec![evil()],
             ..Status::default()
         })),
