@@ -86,7 +86,7 @@ pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
         let field = |name: &str| -> Option<u64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        // The buckets have as many slots as the capacity. The fallback map has a fifth of that.
+        // The buckets have as many slots as the capacity. The fallback map has 19 % of that.
         let ways = field("max_entries:").unwrap_or(0) * mailflow_common::BUCKET_SLOTS as u64;
         if field("value_size:") == Some(size_of::<mailflow_common::Bucket>() as u64)
             && ways.abs_diff(u64::from(capacity)) < mailflow_common::BUCKET_SLOTS as u64
@@ -95,7 +95,7 @@ pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
         }
         if field("key_size:") == Some(size_of::<mailflow_common::FlowKey>() as u64)
             && field("value_size:") == Some(size_of::<mailflow_common::FlowCounters>() as u64)
-            && field("max_entries:") == Some(u64::from(capacity / 5))
+            && field("max_entries:") == Some(u64::from(capacity) * 19 / 100)
         {
             beside = field("memlock:");
         }
