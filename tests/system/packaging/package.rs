@@ -50,6 +50,26 @@ fn package_has_documented_files_owned_by_root() {
     }
 }
 
+/// Man pages are those that the unit and the commands need, and the files that they name are in the package.
+#[test]
+fn package_has_what_man_pages_refer_to() {
+    let folder = std::env::temp_dir().join(format!("mailflow-manual-{}", std::process::id()));
+    output(Command::new("dpkg-deb").arg("--extract").arg(package()).arg(&folder)).unwrap();
+    let mut named = BTreeSet::new();
+    for page in ["man1/mailflow-agent-status.1", "man5/mailflow.yaml.5", "man5/mailflow-rules.5", "man8/mailflow-agent.8"] {
+        let page = folder.join(format!("usr/share/man/{page}.gz"));
+        let text = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(page)).unwrap();
+        let text = text.replace("\\-", "-");
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
+        let files = words.filter(|word| ["/usr/", "/etc/"].iter().any(|root| word.starts_with(root)));
+        named.extend(files.map(|file| file.trim_end_matches(['.', '/']).trim_start_matches('/').to_owned()));
+    }
+    let missing: Vec<_> = named.iter().filter(|file| !folder.join(file).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(named.len() > 15, "{named:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// Every library that the agent links is in the notices, with the text of the most common licence.
 #[test]
 fn package_has_licence_notices_of_linked_libraries() {
