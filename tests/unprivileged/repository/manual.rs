@@ -194,22 +194,23 @@ fn add_unknown_keys(value: &mut Value, path: &str, paths: &mut BTreeSet<String>)
     }
 }
 
-/// Returns the keys that the parser accepts. In an error about an unknown key it names those that it knows.
-fn accepted_keys() -> BTreeSet<String> {
+/// Returns the keys that the parser accepts, with the paths of their mappings. In an error about an unknown key it names
+/// those that it knows.
+fn known_keys() -> Vec<(String, String)> {
     let mut value: Value = serde_yaml::from_str(EVERY_KEY).unwrap();
     let mut given = BTreeSet::new();
     add_unknown_keys(&mut value, "", &mut given);
-    let text = serde_yaml::to_string(&value).unwrap();
-    let faults = config::parse("keys.yaml", &text).unwrap_err();
-    let mut accepted = BTreeSet::new();
+    let faults = config::parse("keys.yaml", &serde_yaml::to_string(&value).unwrap()).unwrap_err();
+    let mut keys = Vec::new();
     for fault in faults.iter() {
         let Some(known) = fault.expected.strip_prefix("unknown key; expected one of ") else { continue };
-        let parent = fault.path.strip_suffix(UNKNOWN).unwrap();
-        accepted.extend(known.split(", ").map(|key| normal(&format!("{parent}{key}"))));
+        let mapping = fault.path.strip_suffix(UNKNOWN).unwrap();
+        keys.extend(known.split(", ").map(|key| (mapping.to_owned(), key.to_owned())));
     }
-    let missing: Vec<_> = accepted.difference(&given).collect();
+    let missing: Vec<_> =
+        keys.iter().filter(|(mapping, key)| !given.contains(&normal(&format!("{mapping}{key}")))).collect();
     assert!(missing.is_empty(), "EVERY_KEY lacks {missing:?}, so what is in them is not known");
-    accepted
+    keys
 }
 
 #[test]
@@ -226,15 +227,22 @@ fn every_key_of_the_configuration_has_an_entry() {
     // The entries of a section's keys are those of the section.
     let sections: Vec<String> =
         documented.iter().filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned())).collect();
-    let accepted: BTreeSet<String> = accepted_keys()
-        .into_iter()
-        .filter(|key| !sections.contains(key) || documented.contains(key))
-        .collect();
+    let keys = known_keys();
+    let accepted = keys.iter().map(|(mapping, key)| normal(&format!("{mapping}{key}")));
+    let accepted: BTreeSet<String> =
+        accepted.filter(|key| !sections.contains(key) || documented.contains(key)).collect();
     assert!(accepted.len() > 100, "{} keys", accepted.len());
     let missing: Vec<_> = accepted.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&accepted).collect();
     println!("{} keys", accepted.len());
     assert!(missing.is_empty() && unknown.is_empty(), "not in the pages: {missing:#?}\nno key: {unknown:#?}");
+    // One entry stands for all counters.
+    let counters: Vec<&String> =
+        keys.iter().filter(|(mapping, _)| mapping.ends_with("match.flow.")).map(|(_, key)| key).collect();
+    let rules = pages.iter().find(|page| page.name == "mailflow-rules.5").unwrap();
+    assert!(
+        counters.len() > 5 && counters.iter().all(|name| rules.roff.contains(&format!("\\fB{name}\\fR")))
+    );
 }
 
 #[test]

@@ -195,7 +195,11 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "check-config",
         notes: &["Files that the configuration names (networks, certificates, secrets) are read too."],
-        exit_status: &[("0", "every file is good, warnings aside"), ("2", "bad usage, or a file has errors")],
+        exit_status: &[
+            ("0", "every file is good, warnings aside"),
+            ("1", "the output cannot be written"),
+            ("2", "bad usage, or a file has errors"),
+        ],
         examples: &[
             (
                 "mailflow-agent check-config /etc/mailflow/mailflow.yaml",

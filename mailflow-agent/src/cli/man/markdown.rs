@@ -254,11 +254,14 @@ impl<'a> Converter<'a> {
             between.extend(cell);
         }
         let both = !between.is_empty() && !last.is_empty();
-        for text in [between, last].into_iter().filter(|text| !text.is_empty()) {
-            self.roff.text(text);
-            if both {
-                self.roff.control("br", []);
-            }
+        if !between.is_empty() {
+            self.roff.text(between);
+        }
+        if both {
+            self.roff.control("br", []);
+        }
+        if !last.is_empty() {
+            self.roff.text(last);
         }
     }
 
@@ -333,7 +336,7 @@ mod tests {
         let table = "| setting | type | default | meaning |\n|---|---|---|---|\n| `a.b` | number | `1` | The *b*. |\n| `c` | text | | |\n";
         assert_eq!(
             converted(table),
-            ".TP\n\\fBa.b\\fR\ntype: number; default: \\fB1\\fR\n.br\nThe \\fIb\\fR.\n.br\n.TP\n\\fBc\\fR\ntype: text\n"
+            ".TP\n\\fBa.b\\fR\ntype: number; default: \\fB1\\fR\n.br\nThe \\fIb\\fR.\n.TP\n\\fBc\\fR\ntype: text\n"
         );
         assert_eq!(converted("| a | b |\n|---|---|\n| **x** | y |\n"), ".TP\n\\fBx\\fR\ny\n");
     }

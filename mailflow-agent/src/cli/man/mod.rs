@@ -46,7 +46,8 @@ pub fn write_man_pages(folder: &Path) -> io::Result<()> {
     for page in all()? {
         let section = folder.join(format!("man{}", page.section));
         std::fs::create_dir_all(&section)?;
-        std::fs::write(section.join(format!("{}.{}", page.name, page.section)), portable(&page.text))?;
+        let text = portable(&without_empty_paragraphs(&page.text));
+        std::fs::write(section.join(format!("{}.{}", page.name, page.section)), text)?;
     }
     Ok(())
 }
@@ -56,6 +57,17 @@ fn all() -> io::Result<Vec<ManPage>> {
     let mut pages = pages::commands()?;
     pages.extend(markdown::documents());
     Ok(pages)
+}
+
+/// Returns the text without the beginning of a paragraph directly behind a heading, which has none before it.
+fn without_empty_paragraphs(text: &str) -> String {
+    let mut heading = false;
+    let lines = text.split_inclusive('\n').filter(|line| {
+        let redundant = heading && *line == ".PP\n";
+        heading = line.starts_with(".SH") || line.starts_with(".SS");
+        !redundant
+    });
+    lines.collect()
 }
 
 /// Returns the text with escapes for characters that groff shows as others, as `^`, or reads by the locale.
@@ -131,6 +143,11 @@ mod tests {
                 assert!(page(name, "5").text.contains(&format!(".SH {heading}\n")), "{name}: {heading}");
             }
         }
+    }
+
+    #[test]
+    fn first_paragraph_follows_its_heading() {
+        assert_eq!(without_empty_paragraphs(".SH A\n.PP\nb\n.PP\nc\n"), ".SH A\nb\n.PP\nc\n");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::cli::args::Cli;
 /// Name of the manual in the header of each page.
 pub(super) const MANUAL: &str = "mailflow";
 
+/// Commands that accept `--config` as every command does, and do not use it.
+const WITHOUT_CONFIG: [&str; 4] = ["rules", "completions", "man", "version"];
+
 /// Signals that the daemon handles.
 const SIGNALS: [(&str, &str); 3] = [
     (
@@ -129,6 +132,11 @@ fn daemon(root: &Command) -> io::Result<ManPage> {
 /// Returns the page of a command, which may be a command of another one.
 fn page(command: &Command, parents: &[&str]) -> io::Result<ManPage> {
     let words = [parents, &[command.get_name()]].concat();
+    let mut command = command.clone();
+    if WITHOUT_CONFIG.contains(&words[0]) {
+        command = command.mut_arg("config", |argument| argument.hide(true));
+    }
+    let command = &command;
     let name = format!("mailflow-agent-{}", words.join("-"));
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let mut roff = Roff::new();
@@ -174,6 +182,9 @@ fn page(command: &Command, parents: &[&str]) -> io::Result<ManPage> {
 /// Writes the title of a page.
 pub(super) fn title(roff: &mut Roff, name: &str, section: &str) {
     roff.control("TH", [name, section, "\"\"", concat!("mailflow ", env!("CARGO_PKG_VERSION")), MANUAL]);
+    // No hyphens and no stretched lines: names of pages, files and settings stay whole.
+    roff.control("nh", []);
+    roff.control("ad", ["l"]);
 }
 
 /// Begins a section.
