@@ -56,12 +56,21 @@ fn package_has_what_man_pages_refer_to() {
     let folder = std::env::temp_dir().join(format!("mailflow-manual-{}", std::process::id()));
     output(Command::new("dpkg-deb").arg("--extract").arg(package()).arg(&folder)).unwrap();
     let mut named = BTreeSet::new();
-    for page in ["man1/mailflow-agent-status.1", "man5/mailflow.yaml.5", "man5/mailflow-rules.5", "man8/mailflow-agent.8"] {
-        let page = folder.join(format!("usr/share/man/{page}.gz"));
-        let text = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(page)).unwrap();
-        let text = text.replace("\\-", "-");
+    for page in dpkg("--contents").lines().filter_map(|line| line.split_whitespace().nth(5)) {
+        if !page.contains("/usr/share/man/") || !page.ends_with(".gz") {
+            continue;
+        }
+        let text =
+            output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(folder.join(page))).unwrap();
+        let text = ["\\fB", "\\fI", "\\fR"]
+            .iter()
+            .fold(text.replace("\\-", "-"), |text, font| text.replace(font, ""));
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
-        let files = words.filter(|word| ["/usr/", "/etc/"].iter().any(|root| word.starts_with(root)));
+        let files = words.filter(|word| {
+            ["/usr/share/doc/mailflow", "/usr/lib/", "/etc/logrotate.d/"]
+                .iter()
+                .any(|root| word.starts_with(root))
+        });
         named.extend(files.map(|file| file.trim_end_matches(['.', '/']).trim_start_matches('/').to_owned()));
     }
     let missing: Vec<_> = named.iter().filter(|file| !folder.join(file).exists()).collect();
