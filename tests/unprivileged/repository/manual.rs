@@ -110,7 +110,7 @@ struct ManPage {
 impl ManPage {
     /// Returns the lines of the text without escapes and fonts.
     fn lines(&self) -> impl Iterator<Item = String> {
-        self.roff.lines().map(|line| plain(line))
+        self.roff.lines().map(plain)
     }
 
     /// Returns the settings of the page's tables, with the lines of their entries.

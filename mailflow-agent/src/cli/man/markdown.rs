@@ -8,7 +8,7 @@ use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
 use super::{
-    ManPage,
+    man_page::ManPage,
     manual::DOCUMENTS,
     pages::{entries, entry, section, see_also, title, verbatim},
 };

@@ -3,6 +3,7 @@
 //! A page of a command comes from its clap definition and its [`manual`]. mailflow.yaml(5) and mailflow-rules(5) are the
 //! documentation's own pages, converted from [`markdown`].
 
+mod man_page;
 pub(super) mod manual;
 mod markdown;
 mod pages;
@@ -12,17 +13,8 @@ use std::{fmt::Write as _, io, path::Path};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use self::man_page::ManPage;
 use super::{args::Cli, command::ExitStatus};
-
-/// Man page.
-struct ManPage {
-    /// Name without the section, such as `mailflow-agent-status`.
-    name: String,
-    /// Section of the manual, such as `1`.
-    section: &'static str,
-    /// Text in roff.
-    text: String,
-}
 
 /// Writes a shell's completion script.
 ///

@@ -9,7 +9,7 @@ use clap_mangen::{
 };
 
 use super::{
-    ManPage,
+    man_page::ManPage,
     manual::{self, DOCUMENTS, Manual},
 };
 use crate::cli::args::Cli;
