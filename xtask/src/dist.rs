@@ -2,6 +2,7 @@
 
 mod binary;
 mod deb;
+mod documents;
 mod notices;
 mod tree;
 

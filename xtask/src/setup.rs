@@ -62,6 +62,7 @@ const TOOLS: &[Tool] = {
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
         Tool { command: "systemd-analyze", package: "systemd", purposes: &[Test] },
+        Tool { command: "groff", package: "groff-base", purposes: &[Test] },
         Tool { command: "lintian", package: "lintian", purposes: &[Test, Packaging] },
         Tool { command: "mmdebstrap", package: "mmdebstrap", purposes: &[Test, Packaging] },
         Tool { command: "ansible-playbook", package: "ansible-core", purposes: &[Test, Packaging] },

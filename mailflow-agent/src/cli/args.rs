@@ -14,6 +14,7 @@ use clap::{
 use clap_complete::Shell;
 use ipnet::IpNet;
 
+use super::man::manual::help;
 use crate::{
     config::{
         Hook, LogLevel, Role, Target,
@@ -41,13 +42,16 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {
     /// Count mail flows of interfaces until a signal stops the agent
+    #[command(after_help = help("run"))]
     Run(RunArgs),
     /// Count the packets of capture files; their timestamps are the clock. Needs no interface
+    #[command(after_help = help("replay"))]
     Replay(ReplayArgs),
     /// Evaluate the rules on flow logs, in event time. Needs no interface and no privileges
-    #[command(after_help = BACKTEST_HELP)]
+    #[command(after_help = help("backtest"))]
     Backtest(BacktestArgs),
     /// Validate configuration files; reports every error with file, line and column
+    #[command(after_help = help("check-config"))]
     CheckConfig {
         /// Configuration files; without any, the file of --config, or the shipped configuration
         #[arg(value_name = "FILE")]
@@ -59,68 +63,59 @@ pub(crate) enum CliCommand {
         command: RulesCommand,
     },
     /// Print a configuration file without its secrets
+    #[command(after_help = help("print-config"))]
     PrintConfig {
         /// Configuration file; without it, the file of --config, or the shipped configuration
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
     /// Print the status of the running agent
-    #[command(after_help = CLIENT_HELP)]
+    #[command(after_help = help("status"))]
     Status(StatusArgs),
     /// Show the traffic of each source, live
-    #[command(after_help = TOP_HELP)]
+    #[command(after_help = help("top"))]
     Top(TopArgs),
     /// Reload the configuration of the running agent
-    #[command(after_help = RELOAD_HELP)]
+    #[command(after_help = help("reload"))]
     Reload(SocketArgs),
     /// Print a shell's completion script
+    #[command(after_help = help("completions"))]
     Completions {
         /// Shell: bash, zsh, fish, elvish or powershell
         #[arg(value_name = "SHELL", hide_possible_values = true)]
         shell: Shell,
     },
-    /// Write the man pages, one for each command
+    /// Write the man pages
+    #[command(after_help = help("man"))]
     Man {
-        /// Output directory
+        /// Output directory, such as /usr/local/share/man
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
     /// Explain a source: the values of each rule, and why each of its flows counts or not
-    #[command(after_help = EXPLAIN_HELP)]
+    #[command(after_help = help("explain"))]
     Explain(ExplainArgs),
     /// Print allow-list entries for sources that behave like relays, and for servers that many sources use
-    #[command(after_help = EXPLAIN_HELP)]
+    #[command(after_help = help("suggest"))]
     Suggest(SuggestArgs),
     /// Check this machine for problems that affect exact counts, and print what to do about them
-    #[command(after_help = DOCTOR_HELP)]
+    #[command(after_help = help("doctor"))]
     Doctor(DoctorArgs),
     /// Print the version
+    #[command(after_help = help("version"))]
     Version,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RulesCommand {
     /// Run rule tests: evaluate given flows in simulated time, and compare the alerts with the expected ones
-    #[command(after_help = RULES_TEST_HELP)]
+    #[command(after_help = help("rules test"))]
     Test {
         /// Rule test files
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
 }
-
-/// Additional text of `rules test --help`.
-const RULES_TEST_HELP: &str = "\
-A file has the rules (or `config: FILE`, or neither for the shipped ones) and tests:
-
-  tests:
-    - name: ten mails in ten minutes
-      flows:
-        - { source: 10.0.0.1, destination: 9.9.9.9, repeat: { times: 10, every: 1m } }
-      alerts:
-        - { rule: smtp-burst, source: 10.0.0.1, at: 9m }
-
-A test fails if an expected alert is missing, or if there is an unexpected alert. Exit status: 0 success, 1 a test failed, 2 a file has errors. docs/rules/reference.md has the format.";
 
 /// Arguments of `run`. Each overrides the configuration.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -312,11 +307,6 @@ fn refresh_interval(text: &str) -> Result<Duration, String> {
     scalar::duration_within(text, [Duration::from_millis(200), Duration::from_secs(60)])
 }
 
-/// Additional text of `status --help`.
-const CLIENT_HELP: &str = "\
-Exit status: 0 the agent answered and counts, 1 it does not answer, a program is not attached, packets are \
-missing, or the last configuration was refused, 2 bad usage.";
-
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct DoctorArgs {
@@ -334,33 +324,6 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// Additional text of `doctor --help`.
-const DOCTOR_HELP: &str = "\
-One line for each finding: ok, warn (counts may be incomplete, or something can be improved) or bad (the agent does not work correctly), and what to do. The running agent is queried too, at its socket.
-
-Exit status: 0 nothing is bad, 1 something is, 2 bad usage or configuration.";
-
-/// Additional text of `top --help`.
-const TOP_HELP: &str = "\
-Keys: p packets, b bytes, f flows, m messages, c counted by a rule, s source; the same key again reverses the order. d: total since the agent started, or per second. /: filter, Esc: clear the filter. Up, Down, PgUp, PgDn, Home: \
-scroll. Space: update now. q: quit.
-
-Numbers are client to server. Sources beyond the cap are summed in `other`, those idle for a day in `retired`.
-
-Exit status: 0 good, 1 the agent does not answer, 2 bad usage.";
-
-/// Additional text of `explain --help` and `suggest --help`.
-const EXPLAIN_HELP: &str = "\
-The running agent explains its 16,384 newest flows. With --log no agent is needed: the rules of --config are evaluated on all flows of the logs, and the output is the state at their end.
-
-Exit status: 0 good, 1 the agent does not answer, or a log could not be read to its end, 2 bad usage.";
-
-/// Additional text of `reload --help`.
-const RELOAD_HELP: &str = "\
-A new configuration is applied completely or not at all. Errors, and changes that need a restart, are printed, and the agent keeps its configuration. SIGHUP reloads the configuration too; the agent then logs the result.
-
-Exit status: 0 in force, 1 refused, or the agent does not answer, 2 bad usage.";
 
 /// Arguments of `replay`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -389,21 +352,6 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub drain: bool,
 }
-
-/// Additional text of `backtest --help`.
-const BACKTEST_HELP: &str = "\
-Formats, each file recognised by what is in it, plain or gzip: mailflow's own flow lines, Suricata's \
-EVE flow lines, Zeek's conn.log, open_conn.log and conn_long.log as columns or as JSON; as JSON also within lines of \
-Filebeat or Elasticsearch. The order of files and lines does not matter.
-
-Records that wait to be sorted take up to 256 MiB of memory; beyond that, about 70 bytes a record in a temporary \
-file without a name, in TMPDIR or else in /var/tmp.
-
-A rule that needs fields that a log lacks is reported as not evaluable, with the number of records. For lines that cannot be read, the first line of each reason is shown and the others are counted. The other lines are evaluated, and the exit status is 1.
-
-Examples:
-  mailflow-agent backtest /var/log/mailflow/flows.json* --config new-rules.yaml
-  mailflow-agent backtest conn.*.log.gz --alerts would-have-been.json --drain";
 
 /// Arguments of `backtest`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]

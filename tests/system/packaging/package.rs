@@ -50,6 +50,35 @@ fn package_has_documented_files_owned_by_root() {
     }
 }
 
+/// Man pages are those that the unit and the commands need, and the files that they name are in the package.
+#[test]
+fn package_has_what_man_pages_refer_to() {
+    let folder = std::env::temp_dir().join(format!("mailflow-manual-{}", std::process::id()));
+    output(Command::new("dpkg-deb").arg("--extract").arg(package()).arg(&folder)).unwrap();
+    let mut named = BTreeSet::new();
+    for page in dpkg("--contents").lines().filter_map(|line| line.split_whitespace().nth(5)) {
+        if !page.contains("/usr/share/man/") || !page.ends_with(".gz") {
+            continue;
+        }
+        let text =
+            output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(folder.join(page))).unwrap();
+        let text = ["\\fB", "\\fI", "\\fR"]
+            .iter()
+            .fold(text.replace("\\-", "-"), |text, font| text.replace(font, ""));
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
+        let files = words.filter(|word| {
+            ["/usr/share/doc/mailflow", "/usr/lib/", "/etc/logrotate.d/"]
+                .iter()
+                .any(|root| word.starts_with(root))
+        });
+        named.extend(files.map(|file| file.trim_end_matches(['.', '/']).trim_start_matches('/').to_owned()));
+    }
+    let missing: Vec<_> = named.iter().filter(|file| !folder.join(file).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(named.len() > 15, "{named:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// Every library that the agent links is in the notices, with the text of the most common licence.
 #[test]
 fn package_has_licence_notices_of_linked_libraries() {

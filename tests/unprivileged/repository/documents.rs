@@ -16,6 +16,8 @@ use mailflow_test_support::{
     words::{NO_WORDS, has},
 };
 
+use crate::folder::Folder;
+
 /// The pages, of which there are some.
 fn all() -> Vec<Page> {
     let pages = pages().unwrap();
@@ -99,7 +101,7 @@ fn cargo_fault(words: &[String]) -> Option<String> {
 }
 
 /// Returns the fault of a command line. The arguments of `cargo xtask` are parsed in xtask's own test.
-fn command_fault(command: &CommandLine) -> Option<String> {
+pub(crate) fn command_fault(command: &CommandLine) -> Option<String> {
     let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
     let parse = |words: &[&str]| cli::parse_from(words).err().map(|error| error.to_string());
     match words[..] {
@@ -158,23 +160,6 @@ fn markers_have_a_reason() {
         let faults: Vec<_> =
             page.blocks().into_iter().filter(|block| !reasons(block)).map(|block| block.line).collect();
         assert!(faults.is_empty(), "{}: {faults:?}", page.name);
-    }
-}
-
-/// A folder for the files of a page, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("mailflow-docs-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
     }
 }
 

@@ -4,7 +4,9 @@
 
 mod applications;
 mod documents;
+mod folder;
 mod isolation;
+mod manual;
 mod old_names;
 mod prose;
 mod readme;

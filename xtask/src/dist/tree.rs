@@ -11,9 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::{terminal, workspace};
 
-/// Installed folders that are used more than once.
+/// Folder of documents and examples.
 const DOC: &str = "usr/share/doc/mailflow-agent";
-const EXAMPLES: &str = "usr/share/doc/mailflow-agent/examples";
 
 /// Files of the repository that are installed unchanged, and their paths.
 const FILES: &[(&str, &str)] = &[
@@ -23,10 +22,7 @@ const FILES: &[(&str, &str)] = &[
     ("config/systemd/mailflow-agent.tmpfiles", "usr/lib/tmpfiles.d/mailflow-agent.conf"),
     ("config/debian/logrotate", "etc/logrotate.d/mailflow-agent"),
     ("config/debian/lintian-overrides", "usr/share/lintian/overrides/mailflow-agent"),
-    ("config/mailflow.yaml", "usr/share/doc/mailflow-agent/examples/mailflow.yaml"),
 ];
-/// Folders of the repository that are installed as examples.
-const SHIPPED: &[&str] = &["config/prometheus", "config/grafana", "config/clickhouse"];
 /// Files that an upgrade does not overwrite once the administrator changed them.
 pub(super) const CONFFILES: &[&str] = &["/etc/logrotate.d/mailflow-agent", "/etc/mailflow/mailflow.yaml"];
 
@@ -47,8 +43,8 @@ impl Tree {
         for (from, to) in FILES {
             tree.write(to, &read(from)?, 0o644)?;
         }
-        for folder in SHIPPED {
-            tree.examples(folder)?;
+        for (name, content) in super::documents::collect()? {
+            tree.write(&format!("{DOC}/{name}"), &content, 0o644)?;
         }
         tree.pages(binary)?;
         tree.completions(binary)?;
@@ -97,27 +93,19 @@ impl Tree {
         Ok(path)
     }
 
-    fn examples(&self, folder: &str) -> Result<()> {
-        let entries = fs::read_dir(workspace::root().join(folder));
-        for entry in entries.with_context(|| folder.to_owned())? {
-            let path = entry?.path();
-            let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
-            if path.is_file() {
-                let place = folder.trim_start_matches("config/");
-                self.write(&format!("{EXAMPLES}/{place}/{name}"), &fs::read(&path)?, 0o644)?;
-            }
-        }
-        Ok(())
-    }
-
     fn pages(&self, binary: &Path) -> Result<()> {
-        let folder = self.root.join("usr/share/man/man1");
-        terminal::run(Command::new(binary).arg("man").arg(&folder))?;
-        // The whole list first: each compressed page is a new file in the folder.
-        let pages: Result<Vec<_>, _> = fs::read_dir(&folder)?.collect();
-        for page in pages?.iter().map(fs::DirEntry::path) {
-            fs::set_permissions(&page, fs::Permissions::from_mode(0o644))?;
-            compress(&page)?;
+        let manual = self.root.join("usr/share/man");
+        terminal::run(Command::new(binary).arg("man").arg(&manual))?;
+        fs::set_permissions(&manual, fs::Permissions::from_mode(0o755))?;
+        for section in fs::read_dir(&manual)? {
+            let folder = section?.path();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
+            // The whole list first: each compressed page is a new file in the folder.
+            let pages: Result<Vec<_>, _> = fs::read_dir(&folder)?.collect();
+            for page in pages?.iter().map(fs::DirEntry::path) {
+                fs::set_permissions(&page, fs::Permissions::from_mode(0o644))?;
+                compress(&page)?;
+            }
         }
         Ok(())
     }
