@@ -3,8 +3,14 @@
 mod step;
 
 use std::{
+    cmp::Reverse,
     fs,
+    path::PathBuf,
     process::{Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,7 +48,7 @@ struct Outcome {
 /// Runs the steps that need no root and little time.
 pub(crate) fn check() -> Result<()> {
     let steps: Vec<_> = step::all()?.into_iter().filter(|step| step.lane == Lane::Fast).collect();
-    summarise(&run_in_turn(&steps))
+    summarise(&run_fast(&steps.iter().collect::<Vec<_>>()))
 }
 
 /// Runs the named steps or all of them, and prints a summary.
@@ -65,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     prepare(&steps)?;
     let lane = |lane| steps.iter().filter(|step| step.lane == lane).collect::<Vec<_>>();
-    let mut outcomes = run_in_turn(lane(Lane::Fast));
+    let mut outcomes = run_fast(&lane(Lane::Fast));
     // A fault that is found in a minute is reported in a minute.
     if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
         let builds = lane(Lane::Builds);
@@ -148,10 +154,59 @@ fn run_in_turn<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSize
     steps.map(timed).collect()
 }
 
+/// Runs the steps of the fast lane: those of cargo one after the other, and the test binaries at the same time.
+fn run_fast(steps: &[&Step]) -> Vec<Outcome> {
+    let (binaries, others): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(|step| step.has_binaries());
+    let mut outcomes = run_in_turn(others);
+    if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
+        outcomes.extend(run_at_once(binaries));
+    }
+    outcomes
+}
+
+/// Runs steps of test binaries at the same time, as many as there are CPUs and one more, as some of them wait. The
+/// longest ones begin first. Prints the output of the steps that fail.
+fn run_at_once(mut steps: Vec<&Step>) -> Vec<Outcome> {
+    steps.sort_by_key(|step| Reverse(step.seconds()));
+    println!("{}", terminal::bold(&format!("{} suites at the same time", steps.len())));
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    let run_next = || {
+        while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = run_with_log(step);
+            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            say(line(&outcome));
+            if outcome.result.is_err() {
+                let log = fs::read(log_path(step)).unwrap_or_default();
+                println!("{}", String::from_utf8_lossy(&log));
+            }
+            outcomes.push(outcome);
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from) + 1;
+    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(run_next))));
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a step of test binaries with its output in a log.
+fn run_with_log(step: &Step) -> Outcome {
+    timed(step, || {
+        let path = log_path(step);
+        fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+        step.run_with_output(Some(&log))
+    })
+}
+
+/// Returns the path of a step's log.
+fn log_path(step: &Step) -> PathBuf {
+    workspace::root().join("target/test").join(format!("{}.log", step.name))
+}
+
 /// Runs a step as a process of low priority. Its output is printed at its end, and stays in a log.
 fn run_at_low_priority(step: &Step) -> Outcome {
     timed(step, || {
-        let path = workspace::root().join("target/test").join(format!("{}.log", step.name));
+        let path = log_path(step);
         fs::create_dir_all(path.parent().unwrap_or(&path))?;
         let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
         let mut command = Command::new("nice");
@@ -172,13 +227,18 @@ fn timed(step: &Step, check: impl FnOnce() -> Result<()>) -> Outcome {
 
 fn summarise(outcomes: &[Outcome]) -> Result<()> {
     println!("{}", terminal::bold("Summary"));
-    for Outcome { name, elapsed, result } in outcomes {
-        let verdict = if result.is_ok() { "ok    " } else { "FAILED" };
-        say(format!("{verdict} {:>6.1} s  {name}", elapsed.as_secs_f64()));
-        if let Err(error) = result {
+    for outcome in outcomes {
+        say(line(outcome));
+        if let Err(error) = &outcome.result {
             say(format!("                 {error:#}"));
         }
     }
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
     if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} steps failed", outcomes.len())) }
+}
+
+/// Formats an outcome: verdict, seconds, and name.
+fn line(Outcome { name, elapsed, result }: &Outcome) -> String {
+    let verdict = if result.is_ok() { "ok    " } else { "FAILED" };
+    format!("{verdict} {:>6.1} s  {name}", elapsed.as_secs_f64())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -97,15 +98,25 @@ impl Step {
         seconds().get(self.name.as_str()).copied()
     }
 
-    /// Runs the step with its output in sight.
+    /// Returns true if the step only runs test binaries.
+    pub(super) fn has_binaries(&self) -> bool {
+        matches!(self.kind, Kind::Binaries(_))
+    }
+
+    /// Runs the step with visible output.
     pub(super) fn run(&self) -> Result<()> {
+        self.run_with_output(None)
+    }
+
+    /// Runs the step. The output of test binaries is written to `log`, if there is one.
+    pub(super) fn run_with_output(&self, log: Option<&File>) -> Result<()> {
         match &self.kind {
             Kind::Cargo(arguments) => {
                 let mut cargo = Command::new(env!("CARGO"));
                 terminal::run(cargo.args(arguments).current_dir(workspace::root()))
             }
             Kind::Build => build().map(|_| ()),
-            Kind::Binaries(targets) => run_binaries(targets),
+            Kind::Binaries(targets) => run_binaries(targets, log),
             Kind::Imports => imports::check(),
             Kind::Fuzz => fuzz::run(&fuzz::Args::all(FUZZ_SECONDS)),
             Kind::Object => bpf::run(&bpf::Args { check: true }),
@@ -172,16 +183,23 @@ fn package_name(id: &str) -> &str {
     }
 }
 
-/// Runs the binaries of these targets, in the folders of their packages as cargo does.
-fn run_binaries(targets: &[Target]) -> Result<()> {
+/// Runs the binaries of these targets, in the folders of their packages as cargo does. Their output is written to
+/// `log`, if there is one.
+fn run_binaries(targets: &[Target], log: Option<&File>) -> Result<()> {
     let built = build()?;
     let promtool = workspace::root().join("target/lab/prometheus/usr/bin/promtool");
     let mut failed = Vec::new();
     for target in targets {
         let binaries = built.get(target).with_context(|| format!("{target:?} has no binary"))?;
         for (binary, folder) in binaries {
-            println!("{}", binary.display());
             let mut command = Command::new(binary);
+            match log {
+                Some(log) => command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?),
+                None => {
+                    println!("{}", binary.display());
+                    &mut command
+                }
+            };
             command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder).env("CARGO", env!("CARGO"));
             if promtool.is_file() {
                 command.env("PROMTOOL", &promtool);
