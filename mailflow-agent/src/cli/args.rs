@@ -29,10 +29,10 @@ use crate::{
     name = "mailflow-agent",
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 good, 1 findings or failure at run time, 2 bad usage or configuration."
+    after_help = "Exit status: 0 success, 1 findings or a failure at run time, 2 wrong usage or an invalid configuration."
 )]
 pub(crate) struct Cli {
-    /// Configuration file; without it the shipped configuration is used
+    /// Configuration file; without this option, the built-in configuration is used
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
@@ -44,16 +44,16 @@ pub(crate) enum CliCommand {
     /// Count mail flows of interfaces until a signal stops the agent
     #[command(after_help = help("run"))]
     Run(RunArgs),
-    /// Count the packets of capture files; their timestamps are the clock. Needs no interface
+    /// Count the packets of capture files, with the timestamps of the packets as the clock. Needs no interface
     #[command(after_help = help("replay"))]
     Replay(ReplayArgs),
     /// Evaluate the rules on flow logs, in event time. Needs no interface and no privileges
     #[command(after_help = help("backtest"))]
     Backtest(BacktestArgs),
-    /// Validate configuration files; reports every error with file, line and column
+    /// Validate configuration files, and report every error with file, line and column
     #[command(after_help = help("check-config"))]
     CheckConfig {
-        /// Configuration files; without any, the file of --config, or the shipped configuration
+        /// Configuration files; the default is the file of --config, or else the built-in configuration
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -65,14 +65,14 @@ pub(crate) enum CliCommand {
     /// Print a configuration file without its secrets
     #[command(after_help = help("print-config"))]
     PrintConfig {
-        /// Configuration file; without it, the file of --config, or the shipped configuration
+        /// Configuration file; the default is the file of --config, or else the built-in configuration
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
     /// Print the status of the running agent
     #[command(after_help = help("status"))]
     Status(StatusArgs),
-    /// Show the traffic of each source, live
+    /// Show the traffic of each source, updated live
     #[command(after_help = help("top"))]
     Top(TopArgs),
     /// Reload the configuration of the running agent
@@ -92,13 +92,13 @@ pub(crate) enum CliCommand {
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
-    /// Explain a source: the values of each rule, and why each of its flows counts or not
+    /// Explain a source: print the values of each rule, and why each of its flows counts or does not count
     #[command(after_help = help("explain"))]
     Explain(ExplainArgs),
     /// Print allow-list entries for sources that behave like relays, and for servers that many sources use
     #[command(after_help = help("suggest"))]
     Suggest(SuggestArgs),
-    /// Check this machine for problems that affect exact counts, and print what to do about them
+    /// Check this machine for problems that affect exact counts, and print recommended actions
     #[command(after_help = help("doctor"))]
     Doctor(DoctorArgs),
     /// Print the version
@@ -120,14 +120,15 @@ pub(crate) enum RulesCommand {
 /// Arguments of `run`. Each overrides the configuration.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunArgs {
-    /// Watch this interface, or interfaces that match a pattern (ppp*, re:^wg[0-9]+$), instead of the
-    /// configured ones; may be repeated
+    /// Watch this interface, or the interfaces that match a pattern (ppp*, re:^wg[0-9]+$), instead of the
+    /// configured interfaces; may be repeated
     #[arg(long = "interface", value_name = "NAME", value_parser = scalar::interface)]
     pub interfaces: Vec<String>,
-    /// Role of the interfaces: auto, lan (inside of a gateway), host (this machine's own mail), mirror
+    /// Role of the interfaces: auto, lan (inside of a gateway), host (mail of this machine), or mirror (copies of
+    /// both directions)
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = choice_parser(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Option<Role>,
-    /// Hook of the program: auto, xdp, tc
+    /// Hook of the program: auto, xdp or tc
     #[arg(long, value_name = "HOOK", hide_possible_values = true, value_parser = choice_parser(Hook::ALL.map(|hook| (hook.name(), hook))))]
     pub hook: Option<Hook>,
     /// Output of flow records as JSON lines: a file, - for standard output, or off
@@ -139,22 +140,23 @@ pub struct RunArgs {
     /// Listen address of /metrics: ADDRESS:PORT, or off
     #[arg(long, value_name = "ADDR", value_parser = scalar::listen)]
     pub metrics: Option<Switch<SocketAddr>>,
-    /// Time between two polls of the kernel's counters, 100ms to 60s
+    /// Interval between two polls of the kernel's counters, 100ms to 60s
     #[arg(long, value_name = "DURATION", value_parser = scalar::poll_interval)]
     pub poll_interval: Option<Duration>,
     /// Control socket for status, top, reload and other commands: a path, or off
     #[arg(long, value_name = "PATH", value_parser = scalar::path)]
     pub control: Option<Switch<PathBuf>>,
-    /// State directory, or off
+    /// Directory of the state, or off
     #[arg(long, value_name = "DIRECTORY", value_parser = scalar::path)]
     pub state: Option<Switch<PathBuf>>,
-    /// Directory of a BPF file system for pinned maps and links, or off
+    /// Directory in a BPF file system for pinned maps and links, or off
     #[arg(long, value_name = "DIRECTORY", value_parser = scalar::path)]
     pub pins: Option<Switch<PathBuf>>,
     /// Leave the programs attached when the agent stops, so that the next agent continues with their counts
     #[arg(long)]
     pub keep: bool,
-    /// Log packets that the kernel program cannot count: error, warn, info, debug, trace
+    /// Log packets that the kernel program cannot count to a flow, up to this level: error, warn, info, debug or
+    /// trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = choice_parser(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
 }
@@ -162,7 +164,7 @@ pub struct RunArgs {
 /// Arguments of `explain`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ExplainArgs {
-    /// Address of the source, or the IPv6 prefix of the source in alerts
+    /// Address of the source, or its IPv6 prefix as alerts show it
     #[arg(value_name = "SOURCE", value_parser = parse_source)]
     pub source: IpAddr,
     /// Maximum number of flows to print, newest first
@@ -204,11 +206,11 @@ pub struct LogArgs {
 /// Options of the flow-log reader.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadingArgs {
-    /// Bytes of a frame besides its IP packet, in logs that count frames (Suricata). The default is 14, and 4
-    /// more for each VLAN tag
+    /// Number of bytes that a frame has in addition to its IP packet, in logs that count frames (Suricata). The
+    /// default is 14, and 4 more for each VLAN tag
     #[arg(long, value_name = "BYTES", requires = "logs")]
     pub l2_overhead: Option<u16>,
-    /// Name of a Zeek column in the logs, such as ts=timestamp; may be repeated
+    /// Name that a column of Zeek has in the logs, such as ts=timestamp; may be repeated
     #[arg(long = "column", value_name = "ZEEK=NAME", requires = "logs")]
     pub columns: Vec<RenamedColumn>,
 }
@@ -223,7 +225,8 @@ impl ReadingArgs {
 /// Socket of the running agent.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketArgs {
-    /// Control socket of the agent; without it the one of --config, or of the shipped configuration
+    /// Control socket of the agent; the default is the socket in the file of --config, or else in the built-in
+    /// configuration
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -245,19 +248,19 @@ pub struct TopArgs {
     /// Socket of the running agent.
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// Print the table once and exit; the default without a terminal
+    /// Print the table once and exit; this is the default if standard input or output is no terminal
     #[arg(long)]
     pub once: bool,
     /// Maximum number of rows with --once
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub rows: usize,
-    /// Sort column: packets, bytes, flows, messages, counted, source
+    /// Sort column: packets, bytes, flows, messages, counted (flows that a rule counted) or source
     #[arg(long, value_name = "COLUMN", hide_possible_values = true, default_value = "bytes", value_parser = choice_parser(TopColumn::ALL.map(|column| (column.name(), column))))]
     pub sort: TopColumn,
-    /// Only show sources whose address contains this text
+    /// Show only sources whose address contains this text
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Time between two updates, 200ms to 60s
+    /// Interval between two updates, 200ms to 60s
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = refresh_interval)]
     pub interval: Duration,
 }
@@ -310,11 +313,11 @@ fn refresh_interval(text: &str) -> Result<Duration, String> {
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct DoctorArgs {
-    /// Check this interface, or interfaces that match a pattern, instead of the watched or configured ones;
-    /// may be repeated
+    /// Check this interface, or the interfaces that match a pattern, instead of the watched or configured
+    /// interfaces; may be repeated
     #[arg(long = "interface", value_name = "NAME", value_parser = scalar::interface)]
     pub interfaces: Vec<String>,
-    /// Role of interfaces that are not configured: auto, lan, host, mirror
+    /// Role of interfaces that are not configured: auto, lan, host or mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = choice_parser(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Option<Role>,
     /// Socket of the running agent
@@ -328,8 +331,8 @@ pub struct DoctorArgs {
 /// Arguments of `replay`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ReplayArgs {
-    /// pcap or pcapng files, gzip-compressed or not, or - for standard input; several files are merged by
-    /// time
+    /// pcap or pcapng files, which may be compressed with gzip, or - for standard input; several files are
+    /// merged by time
     #[arg(value_name = "CAPTURE", required = true)]
     pub captures: Vec<PathBuf>,
     /// Output of flow records as JSON lines: a file, - for standard output, or off
@@ -338,14 +341,15 @@ pub struct ReplayArgs {
     /// Output of alerts as JSON lines: a file, - for standard output, or off
     #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub alerts: Option<Switch<Target>>,
-    /// Watch these ports instead of the configured ones, separated by commas; a port that is not configured
-    /// counts as smtp
+    /// Ports to watch instead of the configured ports, separated by commas; a port that is not configured
+    /// belongs to the service smtp
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub ports: Vec<u16>,
     /// Role of the captured interface: mirror (both directions), lan or host (one direction)
     #[arg(long, value_name = "ROLE", hide_possible_values = true, default_value = "mirror", value_parser = choice_parser(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Role,
-    /// Log packets that the kernel program cannot count: error, warn, info, debug, trace
+    /// Log packets that the kernel program cannot count to a flow, up to this level: error, warn, info, debug or
+    /// trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = choice_parser(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
     /// Continue after the last packet until every window has expired
@@ -356,11 +360,11 @@ pub struct ReplayArgs {
 /// Arguments of `backtest`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct BacktestArgs {
-    /// Flow logs, gzip-compressed or not, or - for standard input; several logs are merged by time
+    /// Flow logs, which may be compressed with gzip, or - for standard input; several logs are merged by time
     #[arg(value_name = "FLOWLOG", required = true)]
     pub logs: Vec<PathBuf>,
-    /// Output of alerts as JSON lines: a file, - for standard output (the default, whatever the configuration
-    /// says), or off
+    /// Output of alerts as JSON lines: a file, - for standard output (the default, regardless of the
+    /// configuration), or off
     #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub alerts: Option<Switch<Target>>,
     /// Options of the flow-log reader

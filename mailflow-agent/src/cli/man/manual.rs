@@ -38,61 +38,67 @@ pub(super) fn find(command: &str) -> Option<&'static Manual> {
     MANUALS.iter().find(|manual| manual.command == command)
 }
 
-const GOOD: (&str, &str) = ("0", "good");
-const BAD_USAGE: (&str, &str) = ("2", "bad usage or configuration");
+const GOOD: (&str, &str) = ("0", "success");
+const BAD_USAGE: (&str, &str) = ("2", "wrong usage or an invalid configuration");
 const CLIENT: &[(&str, &str)] = &[GOOD, ("1", "the agent does not answer"), BAD_USAGE];
 const FLOW_LOG_CLIENT: &[(&str, &str)] =
-    &[GOOD, ("1", "the agent does not answer, or a log could not be read to its end"), BAD_USAGE];
+    &[GOOD, ("1", "the agent does not answer, or a log cannot be read completely"), BAD_USAGE];
 
-const CONFIGURATION: (&str, &str) =
-    ("/etc/mailflow/mailflow.yaml", "Configuration of the service, with --config: mailflow.yaml(5).");
+const CONFIGURATION: (&str, &str) = (
+    "/etc/mailflow/mailflow.yaml",
+    "Configuration file of the service, which passes it with --config. See mailflow.yaml(5).",
+);
 const SOCKET: (&str, &str) = (
     "/run/mailflow/agent.sock",
-    "Control socket of the running agent, unless control.socket or --socket names another.",
+    "Default control socket of the agent. The setting control.socket changes it; the commands use the socket of \
+     --socket, if given.",
 );
 const EXAMPLE_CONFIGURATION: (&str, &str) = (
     "/usr/share/doc/mailflow-agent/examples/mailflow.yaml",
-    "The built-in configuration: every setting with its default.",
+    "The built-in configuration, which contains every setting with its default.",
 );
 const TEMPORARY: (&str, &str) = (
     "/var/tmp",
-    "Folder of temporary files of sorted records, which have no name, unless TMPDIR names another.",
+    "Default folder of the temporary files for sorting records. The files have no name. TMPDIR sets another folder.",
 );
 
 const LOG_FILTER: (&str, &str) = (
     "RUST_LOG",
-    "Levels of the log on standard error, in the form of Rust's tracing-subscriber. The default is info,kernel=trace.",
+    "Levels of the log on standard error, in the syntax of Rust's tracing-subscriber. The default is \
+     info,kernel=trace.",
 );
 const TMPDIR: (&str, &str) = ("TMPDIR", "Folder of temporary files. The default is /var/tmp.");
 
-const EXPLAIN_NOTE: &str = "The running agent explains its 16,384 newest flows. With --log no agent is needed: the rules of \
-     --config are evaluated on all flows of the logs, and the output is the state at their end.";
+const EXPLAIN_NOTE: &str = "The command queries the running agent about its 16,384 newest flows. With --log, it needs \
+     no agent: it evaluates the rules of --config on all flows of the logs, and prints the state at the end of the logs.";
 
 /// Manuals of all commands.
 const MANUALS: &[Manual] = &[
     Manual {
         command: "run",
         notes: &[
-            "Needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and gives them up once it counts. \
-             Options replace settings of the configuration.",
+            "The agent needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. After it has \
+             attached its programs, it drops every capability that it no longer needs. Options have precedence over \
+             settings of the configuration.",
         ],
         exit_status: &[
             ("0", "a signal stopped the agent"),
-            ("1", "failure at run time"),
-            ("2", "bad usage or configuration, which does not pass by itself"),
+            ("1", "a failure at run time"),
+            ("2", "wrong usage or an invalid configuration, which a restart does not correct"),
         ],
         examples: &[
             (
                 "sudo mailflow-agent run --interface eth1",
-                "Counts what passes eth1, and prints alerts as JSON lines. Nothing needs to be configured.",
+                "Counts the packets of eth1, and prints alerts as JSON lines. No configuration file is needed.",
             ),
             (
                 "sudo mailflow-agent run --interface eth1 --role lan --flow-log flows.json --alerts alerts.json --state off",
-                "The same with files, and without state for the next run.",
+                "Writes flow records and alerts to files, and keeps no state for the next run.",
             ),
             (
                 "mailflow-agent run --config /etc/mailflow/mailflow.yaml --keep",
-                "What the unit mailflow-agent.service runs: a restart leaves the kernel's programs counting.",
+                "Runs the agent as the unit mailflow-agent.service does. During a restart, the programs stay \
+                 attached and continue to count.",
             ),
         ],
         files: &[
@@ -101,27 +107,31 @@ const MANUALS: &[Manual] = &[
             SOCKET,
             (
                 "/var/lib/mailflow/",
-                "State: checkpoint, journal, history and dead letters (state.directory). No other user may read it.",
+                "State of the agent: checkpoint, journal, history and dead letters (state.directory). Other users \
+                 cannot read it.",
             ),
             ("/sys/fs/bpf/mailflow/", "Pinned maps and links (state.pins)."),
-            ("/var/log/mailflow/", "Alerts and flow records, as configured by the package."),
-            ("/etc/logrotate.d/mailflow-agent", "Rotation of /var/log/mailflow/*.json."),
-            ("/usr/lib/systemd/system/mailflow-agent.service", "The unit."),
-            (DOCUMENTS, "Documents (docs) and examples (examples) of the package."),
+            ("/var/log/mailflow/", "Alerts and flow records, in the configuration of the package."),
+            ("/etc/logrotate.d/mailflow-agent", "logrotate configuration for /var/log/mailflow/*.json."),
+            ("/usr/lib/systemd/system/mailflow-agent.service", "systemd unit of the service."),
+            (DOCUMENTS, "Documents (folder docs) and examples (folder examples) of the package."),
         ],
         environment: &[
             LOG_FILTER,
             (
                 "HTTPS_PROXY, HTTP_PROXY, NO_PROXY",
-                "Proxies for Alertmanagers and webhooks with proxy: environment, in upper or lower case: mailflow.yaml(5).",
+                "Proxies for Alertmanagers and webhooks that are configured with proxy: environment. The names may \
+                 be in upper or lower case. See mailflow.yaml(5).",
             ),
             (
                 "SSL_CERT_FILE, SSL_CERT_DIR",
-                "Certificates of authorities to trust instead of the system's, where no tls.ca_file is configured.",
+                "Certificates of authorities that are trusted instead of the system's authorities, if tls.ca_file \
+                 is not configured.",
             ),
             (
                 "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
-                "Set by systemd: where the agent reports that it is ready, reloads and is alive.",
+                "Set by systemd. The agent uses them to report to systemd that it is ready, is reloading, or is \
+                 alive.",
             ),
         ],
         see_also: &[
@@ -138,10 +148,14 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "replay",
         notes: &[
-            "Runs the kernel program on the packets of the captures, so it needs the capabilities of run, but no \
-             interface. Alerts go to files and standard output only.",
+            "The command runs the kernel program on the packets of the captures. Therefore it needs the same \
+             capabilities as run, but no interface. It writes alerts only to files and standard output.",
         ],
-        exit_status: &[GOOD, ("1", "a capture cannot be read to its end, or failure at run time"), BAD_USAGE],
+        exit_status: &[
+            GOOD,
+            ("1", "a capture cannot be read completely, or a failure at run time"),
+            BAD_USAGE,
+        ],
         examples: &[
             (
                 "sudo mailflow-agent replay mail.pcap --flow-log - --alerts off",
@@ -149,7 +163,8 @@ const MANUALS: &[Manual] = &[
             ),
             (
                 "sudo mailflow-agent replay monday.pcapng.gz tuesday.pcapng.gz --ports 25,587,2525 --drain",
-                "Prints the alerts of two captures, for these ports, until every window has expired.",
+                "Counts flows to the given ports in two captures, prints alerts, and continues until every window \
+                 has expired.",
             ),
         ],
         files: &[CONFIGURATION],
@@ -159,18 +174,19 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "backtest",
         notes: &[
-            "Formats, each file recognised by what is in it, plain or gzip: mailflow's own flow lines, Suricata's EVE \
-             flow lines, Zeek's conn.log, open_conn.log and conn_long.log as columns or as JSON; as JSON also within \
-             lines of Filebeat or Elasticsearch. The order of files and lines does not matter.",
-            "Records that wait to be sorted take up to 256 MiB of memory; beyond that, about 70 bytes a record in a \
-             temporary file without a name, in TMPDIR or else in /var/tmp.",
-            "A rule that needs fields that a log lacks is reported as not evaluable, with the number of records. For \
-             lines that cannot be read, the first line of each reason is shown and the others are counted. The other \
-             lines are evaluated, and the exit status is 1.",
+            "The command recognises the format of each file by its content. Files may be compressed with gzip. The \
+             formats are mailflow's own flow lines, Suricata's EVE flow lines, and Zeek's conn.log, open_conn.log \
+             and conn_long.log as columns or as JSON. JSON may also be embedded in the lines of Filebeat or \
+             Elasticsearch. The order of files and lines does not matter.",
+            "The command sorts records by time, in at most 256 MiB of memory. Each further record takes about 70 \
+             bytes in a temporary file without a name, in TMPDIR or else in /var/tmp.",
+            "If a log lacks fields that a rule needs, the command reports this rule as not evaluable, with the \
+             number of records. If lines cannot be read, the command shows the first line for each reason, and \
+             counts the others. It evaluates the remaining lines, and exits with status 1.",
         ],
         exit_status: &[
             GOOD,
-            ("1", "a log could not be read to its end, or has lines that cannot be read"),
+            ("1", "a log cannot be read completely, or contains lines that cannot be read"),
             BAD_USAGE,
         ],
         examples: &[
@@ -180,7 +196,7 @@ const MANUALS: &[Manual] = &[
             ),
             (
                 "mailflow-agent backtest conn.*.log.gz --alerts would-have-been.json --drain",
-                "Writes the alerts of Zeek's logs to a file, and continues until every window has expired.",
+                "Writes the alerts for logs of Zeek to a file, and continues until every window has expired.",
             ),
         ],
         files: &[CONFIGURATION, TEMPORARY],
@@ -194,11 +210,13 @@ const MANUALS: &[Manual] = &[
     },
     Manual {
         command: "check-config",
-        notes: &["Files that the configuration names (networks, certificates, secrets) are read too."],
+        notes: &[
+            "The command also reads the files that a configuration refers to (networks, certificates, secrets).",
+        ],
         exit_status: &[
-            ("0", "every file is good, warnings aside"),
+            ("0", "no file has an error (warnings do not change the status)"),
             ("1", "the output cannot be written"),
-            ("2", "bad usage, or a file has errors"),
+            ("2", "wrong usage, or a file has errors"),
         ],
         examples: &[
             (
@@ -214,17 +232,18 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "rules test",
         notes: &[
-            "A file has the rules (or `config: FILE`, or neither for the shipped ones) and tests:",
+            "A file contains tests, and the rules to test or `config: FILE`. If both are missing, the shipped rules \
+             are tested. For example:",
             "  tests:\n    - name: ten mails in ten minutes\n      flows:\n        - { source: 10.0.0.1, destination: \
              9.9.9.9, repeat: { times: 10, every: 1m } }\n      alerts:\n        - { rule: smtp-burst, source: \
              10.0.0.1, at: 9m }",
-            "A test fails if an expected alert is missing, or if there is an unexpected alert. mailflow-rules(5) has \
-             the format.",
+            "A test fails if an expected alert is missing, or if there is an unexpected alert. mailflow-rules(5) \
+             describes the format.",
         ],
         exit_status: &[
             ("0", "all tests pass"),
             ("1", "a test failed"),
-            ("2", "bad usage, or a file has errors"),
+            ("2", "wrong usage, or a file has errors"),
         ],
         examples: &[(
             "mailflow-agent rules test /usr/share/doc/mailflow-agent/examples/rules/tests/*.yaml",
@@ -232,7 +251,7 @@ const MANUALS: &[Manual] = &[
         )],
         files: &[(
             "/usr/share/doc/mailflow-agent/examples/rules/",
-            "Example rules, and tests of these and of the shipped rules.",
+            "Example rules, and tests of the example rules and of the shipped rules.",
         )],
         environment: &[],
         see_also: &["mailflow-rules(5)", "mailflow-agent-backtest(1)", "docs/rules/tutorial.md"],
@@ -240,19 +259,19 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "print-config",
         notes: &[
-            "Without a file it is the built-in configuration with its comments. Of a file, addresses end after the \
-             port, and headers have no values.",
+            "Without a file, the command prints the built-in configuration with its comments. For a file, it hides \
+             secrets: it prints addresses only up to the port, and headers without values.",
         ],
         exit_status: &[
             GOOD,
             ("1", "the output cannot be written"),
-            ("2", "bad usage, or the file has errors"),
+            ("2", "wrong usage, or the file has errors"),
         ],
         examples: &[
-            ("mailflow-agent print-config", "Prints every setting with its default and its meaning."),
+            ("mailflow-agent print-config", "Prints every setting with its default value and a description."),
             (
                 "mailflow-agent print-config /etc/mailflow/mailflow.yaml",
-                "Prints the configuration of the service for a report.",
+                "Prints the configuration of the service without secrets, for example for a bug report.",
             ),
         ],
         files: &[CONFIGURATION],
@@ -266,17 +285,17 @@ const MANUALS: &[Manual] = &[
             ("0", "the agent answers, counts, and reports no problem"),
             (
                 "1",
-                "it does not answer, a program is not attached, packets are missing, the last configuration or the \
-                 changed lists of networks were refused, the state on the disk is not written, or a receiver refuses \
-                 alerts",
+                "the agent does not answer, a program is not attached, packets are missing, the agent rejected the \
+                 last configuration or the changed lists of networks, it cannot write its state, or a receiver \
+                 rejects alerts",
             ),
-            ("2", "bad usage or configuration"),
+            ("2", "wrong usage or an invalid configuration"),
         ],
         examples: &[
             ("sudo mailflow-agent status", "Prints the state of the agent, its rules, alerts and outputs."),
             (
                 "sudo mailflow-agent status --json --config /etc/mailflow/mailflow.yaml",
-                "The same for a program, at the socket that the configuration names.",
+                "Prints the state as JSON. The configuration defines the socket.",
             ),
         ],
         files: &[SOCKET],
@@ -286,15 +305,16 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "top",
         notes: &[
-            "Keys: p packets, b bytes, f flows, m messages, c counted by a rule, s source; the same key again reverses \
-             the order. d: total since the agent started, or per second. /: filter, Esc: clear the filter. Up, Down, \
-             PgUp, PgDn, Home: scroll. Space: update now. q: quit.",
-            "Numbers are client to server. Sources beyond the cap are summed in `other`, those idle for a day in \
-             `retired`.",
+            "The keys p, b, f, m, c and s sort by packets, bytes, flows, messages, flows counted by a rule, and \
+             source. A second press reverses the order. d switches between totals since the start of the agent and \
+             rates per second. / sets a filter, and Esc clears it. Up, Down, PgUp, PgDn and Home scroll. Space \
+             updates the table, and q quits.",
+            "The numbers count the direction from client to server. Sources beyond outputs.metrics.max_sources are \
+             summed in `other`, and sources that were idle for a day in `retired`.",
         ],
         exit_status: CLIENT,
         examples: &[
-            ("sudo mailflow-agent top", "Shows all sources, those with the most bytes first."),
+            ("sudo mailflow-agent top", "Shows the traffic of all sources, sorted by bytes."),
             (
                 "sudo mailflow-agent top --once --sort messages --rows 10",
                 "Prints the ten sources with the most messages.",
@@ -307,18 +327,19 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "reload",
         notes: &[
-            "A new configuration is applied completely or not at all. Errors, and changes that need a restart, are \
-             printed, and the agent keeps its configuration. SIGHUP reloads the configuration too; the agent then logs \
-             the result.",
+            "The agent applies the new configuration completely or not at all. If there are errors, or changes that \
+             need a restart, the command prints them, and the agent keeps its configuration. SIGHUP also reloads \
+             the configuration; the agent then logs the result.",
         ],
         exit_status: &[
-            ("0", "in force"),
-            ("1", "refused, or the agent does not answer"),
-            ("2", "bad usage or configuration"),
+            ("0", "the new configuration is in force"),
+            ("1", "the agent rejected the new configuration, or does not answer"),
+            ("2", "wrong usage or an invalid configuration"),
         ],
         examples: &[(
             "sudo mailflow-agent reload --config /etc/mailflow/mailflow.yaml",
-            "Reloads the configuration of the service, as `systemctl reload mailflow-agent` does after a check.",
+            "Reloads the configuration of the service. `systemctl reload mailflow-agent` checks the configuration \
+             first.",
         )],
         files: &[CONFIGURATION, SOCKET],
         environment: &[],
@@ -326,11 +347,11 @@ const MANUALS: &[Manual] = &[
     },
     Manual {
         command: "completions",
-        notes: &["The package installs those of bash, zsh and fish."],
-        exit_status: &[GOOD, ("1", "the output cannot be written"), ("2", "bad usage")],
+        notes: &["The package installs the completion scripts for bash, zsh and fish."],
+        exit_status: &[GOOD, ("1", "the output cannot be written"), ("2", "wrong usage")],
         examples: &[(
             "mailflow-agent completions bash > ~/.local/share/bash-completion/completions/mailflow-agent",
-            "Installs the completions for one user.",
+            "Installs the completion script for one user.",
         )],
         files: &[],
         environment: &[],
@@ -338,8 +359,10 @@ const MANUALS: &[Manual] = &[
     },
     Manual {
         command: "man",
-        notes: &["The folder gets subfolders man1, man5 and man8, as below /usr/share/man."],
-        exit_status: &[GOOD, ("1", "a page cannot be written"), ("2", "bad usage")],
+        notes: &[
+            "The command writes into the subfolders man1, man5 and man8 of the folder, as in /usr/share/man.",
+        ],
+        exit_status: &[GOOD, ("1", "a page cannot be written"), ("2", "wrong usage")],
         examples: &[
             ("mailflow-agent man ~/.local/share/man", "Installs the pages for one user."),
             ("sudo mailflow-agent man /usr/local/share/man", "Installs the pages for every user."),
@@ -355,11 +378,12 @@ const MANUALS: &[Manual] = &[
         examples: &[
             (
                 "sudo mailflow-agent explain 10.20.0.2",
-                "Prints what each rule's windows hold for the source, and why each of its newest flows counts or not.",
+                "Prints the values of each rule's windows for the source, and why each of its newest flows counts \
+                 or does not count.",
             ),
             (
                 "mailflow-agent explain fd00::/64 --log flows.json --flows 100 --config new-rules.yaml",
-                "The same of a flow log and other rules, without an agent.",
+                "Prints the same information from a flow log and with other rules, without an agent.",
             ),
         ],
         files: &[SOCKET, TEMPORARY],
@@ -370,13 +394,14 @@ const MANUALS: &[Manual] = &[
         command: "suggest",
         notes: &[
             EXPLAIN_NOTE,
-            "The entries are for `allow` of the configuration: sources that delivered mail in at least 20 sessions to \
-             10 servers or more, most of them accepted, and submission servers that 5 sources or more use.",
+            "The command prints entries for the setting `allow` of the configuration. It proposes sources that \
+             delivered mail in at least 20 sessions to 10 servers or more, if most of their sessions delivered \
+             mail. It also proposes submission servers that 5 sources or more use.",
         ],
         exit_status: FLOW_LOG_CLIENT,
         examples: &[
-            ("sudo mailflow-agent suggest", "Prints entries for what the running agent has seen."),
-            ("mailflow-agent suggest --log flows.json", "Prints entries for a flow log."),
+            ("sudo mailflow-agent suggest", "Prints entries for the newest flows of the running agent."),
+            ("mailflow-agent suggest --log flows.json", "Prints entries for the flows of a flow log."),
         ],
         files: &[SOCKET, TEMPORARY],
         environment: &[TMPDIR],
@@ -385,11 +410,12 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "doctor",
         notes: &[
-            "One line for each finding: ok, warn (counts may be incomplete, or something can be improved) or bad (the \
-             agent does not work correctly), and what to do. The running agent is queried too, at its socket. Run it \
-             as root: some checks need it.",
+            "The command prints a line for each finding: ok, warn (counts may be incomplete, or a setting is not \
+             the best one) or bad (the agent cannot work in this state). The line after a warn or bad \
+             finding recommends an action. The command also queries the running agent at its socket. Run it as root, \
+             because some checks need root.",
         ],
-        exit_status: &[("0", "nothing is bad"), ("1", "something is"), BAD_USAGE],
+        exit_status: &[("0", "no finding is bad"), ("1", "a finding is bad"), BAD_USAGE],
         examples: &[
             (
                 "sudo mailflow-agent doctor --interface eth1 --role lan",
@@ -407,8 +433,8 @@ const MANUALS: &[Manual] = &[
     Manual {
         command: "version",
         notes: &[],
-        exit_status: &[GOOD, ("1", "the output cannot be written"), ("2", "bad usage")],
-        examples: &[("mailflow-agent version", "Prints the name and the version.")],
+        exit_status: &[GOOD, ("1", "the output cannot be written"), ("2", "wrong usage")],
+        examples: &[("mailflow-agent version", "Prints the name and the version of the program.")],
         files: &[],
         environment: &[],
         see_also: &[],

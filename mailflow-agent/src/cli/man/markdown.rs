@@ -45,7 +45,8 @@ const PAGES: [Document; 2] = [
             (CONFIGURATION, "Configuration of the service."),
             (
                 "/usr/share/doc/mailflow-agent/examples/mailflow.yaml",
-                "The built-in configuration: every setting with its default, as mailflow-agent-print-config(1) prints it.",
+                "The built-in configuration, which contains every setting with its default. \
+                 mailflow-agent-print-config(1) prints it.",
             ),
         ],
         see_also: &[
@@ -69,7 +70,7 @@ const PAGES: [Document; 2] = [
             (CONFIGURATION, "Configuration of the service, with its rules."),
             (
                 "/usr/share/doc/mailflow-agent/examples/rules/",
-                "Example rules, and tests of these and of the shipped rules.",
+                "Example rules, and tests of the example rules and of the shipped rules.",
             ),
         ],
         see_also: &[

@@ -24,30 +24,33 @@ const WITHOUT_CONFIG: [&str; 4] = ["rules", "completions", "man", "version"];
 const SIGNALS: [(&str, &str); 3] = [
     (
         "SIGTERM, SIGINT",
-        "Stops the agent. Its programs are detached, or keep counting for the next agent with --keep or \
-         state.at_stop: keep.",
+        "Stops the agent and detaches its programs. With --keep or state.at_stop: keep, the programs stay attached \
+         and continue to count for the next agent.",
     ),
-    ("SIGQUIT", "Stops the agent and detaches its programs in any case."),
+    ("SIGQUIT", "Stops the agent and always detaches its programs."),
     (
         "SIGHUP",
-        "Reloads the configuration, completely or not at all. The log has the result; mailflow-agent-reload(1) \
-         prints it.",
+        "Reloads the configuration, completely or not at all, and logs the result. mailflow-agent-reload(1) also \
+         reloads the configuration, and prints the result.",
     ),
 ];
 
 /// Paragraphs about the daemon.
 const DAEMON: [&str; 4] = [
-    "mailflow-agent tells which internal host sends too much mail. On a Linux gateway, a mail host or a mirror port it \
-     attaches an eBPF program to interfaces (XDP or TC), which counts every packet of every mail flow in the kernel. The \
-     agent turns these counts into flow records, evaluates rules over time windows, and sends alerts with their \
-     evidence: to files, the journal, syslog, Alertmanager and webhooks. It serves metrics for Prometheus. It blocks \
-     nothing and reads no mail.",
-    "mailflow-agent run is the daemon. Without a configuration the built-in one is used, which watches no interface: name \
-     one by --interface, or write it to mailflow.yaml(5). Alerts go to standard output then, the log to standard error.",
-    "The package's service is mailflow-agent.service. It runs the daemon as the user mailflow with /etc/mailflow/mailflow.yaml, \
-     and is started once an interface is named: systemctl enable --now mailflow-agent.",
-    "The other commands ask the running agent, check a configuration or a machine, or evaluate rules on captures and flow \
-     logs. Each has a page of its own. --config FILE may stand before or behind a command's name.",
+    "mailflow-agent detects internal hosts that send too much mail. On a Linux gateway, a mail host or a mirror \
+     port, it attaches an eBPF program to interfaces (XDP or TC). The program counts every packet of every mail \
+     flow in the kernel. The agent turns these counts into flow records, evaluates rules over time windows, and \
+     sends alerts with their evidence to files, the journal, syslog, Alertmanager and webhooks. It serves metrics \
+     for Prometheus. It blocks no traffic and reads no message.",
+    "mailflow-agent run is the daemon. Without --config, it uses the built-in configuration, which contains no \
+     interface and writes alerts to standard output. Set an interface with --interface, or in a configuration file \
+     (mailflow.yaml(5)). The log goes to standard error.",
+    "The package contains the service mailflow-agent.service, which runs the daemon as the user mailflow with \
+     /etc/mailflow/mailflow.yaml. The service is not enabled at installation, because the configuration must first \
+     contain an interface. Then enable it: systemctl enable --now mailflow-agent.",
+    "The other commands query the running agent, check a configuration or a machine, or evaluate rules on captures \
+     and flow logs. Each command has its own page. The option --config FILE may be before or after the name of a \
+     command.",
 ];
 
 /// Returns the pages of all commands.
@@ -112,7 +115,7 @@ fn daemon(root: &Command) -> io::Result<ManPage> {
         entry(&mut roff, [bold(command.get_name())]);
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let place = if command.get_name() == "run" {
-            "This page.".to_owned()
+            "Described on this page.".to_owned()
         } else {
             format!("See {name}-{}(1).", command.get_name())
         };
