@@ -47,7 +47,6 @@ struct Sum {
 
 #[derive(Deserialize)]
 struct Flow {
-    src_ip: String,
     src_port: u16,
     dest_ip: String,
     dest_port: u16,
@@ -95,9 +94,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
         let Counters { pkts_toserver, bytes_toserver, pkts_toclient, bytes_toclient } = flow.flow;
         writeln!(
             text,
-            "flow         {}:{} -> {}:{} {}, up {bytes_toserver} B / {pkts_toserver} = {:.1}, \
-             down {bytes_toclient} B / {pkts_toclient} = {:.1} B a packet",
-            flow.src_ip,
+            "flow         port {} -> {}:{} {}, up {:.0} B a packet, down {:.0} B",
             flow.src_port,
             flow.dest_ip,
             flow.dest_port,
