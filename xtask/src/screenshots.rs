@@ -25,6 +25,7 @@ use self::{
 };
 use crate::{
     agent::{self, Profile},
+    demo,
     setup::{self, Purpose},
     terminal::{Steps, is_root, say},
     workspace,
@@ -37,7 +38,7 @@ const MAX_BYTES: u64 = 150_000;
 /// Columns of the terminal of `top`, for which its lines are made.
 const TOP_COLUMNS: u16 = 80;
 /// Columns of the terminal of the demo and of `explain`.
-const WIDE_COLUMNS: u16 = 112;
+const WIDE_COLUMNS: u16 = 120;
 /// Rows of a terminal that shows a whole output.
 const LONG_ROWS: u16 = 200;
 
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !is_root() {
         bail!("the rest makes network namespaces and loads programs into the kernel: run it as root");
     }
+    let _only = demo::only_one("screenshots")?;
     let folder = workspace::root().join(if args.check { "target/pictures" } else { PICTURES });
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
 

@@ -10,6 +10,7 @@ import {
   type GrafanaTheme2,
   type InterpolateFunction,
   applyFieldOverrides,
+  cacheFieldDisplayNames,
   identityOverrideProcessor,
   displayNameOverrideProcessor,
   thresholdsOverrideProcessor,
@@ -47,10 +48,14 @@ export function configured(
   const mode = COLOURED_BY_SERIES.has(type) ? FieldColorModeId.PaletteClassic : FieldColorModeId.Thresholds;
   const fieldConfig = { ...source, defaults: { color: { mode }, ...source.defaults } };
   const fieldConfigRegistry = registry(fieldConfig);
-  return applyFieldOverrides({ data, fieldConfig, fieldConfigRegistry, theme, replaceVariables, timeZone: 'browser' });
+  const timeZone = 'browser';
+  const frames = applyFieldOverrides({ data, fieldConfig, fieldConfigRegistry, theme, replaceVariables, timeZone });
+  // Tables name their columns by it.
+  cacheFieldDisplayNames(frames);
+  return frames;
 }
 
-// An option that nobody knows is an error: it would be ignored, and the picture would differ from Grafana's.
+// An unknown option is an error: it would be ignored, and the picture would differ from Grafana's.
 function registry({ defaults, overrides }: FieldConfigSource): FieldConfigOptionsRegistry {
   const item = (id: string, process: FieldConfigPropertyItem['process']): FieldConfigPropertyItem => {
     const isCustom = id.startsWith('custom.');

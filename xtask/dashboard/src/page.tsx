@@ -156,7 +156,7 @@ function Page({ drawings, variables, range, width }: {
           );
         }
         return (
-          <div key={panel.id} style={place}>
+          <div key={panel.id} style={place} data-panel={title}>
             <PanelChrome
               title={title}
               description={panel.description}
@@ -188,9 +188,11 @@ async function main(): Promise<void> {
   const settings: Settings = await get('/settings.json');
   const dashboard: Dashboard = await get('/dashboard.json');
   await initPluginTranslations('grafana', []);
+  // Two names of a transformation may have one id.
+  const transformers = new Map(Object.values(standardTransformers).map((one) => [one.id, one]));
   standardTransformersRegistry.setInit(() =>
-    Object.values(standardTransformers).map((transformation) => ({
-      id: transformation.id,
+    [...transformers].map(([id, transformation]) => ({
+      id,
       name: transformation.name,
       transformation: async () => transformation,
       editor: () => null,

@@ -82,6 +82,17 @@ try {
   await page.waitForFunction('window.mailflowReport', { timeout: PATIENCE_MS });
   const report = await page.evaluate(() => window.mailflowReport!);
   failures = report.failures.map(({ panel, reason }) => `${panel}: ${reason}`);
+  // The browser draws some parts only once they are in view.
+  const height = await page.evaluate(() => document.documentElement.scrollHeight);
+  await page.setViewport({ width, height });
+  await new Promise((done) => setTimeout(done, 1000));
+  const empty = await page.evaluate(() =>
+    [...document.querySelectorAll<HTMLElement>('[data-panel]')]
+      .filter((panel) => !panel.querySelector('canvas, [role=gridcell]'))
+      .filter(({ innerText, dataset }) => ['', 'No data'].includes(innerText.replace(dataset.panel!, '').trim()))
+      .map(({ dataset }) => `${dataset.panel}: nothing is drawn`)
+  );
+  failures.push(...empty);
   const screenshot = await page.screenshot({ fullPage: true });
   // A palette takes a third of the bytes.
   await sharp(screenshot).png({ palette: true, colours: 128, effort: 10, dither: 0 }).toFile(picture);

@@ -69,7 +69,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
     let mut text = format!(
         "{} {} ({} severity) at {timestamp}\n\
          source       {src_ip}, internal by {}\n\
-         because      {} qualifying mail flows to the Internet within {}, threshold {}\n\
+         because      {} matched mail flows to the Internet within {}, threshold {}\n\
          sent         {}\n\
          received     {}\n\
          services     {} on port {}, {} messages estimated\n\
@@ -78,7 +78,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
         alert.rule,
         alert.state.to_uppercase(),
         mailflow.severity,
-        mailflow.matched_network.as_deref().unwrap_or("no listed network"),
+        mailflow.matched_network.as_deref().unwrap_or("no listed network").replace("  ", ", "),
         alert.value,
         hours(alert.window),
         alert.threshold,

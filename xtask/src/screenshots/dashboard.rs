@@ -35,11 +35,11 @@ struct Picture {
 }
 
 const PICTURES: &[Picture] = &[
-    Picture { name: "dashboard.png", dashboard: "mailflow.json", rows: &["Now", "Mail", "Sources"] },
+    Picture { name: "dashboard.png", dashboard: "mailflow.json", rows: &["Now", "Sources"] },
     Picture {
-        name: "dashboard-agents.png",
+        name: "dashboard-traffic.png",
         dashboard: "mailflow.json",
-        rows: &["What the kernel sees", "The agents"],
+        rows: &["Mail", "What the kernel sees", "The agents"],
     },
 ];
 

@@ -22,7 +22,7 @@ const PORT: u16 = 10825;
 /// Number of the host that is on the allow-list: 10.20.0.3.
 const RELAY: u8 = 1;
 /// Number of the host that sends too much: 10.20.0.4.
-const BOT: u8 = 2;
+const LOUD: u8 = 2;
 
 /// Mail of an internal host.
 struct Sender {
@@ -55,23 +55,14 @@ const OFFICE: Sender = Sender {
     to: 95,
 };
 
-/// Senders: only the bot reaches a threshold.
+/// Senders: only the stolen account reaches a threshold.
 const SENDERS: &[Sender] = &[
     OFFICE,
     // The mail relay: most of the traffic, and known.
     Sender { host: RELAY, port: 25, size: 12_000, connections: 110, from: 0, to: 100, ..OFFICE },
     Sender { host: RELAY, gateway: 1, port: 25, size: 8_000, connections: 50, from: 0, to: 100, ..OFFICE },
-    // A spam bot from the middle on.
-    Sender {
-        host: BOT,
-        mode: Mode::Plain,
-        port: 25,
-        size: 3_000,
-        connections: 90,
-        from: 45,
-        to: 100,
-        ..OFFICE
-    },
+    // A stolen account from the middle on.
+    Sender { host: LOUD, size: 3_000, connections: 90, from: 45, to: 100, ..OFFICE },
     // A scanner that sends pages.
     Sender { host: 3, mode: Mode::Tls, port: 465, size: 1_200_000, connections: 6, ..OFFICE },
     Sender { host: 4, connections: 5, ..OFFICE },
@@ -163,7 +154,7 @@ impl Gateways {
         &self.labs[0].gateway
     }
 
-    /// Returns the control socket of the agent that sees the bot.
+    /// Returns the control socket of the agent that sees the stolen account.
     pub(super) fn socket(&self) -> PathBuf {
         self.agents[0].socket().to_owned()
     }
@@ -181,7 +172,7 @@ impl Gateways {
     }
 
     pub(super) fn firing_source(&self) -> String {
-        self.labs[0].client_ip(Family::V4, BOT).to_string()
+        self.labs[0].client_ip(Family::V4, LOUD).to_string()
     }
 }
 
