@@ -13,7 +13,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,7 +38,9 @@ const MAX_BYTES: u64 = 150_000;
 /// Columns of the terminal of `top`, for which its lines are made.
 const TOP_COLUMNS: u16 = 80;
 /// Columns of the terminal of the demo and of `explain`.
-const WIDE_COLUMNS: u16 = 120;
+const WIDE_COLUMNS: u16 = 132;
+/// Second of a minute at which the mail ends.
+const END_SECOND: u64 = 40;
 /// Rows of a terminal that shows a whole output.
 const LONG_ROWS: u16 = 200;
 
@@ -73,6 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     alert(&folder)?;
     steps.next(&format!("Mail: two gateways, {} s", args.seconds));
     let gateways = Gateways::start(&binary)?;
+    wait_for_minute(args.seconds);
     let started = Instant::now();
     let traffic = gateways.send(Duration::from_secs(args.seconds), || {
         // Near the end, while mail passes.
@@ -89,6 +92,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the mail ends late in a minute: Grafana's last time label is cut where a minute has just begun.
+fn wait_for_minute(seconds: u64) {
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + seconds;
+    std::thread::sleep(Duration::from_secs((END_SECOND + 60 - end % 60) % 60));
+}
+
 /// Draws the alert as `cargo xtask demo` prints it.
 fn alert(folder: &Path) -> Result<()> {
     let mut demo = Command::new(std::env::current_exe().context("the path of xtask")?);
@@ -101,12 +110,12 @@ fn alert(folder: &Path) -> Result<()> {
 /// Draws `top` on the gateway of the source that fires.
 fn top(gateways: &Gateways, binary: &Path, folder: &Path) -> Result<()> {
     let mut top = Command::new(binary);
-    top.args(["top", "--interval", "1s", "--socket"]).arg(gateways.socket());
+    top.args(["top", "--sort", "counted", "--interval", "1s", "--socket"]).arg(gateways.socket());
     let rows = u16::try_from(gateways.sources() + 4)?;
     let end = End::Key { after: Duration::from_secs(5), key: b'q' };
     let capture = Capture::run(&top, (rows, TOP_COLUMNS), end)?;
     ensure!(capture.text(0).starts_with("mailflow: "), "top shows {:?}", capture.text(0));
-    save(folder, "top.svg", &svg::draw(&capture, 0..rows, "mailflow-agent top"))
+    save(folder, "top.svg", &svg::draw(&capture, 0..rows, "mailflow-agent top --sort counted"))
 }
 
 /// Draws `explain` of the source that fires, with its newest flow.

@@ -108,6 +108,11 @@ async function drawing(panel: Panel, prometheus: Prometheus, variables: Variable
     }
   }
   const transformations = (panel.transformations ?? []).filter(({ disabled }) => !disabled);
+  for (const { id } of transformations) {
+    if (!standardTransformersRegistry.getIfExists(id)) {
+      throw new Error(`unknown transformation ${id}`);
+    }
+  }
   const frames = await lastValueFrom(transformDataFrame(transformations, answers.flat()));
   checkData(frames);
   return { panel, frames };
