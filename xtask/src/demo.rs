@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: from packets on a gateway to an alert about real mail, on this machine alone.
 
 mod alert;
-mod interrupt;
 mod show;
 
 use std::{
@@ -20,6 +19,7 @@ use mailflow_test_support::lab::{
 
 use crate::{
     agent::{self, Profile},
+    interrupt,
     setup::{self, Purpose},
     terminal::{self, Steps, dot, end_dots, say},
     workspace,

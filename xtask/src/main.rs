@@ -8,6 +8,7 @@ mod deny;
 mod dist;
 mod fuzz;
 mod imports;
+mod interrupt;
 mod kernels;
 mod packaging;
 mod record;

@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     agent::{self, Profile},
-    demo,
+    demo, interrupt,
     setup::{self, Purpose},
     terminal::{Steps, is_root, say},
     workspace,
@@ -68,6 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("the rest makes network namespaces and loads programs into the kernel: run it as root");
     }
     let _only = demo::only_one("screenshots")?;
+    // An interrupted step ends with an error, and its labs are removed.
+    interrupt::catch();
     let folder = workspace::root().join(if args.check { "target/pictures" } else { PICTURES });
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
 
@@ -75,11 +77,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     alert(&folder)?;
     steps.next(&format!("Mail: two gateways, {} s", args.seconds));
     let gateways = Gateways::start(&binary)?;
-    wait_for_minute(args.seconds);
+    wait_for_minute(args.seconds)?;
     let started = Instant::now();
     let traffic = gateways.send(Duration::from_secs(args.seconds), || {
         // Near the end, while mail passes.
-        std::thread::sleep(Duration::from_secs(args.seconds.saturating_sub(15)));
+        interrupt::sleep_until(started + Duration::from_secs(args.seconds.saturating_sub(15)))?;
         top(&gateways, &binary, &folder)?;
         explain(&gateways, &binary, &folder)
     });
@@ -93,9 +95,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Waits until the mail ends late in a minute: Grafana's last time label is cut where a minute has just begun.
-fn wait_for_minute(seconds: u64) {
+fn wait_for_minute(seconds: u64) -> Result<()> {
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + seconds;
-    std::thread::sleep(Duration::from_secs((END_SECOND + 60 - end % 60) % 60));
+    interrupt::sleep_until(Instant::now() + Duration::from_secs((END_SECOND + 60 - end % 60) % 60))
 }
 
 /// Draws the alert as `cargo xtask demo` prints it.

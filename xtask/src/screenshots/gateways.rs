@@ -13,7 +13,7 @@ use mailflow_test_support::lab::{
     send_mails,
 };
 
-use crate::{terminal::say, workspace};
+use crate::{interrupt, terminal::say, workspace};
 
 /// Names of the gateways: `host` of their events, and label `instance` of their metrics.
 const NAMES: [&str; 2] = ["gw1", "gw2"];
@@ -184,7 +184,7 @@ impl Sender {
         let period = duration * (self.to - self.from) / 100 / self.connections;
         for number in 0..self.connections {
             let due = begin + duration * self.from / 100 + period * number;
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            interrupt::sleep_until(due)?;
             send_mails(&lab.client, &mail, self.mails)?;
         }
         Ok(())

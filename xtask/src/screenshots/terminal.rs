@@ -17,6 +17,11 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
+use crate::interrupt;
+
+/// Byte of Ctrl-C.
+const CONTROL_C: u8 = 3;
+
 /// End of a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
@@ -60,26 +65,37 @@ impl Capture {
             End::Key { after, key } => (after, Some(key)),
         };
         let ended = capture.follow(&output, patience);
-        if let Some(key) = key {
-            ensure!(!ended, "the command ended: {}", capture.text(0));
-            keyboard.write_all(&[key])?;
-        } else if !ended {
-            child.kill()?;
-            bail!("the command still runs after {patience:?}");
+        match key {
+            Some(key) if interrupt::check().is_ok() => {
+                ensure!(!ended, "the command ended: {}", capture.text(0));
+                keyboard.write_all(&[key])?;
+            }
+            None if ended => {}
+            _ => {
+                // The terminal makes a signal of it: the command cleans up.
+                keyboard.write_all(&[CONTROL_C])?;
+                child.wait()?;
+                interrupt::check()?;
+                bail!("the command still ran after {patience:?}");
+            }
         }
         let status = child.wait()?;
         ensure!(status.success(), "{status}:\n{}", capture.parser.screen().contents());
         Ok(capture)
     }
 
-    /// Feeds the terminal until the command has ended (true) or the time is over (false).
+    /// Feeds the terminal until the command has ended (true), or the time is over or a signal was caught (false).
     fn follow(&mut self, output: &mpsc::Receiver<Vec<u8>>, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
-            match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match output.recv_timeout(left.min(interrupt::CHECK_INTERVAL)) {
                 Ok(bytes) => self.parser.process(&bytes),
                 Err(RecvTimeoutError::Disconnected) => return true,
-                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Timeout) if left.is_zero() || interrupt::check().is_err() => {
+                    return false;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -154,6 +170,8 @@ mod tests {
         let rows = capture.between(|line| line == "one", |line| line == "end").unwrap();
         assert_eq!((rows, capture.text(2), capture.rows_in_use()), (1..3, "9 33".to_owned(), 5));
         assert!(Capture::run(&shell("exit 3"), (9, 33), End::Itself(Duration::from_secs(20))).is_err());
+        let slow = Capture::run(&shell("sleep 60"), (9, 33), End::Itself(Duration::from_secs(1)));
+        assert!(slow.is_err_and(|error| error.to_string().contains("still ran")));
     }
 
     #[test]
