@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: from packets on a gateway to an alert about real mail, on this machine alone.
 
 mod alert;
-mod interrupt;
 mod show;
 
 use std::{
@@ -20,6 +19,7 @@ use mailflow_test_support::lab::{
 
 use crate::{
     agent::{self, Profile},
+    interrupt,
     setup::{self, Purpose},
     terminal::{self, Steps, dot, end_dots, say},
     workspace,
@@ -67,7 +67,7 @@ fn clean() -> Result<()> {
     if !terminal::is_root() {
         bail!("the lab is root's; run `{}`", as_root("demo --clean")?);
     }
-    let _only = only_one()?;
+    let _only = only_one("demo")?;
     let removed = lab::remove(NAME)?;
     println!("removed: {} namespaces, {} processes", removed.namespaces, removed.processes);
     Ok(())
@@ -77,7 +77,7 @@ fn demo(args: &Args) -> Result<()> {
     println!("mailflow: from packets on a gateway to an alert about real mail, on this machine alone\n");
     let mut steps = Steps::new(8);
     let (package, binary) = prepare(args, &mut steps)?;
-    let _only = only_one()?;
+    let _only = only_one("demo")?;
     let began = Instant::now();
     if lab::remove(NAME)?.namespaces > 0 {
         say("removed the lab that an earlier demo had left");
@@ -169,7 +169,7 @@ fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> R
 
 /// Waits for the first alert.
 fn first_alert(agent: &Agent) -> Result<String> {
-    say("a flow's record is made 5 s after its end, the alert with the tenth that qualifies");
+    say("a flow's record is made 5 s after its end; the tenth matched flow fires the rule");
     let sent = Instant::now();
     let line = wait_for("an alert", PATIENCE, || {
         interrupt::check()?;
@@ -192,11 +192,11 @@ fn send(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Locks the demo: its lab's name is unique on a machine. An abstract socket leaves no file and ends with the
-/// process.
-fn only_one() -> Result<UnixListener> {
-    let name = std::os::unix::net::SocketAddr::from_abstract_name("mailflow-demo")?;
-    UnixListener::bind_addr(&name).context("another demo is running on this machine")
+/// Locks a task whose labs have a name that is unique on a machine. An abstract socket leaves no file and ends with
+/// the process.
+pub(crate) fn only_one(task: &str) -> Result<UnixListener> {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("mailflow-{task}"))?;
+    UnixListener::bind_addr(&name).with_context(|| format!("another {task} is running on this machine"))
 }
 
 fn clear(folder: &Path) -> Result<()> {

@@ -8,11 +8,13 @@ mod deny;
 mod dist;
 mod fuzz;
 mod imports;
+mod interrupt;
 mod kernels;
 mod packaging;
 mod record;
 mod run;
 mod scenarios;
+mod screenshots;
 mod setup;
 mod terminal;
 mod test;
@@ -40,6 +42,8 @@ enum Task {
     Setup(setup::Args),
     /// Print what the shipped rules detect on a network of a thousand hosts, and their false positives
     Scenarios(scenarios::Args),
+    /// Draw the pictures of the documentation: `top`, an alert, the Grafana dashboards
+    Screenshots(screenshots::Args),
     /// Measure the cost of counting, and compare it with the limits
     Bench(bench::Args),
     /// Build the files to install: a static binary, and a package for Debian and Ubuntu
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Setup(args) => setup::run(&args),
         Task::Scenarios(args) => scenarios::run(&args),
+        Task::Screenshots(args) => screenshots::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Dist(args) => dist::run(&args).map(drop),
         Task::Record(args) => record::run(&args),

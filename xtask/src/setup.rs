@@ -31,7 +31,7 @@ pub(crate) struct Args {
 pub(crate) enum Purpose {
     /// `cargo xtask demo`
     Demo,
-    /// `cargo xtask test`, which has the requirements of all tasks
+    /// `cargo xtask test`, which has the requirements of all other tasks but `screenshots`
     Test,
     /// `cargo xtask test kernels`
     Kernels,
@@ -39,6 +39,8 @@ pub(crate) enum Purpose {
     Packaging,
     /// `cargo xtask bpf`
     Bpf,
+    /// `cargo xtask screenshots`
+    Screenshots,
 }
 
 /// Command, its Debian package, and the tasks that run it.
@@ -49,15 +51,15 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = {
-    use Purpose::{Demo, Kernels, Packaging, Test};
+    use Purpose::{Demo, Kernels, Packaging, Screenshots, Test};
     &[
-        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels, Packaging] },
-        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test, Packaging] },
-        Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test] },
-        Tool { command: "curl", package: "curl", purposes: &[Demo, Test, Packaging] },
-        Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels] },
-        Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
-        Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Packaging] },
+        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels, Packaging, Screenshots] },
+        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test, Packaging, Screenshots] },
+        Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test, Screenshots] },
+        Tool { command: "curl", package: "curl", purposes: &[Demo, Test, Packaging, Screenshots] },
+        Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels, Screenshots] },
+        Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test, Screenshots] },
+        Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Packaging, Screenshots] },
         Tool { command: "c++", package: "g++", purposes: &[Test] },
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
@@ -69,6 +71,8 @@ const TOOLS: &[Tool] = {
         Tool { command: "ansible-lint", package: "ansible-lint", purposes: &[Test, Packaging] },
         Tool { command: "ssh-keygen", package: "openssh-client", purposes: &[Test, Packaging] },
         Tool { command: "python3", package: "python3-venv", purposes: &[Test, Packaging] },
+        Tool { command: "node", package: "nodejs", purposes: &[Screenshots] },
+        Tool { command: "npm", package: "npm", purposes: &[Screenshots] },
         Tool { command: "zstd", package: "zstd", purposes: &[Test, Kernels] },
     ]
 };
@@ -103,6 +107,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             "libfaketime",
         ],
         Purpose::Packaging => &["systemd-container"],
+        Purpose::Screenshots => &["postfix", "prometheus", "chromium-headless-shell"],
         Purpose::Kernels | Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));

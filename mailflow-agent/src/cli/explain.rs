@@ -89,12 +89,12 @@ fn describe_term(term: &TermExplanation) -> String {
     let window = format_duration(std::time::Duration::from_secs(*window_seconds));
     let Some(value) = value else {
         return format!(
-            "{name:<32} not evaluable, as no record has the required fields; threshold {threshold}{unit} in {window}"
+            "{name:<34} not evaluable, as no record has the required fields; threshold {threshold}{unit} in {window}"
         );
     };
     let (bound, verdict) =
         (if *at_bound { ">= " } else { "" }, if value >= threshold { "holds" } else { "no" });
-    format!("{name:<32} {bound}{value} of {threshold}{unit} in {window}: {verdict}")
+    format!("{name:<34} {bound}{value} of {threshold}{unit} in {window}: {verdict}")
 }
 
 fn print_flow(flow: &FlowExplanation, out: &mut impl Write) -> io::Result<()> {

@@ -211,6 +211,25 @@ fn prose_has_no_words_outside_of_the_field() {
     none(&faults);
 }
 
+/// `cargo xtask screenshots` draws these. Each is on a page, with a text for those who do not see it.
+#[test]
+fn screenshots_are_shown_with_a_text() {
+    let pages = all();
+    let mut pictures = 0;
+    for entry in fs::read_dir(workspace().join("docs/pictures")).unwrap() {
+        let picture = entry.unwrap();
+        let name = picture.file_name().into_string().unwrap();
+        pictures += 1;
+        assert!(picture.metadata().unwrap().len() <= 150_000, "{name} is large");
+        let target = format!("pictures/{name})");
+        let mut shown = pages.iter().flat_map(|page| page.text.lines()).filter(|line| line.contains(&target));
+        let text = |line: &str| line.trim().strip_prefix("![").is_some_and(|rest| rest.find(']') > Some(15));
+        assert!(shown.clone().count() > 0, "no page shows {name}");
+        assert!(shown.all(text), "{name} has no text");
+    }
+    assert!(pictures > 3, "{pictures} pictures");
+}
+
 /// Each picture is drawn from a source that is there too.
 #[test]
 fn pictures_have_their_sources() {

@@ -27,6 +27,40 @@ fn panels_have_descriptions_and_units() {
 }
 
 #[test]
+fn units_are_those_of_top_and_idle_graphs_have_a_small_scale() {
+    for panel in panels() {
+        let defaults = &panel["fieldConfig"]["defaults"];
+        let unit = defaults["unit"].as_str().unwrap();
+        // Grafana's `bytes` is binary, `cps` reads "c/s".
+        assert!(!["bytes", "cps", "binBps"].contains(&unit), "{}: {unit}", panel["title"]);
+        if panel["type"] == "timeseries" && unit == "suffix:/s" {
+            // Without it an axis of zeros goes up to 100.
+            assert_eq!(defaults["custom"]["axisSoftMax"], 1, "{}", panel["title"]);
+        }
+    }
+}
+
+/// Values of rules with different thresholds cannot be compared.
+#[test]
+fn window_values_are_shares_of_their_thresholds() {
+    let mut shares = 0;
+    for panel in panels() {
+        for target in panel["targets"].as_array().unwrap() {
+            if target["expr"].as_str().unwrap().contains("mailflow_window_value") {
+                shares += 1;
+                assert!(
+                    target["expr"].as_str().unwrap().contains("mailflow_rule_threshold"),
+                    "{}",
+                    panel["title"]
+                );
+                assert_eq!(panel["fieldConfig"]["defaults"]["unit"], "percentunit", "{}", panel["title"]);
+            }
+        }
+    }
+    assert!(shares > 0);
+}
+
+#[test]
 fn panels_do_not_overlap() {
     let cells = |panel: &Value| {
         let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();

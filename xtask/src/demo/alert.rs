@@ -47,7 +47,6 @@ struct Sum {
 
 #[derive(Deserialize)]
 struct Flow {
-    src_ip: String,
     src_port: u16,
     dest_ip: String,
     dest_port: u16,
@@ -70,7 +69,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
     let mut text = format!(
         "{} {} ({} severity) at {timestamp}\n\
          source       {src_ip}, internal by {}\n\
-         because      {} qualifying mail flows to the Internet within {}, threshold {}\n\
+         because      {} matched mail flows to the Internet within {}, threshold {}\n\
          sent         {}\n\
          received     {}\n\
          services     {} on port {}, {} messages estimated\n\
@@ -79,7 +78,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
         alert.rule,
         alert.state.to_uppercase(),
         mailflow.severity,
-        mailflow.matched_network.as_deref().unwrap_or("no listed network"),
+        mailflow.matched_network.as_deref().unwrap_or("no listed network").replace("  ", ", "),
         alert.value,
         hours(alert.window),
         alert.threshold,
@@ -95,9 +94,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
         let Counters { pkts_toserver, bytes_toserver, pkts_toclient, bytes_toclient } = flow.flow;
         writeln!(
             text,
-            "flow         {}:{} -> {}:{} {}, up {bytes_toserver} B / {pkts_toserver} = {:.1}, \
-             down {bytes_toclient} B / {pkts_toclient} = {:.1} B a packet",
-            flow.src_ip,
+            "flow         port {} -> {}:{} {}, up {:.0} B a packet, down {:.0} B",
             flow.src_port,
             flow.dest_ip,
             flow.dest_port,

@@ -36,8 +36,8 @@ pub(super) fn attached(agent: &Agent) {
 
 /// Prints the alert, and the path of its JSON line.
 pub(super) fn alert(line: &str, file: &Path) -> Result<()> {
-    for text in alert::summary(line)?.lines() {
-        say(text);
+    for (number, text) in alert::summary(line)?.lines().enumerate() {
+        say(if number == 0 { bold(text) } else { text.to_owned() });
     }
     say(format!("the whole alert is a line of JSON ({} bytes) in {}", line.len(), short(file)));
     Ok(())

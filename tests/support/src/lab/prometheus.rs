@@ -30,14 +30,31 @@ impl Prometheus {
     /// # Errors
     /// The package cannot be unpacked, or Prometheus is not ready within 30 seconds: the error has its log.
     pub fn start(ns: &Ns, folder: &Path, targets: &[SocketAddr], rules: &[PathBuf]) -> Result<Self> {
+        let targets: Vec<_> = targets.iter().map(|target| (target.to_string(), *target)).collect();
+        Self::start_named(ns, folder, &targets, rules)
+    }
+
+    /// Starts Prometheus as [`Prometheus::start`] does, with a name for each target in the label `instance`.
+    ///
+    /// # Errors
+    /// As [`Prometheus::start`].
+    pub fn start_named(
+        ns: &Ns,
+        folder: &Path,
+        targets: &[(String, SocketAddr)],
+        rules: &[PathBuf],
+    ) -> Result<Self> {
         let program = unpack("prometheus", With::Nothing)?.root.join("usr/bin/prometheus");
         let home = folder.join("prometheus");
         fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
-        let targets: Vec<_> = targets.iter().map(|target| format!("\"{target}\"")).collect();
+        let target = |(name, address): &(String, SocketAddr)| {
+            format!("{{ targets: [\"{address}\"], labels: {{ instance: \"{name}\" }} }}")
+        };
+        let targets: Vec<_> = targets.iter().map(target).collect();
         let rules: Vec<_> = rules.iter().map(|file| format!("\"{}\"", file.display())).collect();
         let config = format!(
             "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{}]\nscrape_configs:\n  \
-             - job_name: mailflow\n    static_configs: [{{ targets: [{}] }}]\n",
+             - job_name: mailflow\n    static_configs: [{}]\n",
             rules.join(", "),
             targets.join(", ")
         );
@@ -75,6 +92,12 @@ impl Prometheus {
         let (status, text) = get(&self.ns, ADDRESS, &format!("/api/v1/{page}"))?;
         ensure!(status == 200, "{page}: {status}: {text}");
         Ok(text)
+    }
+
+    /// Returns the address of its pages, in its namespace.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ADDRESS
     }
 
     /// Returns the log so far.
