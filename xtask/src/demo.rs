@@ -169,7 +169,7 @@ fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> R
 
 /// Waits for the first alert.
 fn first_alert(agent: &Agent) -> Result<String> {
-    say("a flow's record is made 5 s after its end; the tenth matched flow fires the rule");
+    say("the agent evaluates a flow 5 s after its end; the tenth flow fires the rule");
     let sent = Instant::now();
     let line = wait_for("an alert", PATIENCE, || {
         interrupt::check()?;
