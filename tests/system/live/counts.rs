@@ -15,7 +15,9 @@ const TRANSFERS: [(usize, usize); 5] =
 fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
-    let options = format!("--interface lan0 --role lan --hook {hook} --flow-log {}", flow_log.display());
+    let quick = crate::quick(lab.folder(), "");
+    let options =
+        format!("{quick} --interface lan0 --role lan --hook {hook} --flow-log {}", flow_log.display());
     let mut agent =
         Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
     for (direction, hook) in ["ingress", "egress"].into_iter().zip(expected_hooks) {
