@@ -198,11 +198,6 @@ fn crash_on_full_disk_loses_rule_state_and_no_packet() {
     let gateway = Gateway::new(1_000);
     let disk = SmallDisk::new(&gateway.lab.folder().join("state"), "2m");
     gateway.configure(1_000, CONFIG);
-    // A flow stays open during the whole test.
-    let config = gateway.lab.folder().join("gateway.yaml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    assert!(text.contains("idle: 60s"));
-    std::fs::write(&config, text.replace("idle: 60s", "idle: 1h")).unwrap();
     let mut agent = gateway.start("", &[]);
     let mut sent = [0; 2];
     let open = gateway.open();

@@ -112,10 +112,11 @@ impl Gateway {
         self.pins().join(format!("v{}", LAYOUT + later))
     }
 
-    /// Writes the configuration, with further lines.
+    /// Writes the configuration, with further lines. No flow becomes idle: on a busy machine an agent may take more than
+    /// a minute to start.
     pub(crate) fn configure(&self, rule: u32, more: &str) {
         let text = format!(
-            "interfaces: [{{ name: lan0, role: lan }}]\ntimeouts: {{ closed: 500ms, idle: 60s, unanswered: 2s }}\n\
+            "interfaces: [{{ name: lan0, role: lan }}]\ntimeouts: {{ closed: 500ms, idle: 1h, unanswered: 2s }}\n\
              rules:\n  - name: many\n    match: {{ applications: [smtp, other], size: {{ test: count, up: 1, down: 1 }} }}\n    \
              window: {{ length: 1h }}\n    condition: {{ count: {{ at_least: {rule} }} }}\n{more}"
         );
