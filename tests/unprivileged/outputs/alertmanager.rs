@@ -186,7 +186,7 @@ fn refused_alert_delays_no_other_and_is_retried() {
 #[test]
 fn firing_alert_is_repeated_and_end_sent_once() {
     let receiver = Receiver::anywhere(200);
-    let sink = sink(alertmanager(receiver.url("/prefix/"), SECOND));
+    let sink = sink(alertmanager(receiver.url("/prefix/"), SECOND / 5));
     let firing = alert(1);
     sink.push(event(&firing));
     until("three repeats", || posted_alerts(&receiver).len() >= 4);
@@ -244,6 +244,8 @@ fn unreachable_alertmanager_gets_latest_state() {
     for _ in 0..5_000 {
         sink.push(event(&alert(1)));
         sink.push(event(&alert(2)));
+        // The rate of a source, not a wait: the output takes events faster than they come. No counter shows that it has
+        // taken one.
         thread::sleep(Duration::from_micros(100));
     }
     sink.push(event(&resolved(&alert(2))));
