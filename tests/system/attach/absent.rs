@@ -195,7 +195,8 @@ fn unassigned_metrics_address_does_not_stop_agent() {
         String::from_utf8(output.stdout).unwrap()
     };
     let pending = "the metrics are served at 10.77.0.1:10825, which no interface has yet";
-    wait_for("status reports it", SECONDS, || Ok(text().contains(pending).then_some(()))).unwrap();
+    // As long as an agent may take to start: every program is verified.
+    wait_for("status reports it", SECONDS * 4, || Ok(text().contains(pending).then_some(()))).unwrap();
     lab.gateway.ip("address add 10.77.0.1/32 dev lo").unwrap();
     let page = "10.77.0.1:10825".parse().unwrap();
     wait_for("the page is served", SECONDS, || {

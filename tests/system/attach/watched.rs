@@ -42,7 +42,7 @@ pub(crate) fn attached(hook: &str, direction: &str) -> String {
 
 /// Returns the series `mailflow_program_position` of a hook of lan0.
 pub(crate) fn position(hook: &str, direction: &str) -> String {
-    attached(hook, direction).replace("_attached", "_attached_position")
+    attached(hook, direction).replace("mailflow_attached", "mailflow_program_position")
 }
 
 /// Returns the series `mailflow_reattachments_total` of a direction of lan0.
