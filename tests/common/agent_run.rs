@@ -40,13 +40,13 @@ impl Drop for Files {
 
 /// Result of a run.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct RunOutput {
     pub(crate) code: i32,
     pub(crate) alerts: Vec<Value>,
     pub(crate) log: String,
 }
 
-impl Told {
+impl RunOutput {
     /// Returns rule and source of each firing alert, sorted.
     pub(crate) fn firing(&self) -> Vec<(String, String)> {
         let of = |alert: &Value| {
@@ -74,7 +74,7 @@ impl Told {
 }
 
 /// Runs one of the agent's commands that write alerts to standard output.
-pub(crate) fn agent(command: &str, options: &[&str], config: &Path, files: &[PathBuf]) -> Told {
+pub(crate) fn agent(command: &str, options: &[&str], config: &Path, files: &[PathBuf]) -> RunOutput {
     let output = Command::new(agent_binary().unwrap())
         .arg(command)
         .args(["--alerts", "-", "--config"])
@@ -85,14 +85,14 @@ pub(crate) fn agent(command: &str, options: &[&str], config: &Path, files: &[Pat
         .output()
         .unwrap();
     let alerts = String::from_utf8(output.stdout).unwrap();
-    Told {
+    RunOutput {
         code: output.status.code().unwrap(),
         alerts: alerts.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
         log: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-pub(crate) fn backtest(options: &[&str], config: &Path, logs: &[PathBuf]) -> Told {
+pub(crate) fn backtest(options: &[&str], config: &Path, logs: &[PathBuf]) -> RunOutput {
     agent("backtest", options, config, logs)
 }
 

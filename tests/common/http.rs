@@ -171,9 +171,9 @@ impl Shared {
             if (200..300).contains(&status) {
                 self.received.lock().unwrap().push(received);
             }
-            let said = if status < 300 { "" } else { "no" };
-            let length = said.len();
-            let _ = write!(output, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{said}");
+            let body = if status < 300 { "" } else { "no" };
+            let length = body.len();
+            let _ = write!(output, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}");
         }
     }
 }

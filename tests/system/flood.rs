@@ -282,6 +282,7 @@ fn send(flood: Flood, agent: &Agent, wire: &Wire, state: &Path) -> ([Option<Dura
                 expected.iter_mut().for_each(|alert| alert.look(agent));
                 most_state = size(state).max(most_state);
             }
+            // The rate of the flood is the subject.
             let due = begin + waited + PAUSE * (n / (rate / 50));
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
@@ -357,7 +358,7 @@ fn run(flood: Flood) {
     // The loud sources: some alerts per minute by source, the others grouped, and each source in the log.
     let (lines, together) = (agent.alerts().len(), alerts(&agent, "smtp-bulk", None));
     let grouped = of_bulk("mailflow_rule_grouped_alerts_total");
-    println!("{lines} alert lines, {together} about many, {grouped} told together");
+    println!("{lines} alert lines, {together} about many, {grouped} grouped");
     assert!(bound == Bound::Tables || grouped > 0.0 && together > 0);
     let minutes = f64::from(sources / flood.rate) / 60.0 + 5.0;
     assert!((lines as f64) < 60.0 * minutes + 100.0, "{lines} alert lines");
@@ -388,8 +389,8 @@ fn run(flood: Flood) {
             Ok((long && find(&page, "mailflow_half_open_sources_total").is_some()).then_some(page))
         })
         .unwrap();
-        assert_eq!(sample(&page, "mailflow_source_flood"), 1.0, "what is told of many goes on");
-        assert_eq!(starts_of_many(&agent), before, "and is not told as another one");
+        assert_eq!(sample(&page, "mailflow_source_flood"), 1.0, "the flood alert keeps firing");
+        assert_eq!(starts_of_many(&agent), before, "and is the same incident");
         assert!(agent.stop().unwrap().success());
     } else {
         assert!(agent.stop().unwrap().success());

@@ -134,7 +134,7 @@ fn overload_packets_are_in_source_totals_or_rest() {
             assert_eq!(*value, 0.0, "{name}");
         }
     }
-    let held = |place: &str, direction: &str| {
+    let accounted = |place: &str, direction: &str| {
         found
             [format!("mailflow_accounted_packets{{location=\"{place}\",direction=\"{direction}\"}}").as_str()]
     };
@@ -149,23 +149,27 @@ fn overload_packets_are_in_source_totals_or_rest() {
             assert!(booked <= sums[index] as f64, "{series} {booked}: more than was sent");
             missing[index] += sums[index] as f64 - booked;
         }
-        assert_eq!(missing[index], held("unattributed", direction), "what no source has is unattributed");
+        assert_eq!(
+            missing[index],
+            accounted("unattributed", direction),
+            "what no source has is unattributed"
+        );
     }
     let hog = format!("mailflow_source_packets_total{{source=\"{HOG}\",direction=\"up\"}}");
     println!(
-        "sent up {}, down {}; held up: retired {}, overflow {}, unattributed {}; the hog's {}",
+        "sent up {}, down {}; accounted up: ended {}, overflow {}, unattributed {}; the hog's {}",
         sent(0),
         sent(1),
-        held("ended", "up"),
-        held("overflow", "up"),
-        held("unattributed", "up"),
+        accounted("ended", "up"),
+        accounted("overflow", "up"),
+        accounted("unattributed", "up"),
         found[hog.as_str()],
     );
     // Check of the test: all four counters were used.
-    assert!(held("overflow", "up") > 10_000.0 && held("unattributed", "up") > 10_000.0);
+    assert!(accounted("overflow", "up") > 10_000.0 && accounted("unattributed", "up") > 10_000.0);
     assert!(agent.log().contains("new flows are counted by source"), "{}", agent.log());
 
-    let retired = [held("ended", "up"), held("ended", "down")];
+    let retired = [accounted("ended", "up"), accounted("ended", "down")];
     assert!(agent.stop().unwrap().success());
     let records = fs::read_to_string(&flow_log).unwrap();
     let mut recorded = [0; 2];
@@ -174,5 +178,9 @@ fn overload_packets_are_in_source_totals_or_rest() {
         recorded[0] += record["flow"]["pkts_toserver"].as_u64().unwrap();
         recorded[1] += record["flow"]["pkts_toclient"].as_u64().unwrap();
     }
-    assert_eq!(recorded.map(|packets| packets as f64), retired, "the records hold what the flows held");
+    assert_eq!(
+        recorded.map(|packets| packets as f64),
+        retired,
+        "the records have the packets of the ended flows"
+    );
 }

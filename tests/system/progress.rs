@@ -124,7 +124,7 @@ fn uncounted_packets_are_logged_on_request_with_rate_limit() {
         }
     });
     let capture = capture(&folder, (0..FRAMES).map(|_| damaged.build()));
-    let said = |options: &str| {
+    let kernel_log_lines = |options: &str| {
         let log = folder.join("log");
         let status = Command::new(agent_binary().unwrap())
             .args(["replay", "--alerts", "off", "--flow-log", "off"])
@@ -139,7 +139,7 @@ fn uncounted_packets_are_logged_on_request_with_rate_limit() {
         let log = std::fs::read_to_string(log).unwrap();
         log.lines().filter(|line| line.contains("kernel: ")).map(str::to_owned).collect::<Vec<_>>()
     };
-    let lines = said("--kernel-log warn");
+    let lines = kernel_log_lines("--kernel-log warn");
     let length = damaged.build().len();
     assert!(!lines.is_empty());
     for line in &lines {
@@ -147,7 +147,7 @@ fn uncounted_packets_are_logged_on_request_with_rate_limit() {
     }
     // Eight lines a second on each CPU.
     assert!(lines.len() < FRAMES as usize / 10, "{} lines", lines.len());
-    assert_eq!(said("--kernel-log error"), Vec::<String>::new(), "it is a warning");
-    assert_eq!(said(""), Vec::<String>::new(), "nobody asked");
+    assert_eq!(kernel_log_lines("--kernel-log error"), Vec::<String>::new(), "it is a warning");
+    assert_eq!(kernel_log_lines(""), Vec::<String>::new(), "it is off by default");
     std::fs::remove_dir_all(folder).unwrap();
 }

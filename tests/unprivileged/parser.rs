@@ -16,23 +16,23 @@ fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> 
 
 /// Parses a frame; compares the fast path with the slow path, if the fast path takes the frame.
 fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
-    let long = parse_headers(frame, link, metadata).and_then(|located| said(&located, frame));
-    if let Some(plain) = parse_fast(frame, link, metadata) {
-        assert_eq!(said(&plain.parsed(frame), frame), long, "the short way");
-        if let Some(amid) = plain.established_segment(frame) {
-            let (segment, keys, fragment) = long.unwrap();
-            assert_eq!((amid, fragment), (segment, None), "the short way amid a connection");
+    let slow = parse_headers(frame, link, metadata).and_then(|located| outcome(&located, frame));
+    if let Some(fast) = parse_fast(frame, link, metadata) {
+        assert_eq!(outcome(&fast.parsed(frame), frame), slow, "fast and slow path differ");
+        if let Some(established) = fast.established_segment(frame) {
+            let (segment, keys, fragment) = slow.unwrap();
+            assert_eq!((established, fragment), (segment, None), "fast path of an established connection");
             for (key, up) in keys.iter().zip([true, false]) {
-                assert_eq!(plain.table_key(frame, up), Some(FlowTableKey::of(key).0));
+                assert_eq!(fast.table_key(frame, up), Some(FlowTableKey::of(key).0));
             }
         }
         let located = parse_headers(frame, link, metadata).unwrap();
-        assert_eq!(Some((plain.source_port, plain.destination_port)), located.ports());
+        assert_eq!(Some((fast.source_port, fast.destination_port)), located.ports());
     }
-    long.map(|(segment, ..)| segment)
+    slow.map(|(segment, ..)| segment)
 }
 
-fn said(
+fn outcome(
     located: &ParsedHeaders,
     frame: &SliceFrame<'_>,
 ) -> Result<(Segment, [FlowKey; 2], Option<Fragment>), Reason> {
@@ -56,7 +56,7 @@ fn parsed_segment_equals_built_frame() {
     let bytes = frame.build();
     let bytes = SliceFrame::new(&bytes);
     let located = parse_headers(&bytes, Link::Ethernet, Metadata::default()).unwrap();
-    let (_, [up, down], _) = said(&located, &bytes).unwrap();
+    let (_, [up, down], _) = outcome(&located, &bytes).unwrap();
     let ends = frame.ends.map(|(ip, port)| (Address::from(ip), port));
     assert_eq!([(up.client, up.client_port), (up.server, up.server_port)], ends);
     assert_eq!(down, up.reversed());
@@ -210,37 +210,40 @@ fn fragments_of_a_packet_have_equal_identity() {
 
 #[test]
 fn fast_path_takes_only_complete_plain_packets() {
-    let plain = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload("x");
+    let fast = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload("x");
     let six = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK);
     let glanced = |frame: &FrameBuilder, tag: Option<u16>| {
         let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
         parse_fast(&SliceFrame::new(&frame.build()), link, Metadata { ethertype: 0x0800, tag }).is_some()
     };
-    let amid = |frame: &FrameBuilder| {
+    let established = |frame: &FrameBuilder| {
         let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
         let bytes = frame.build();
         let bytes = SliceFrame::new(&bytes);
         parse_fast(&bytes, link, Metadata { ethertype: 0x0800, tag: None })?.established_segment(&bytes)
     };
-    assert!(amid(&plain).is_some() && amid(&plain.clone().with(|frame| frame.ethernet = false)).is_some());
-    assert!(amid(&plain.clone().udp()).is_none());
+    assert!(
+        established(&fast).is_some()
+            && established(&fast.clone().with(|frame| frame.ethernet = false)).is_some()
+    );
+    assert!(established(&fast.clone().udp()).is_none());
     for flags in [SYN, SYN | ACK, FIN | ACK, RST] {
         let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", flags);
-        assert!(amid(&frame).is_none(), "{frame:?}");
+        assert!(established(&frame).is_none(), "{frame:?}");
     }
-    for frame in [plain.clone(), plain.clone().udp(), plain.clone().with(|frame| frame.ethernet = false)] {
+    for frame in [fast.clone(), fast.clone().udp(), fast.clone().with(|frame| frame.ethernet = false)] {
         assert!(glanced(&frame, None), "{frame:?}");
         assert!(!glanced(&frame, Some(7)), "{frame:?}");
     }
     for frame in [
         six,
-        plain.clone().tag(0x8100, 7),
-        plain.clone().with(|frame| frame.options = vec![1; 4]),
-        plain.clone().with(|frame| frame.fragment = 0x2000),
-        plain.clone().with(|frame| frame.fragment = 1),
-        plain.clone().with(|frame| frame.length = Some(1400)),
-        plain.clone().with(|frame| frame.length = Some(0)),
-        plain.clone().with(|frame| frame.transport = Transport::Other(1)),
+        fast.clone().tag(0x8100, 7),
+        fast.clone().with(|frame| frame.options = vec![1; 4]),
+        fast.clone().with(|frame| frame.fragment = 0x2000),
+        fast.clone().with(|frame| frame.fragment = 1),
+        fast.clone().with(|frame| frame.length = Some(1400)),
+        fast.clone().with(|frame| frame.length = Some(0)),
+        fast.clone().with(|frame| frame.transport = Transport::Other(1)),
     ] {
         assert!(!glanced(&frame, None), "{frame:?}");
     }

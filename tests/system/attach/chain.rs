@@ -20,7 +20,7 @@ fn occupied_native_xdp_falls_back_to_tc() {
         let before = other.seen().unwrap();
         // Generic XDP may not see merged buffers; the other program keeps the hook, and TC counts.
         all_is_counted(&lab, &[&agent]);
-        assert!(other.seen().unwrap() > before, "the other program is starved");
+        assert!(other.seen().unwrap() > before, "the other program sees no packet");
         assert!(agent.stop().unwrap().success());
         let link = lab.gateway.ip("-details link show lan0").unwrap();
         assert!(link.contains("xdp"), "the other program was detached: {link}");

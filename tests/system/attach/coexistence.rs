@@ -19,8 +19,11 @@ fn agent_counts_behind_accepting_tcx_program() {
     all_is_counted(&lab, &[&agent]);
     let shown = kernel_buffers(&agent);
     // The other program sees what the agent's program sees: mail and other traffic.
-    assert!(other.seen().unwrap() - before.0 >= shown[0], "the one before is starved: {other:?}");
-    assert!(out.seen().unwrap() - before.1 >= shown[1], "the one before is starved: {out:?}");
+    assert!(
+        other.seen().unwrap() - before.0 >= shown[0],
+        "the earlier program sees too few packets: {other:?}"
+    );
+    assert!(out.seen().unwrap() - before.1 >= shown[1], "the earlier program sees too few packets: {out:?}");
     assert!(agent.stop().unwrap().success());
     let gone = other.seen().unwrap();
     send(&lab);
@@ -37,12 +40,15 @@ fn program_attached_in_front_is_reported_and_passed_once() {
     changed(&lab);
     wait_for_metric(&agent, &again("ingress"), 1);
     wait_for_metric(&agent, &position("tcx", "ingress"), 1);
-    assert_eq!(metric(&agent, &again("egress")), Some(0), "nobody touched egress");
+    assert_eq!(metric(&agent, &again("egress")), Some(0), "egress was not changed");
     let log = agent.log();
     assert!(log.contains("the program is not the first") && log.contains("pushy (id "), "{log}");
     let before = other.seen().unwrap();
     all_is_counted(&lab, &[&agent]);
-    assert!(other.seen().unwrap() - before >= kernel_buffers(&agent)[0], "the other one is starved");
+    assert!(
+        other.seen().unwrap() - before >= kernel_buffers(&agent)[0],
+        "the other program sees too few packets"
+    );
 
     // The agent does not compete with a program that attaches first repeatedly: it only reports the position.
     drop(link);

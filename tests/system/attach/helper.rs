@@ -7,13 +7,15 @@ use mailflow_test_support::lab::{Agent, Bystander, Lab, Slot, Verdict, agent_bin
 use super::{
     coexistence::changed,
     lifecycle::{lab, make_lan0},
-    watched::{SECONDS, again, all_is_counted, attached, metric, position, start, wait_for_metric},
+    watched::{
+        SECONDS, again, all_is_counted, attached, metric, position, start, start_binary, wait_for_metric,
+    },
 };
 
 /// Capability bits (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
-const LOOKOUT: &str = "mailflow_hook_monitor_up";
+const HELPER_UP: &str = "mailflow_hook_monitor_up";
 
 /// Returns a field of /proc/.../status.
 fn field(status: &str, name: &str) -> String {
@@ -26,17 +28,17 @@ fn status(path: &str) -> String {
 
 /// Returns the union of a process's inheritable, permitted, effective and ambient sets, over all of its
 /// threads.
-fn held(process: u32) -> u64 {
+fn capabilities(process: u32) -> u64 {
     let threads: Vec<_> = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten().collect();
-    let mut held = 0;
+    let mut capabilities = 0;
     for thread in &threads {
         let status = fs::read_to_string(thread.path().join("status")).unwrap();
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-            held |= u64::from_str_radix(&field(&status, set), 16).unwrap();
+            capabilities |= u64::from_str_radix(&field(&status, set), 16).unwrap();
         }
     }
     assert!(!threads.is_empty());
-    held
+    capabilities
 }
 
 /// Returns the child processes of an agent.
@@ -47,7 +49,7 @@ fn children(agent: &mut Agent) -> Vec<u32> {
 }
 
 /// Returns the helper process that queries the hooks.
-fn lookout(agent: &mut Agent) -> u32 {
+fn helper_process(agent: &mut Agent) -> u32 {
     let children = children(agent);
     assert_eq!(children.len(), 1, "{children:?}");
     assert_eq!(field(&status(&children[0].to_string()), "Name:"), "mailflow-hooks");
@@ -62,10 +64,10 @@ fn configure(lab: &Lab, interface: &str, hook: &str) -> PathBuf {
 }
 
 /// Makes an agent do all of its duties at run time.
-fn everything_goes_on(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
+fn check_all_duties(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
     let at_hook = attached(name, "ingress");
     wait_for_metric(agent, &at_hook, 1);
-    assert_eq!(held(agent.process().pid()), 0, "{}", agent.log());
+    assert_eq!(capabilities(agent.process().pid()), 0, "{}", agent.log());
 
     // Egress is always TCX.
     wait_for_metric(agent, &position("tcx", "egress"), 1);
@@ -94,7 +96,7 @@ fn everything_goes_on(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
     let log = agent.log();
     assert!(!log.contains("refused") && !log.contains("poll failed"), "{log}");
     // Threads that were started meanwhile are included.
-    assert_eq!(held(agent.process().pid()), 0, "{log}");
+    assert_eq!(capabilities(agent.process().pid()), 0, "{log}");
     assert!(agent.stop().unwrap().success());
 }
 
@@ -104,8 +106,8 @@ fn agent_as_root_works_without_capabilities() {
         let lab = lab();
         let config = configure(&lab, "lan0", hook);
         let mut agent = start(&lab, &format!("--config {}", config.display()));
-        assert_eq!(held(lookout(&mut agent)), NET_ADMIN | SYS_ADMIN);
-        everything_goes_on(&lab, &mut agent, hook, name);
+        assert_eq!(capabilities(helper_process(&mut agent)), NET_ADMIN | SYS_ADMIN);
+        check_all_duties(&lab, &mut agent, hook, name);
     }
 }
 
@@ -127,9 +129,9 @@ fn agent_as_service_works_without_capabilities() {
         fs::set_permissions(&service, fs::Permissions::from_mode(0o755)).unwrap();
         let config = configure(&lab, "lan0", hook);
         let options = format!("--config {}", config.display());
-        let mut agent = Agent::start(&lab.gateway, &service, lab.folder(), "agent", &options).unwrap();
-        assert_eq!(held(lookout(&mut agent)), NET_ADMIN);
-        everything_goes_on(&lab, &mut agent, hook, name);
+        let mut agent = start_binary(&lab, &service, &options);
+        assert_eq!(capabilities(helper_process(&mut agent)), NET_ADMIN);
+        check_all_duties(&lab, &mut agent, hook, name);
     }
 }
 
@@ -137,27 +139,27 @@ fn agent_as_service_works_without_capabilities() {
 fn dead_helper_process_is_reported_and_counting_continues() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
-    wait_for_metric(&agent, LOOKOUT, 1);
+    wait_for_metric(&agent, HELPER_UP, 1);
     wait_for_metric(&agent, &position("tcx", "ingress"), 1);
-    let process = lookout(&mut agent);
+    let process = helper_process(&mut agent);
     let kill = |signal| lab.gateway.run(&format!("kill -{signal} {process}")).unwrap();
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
         kill(signal);
     }
     changed(&lab);
     all_is_counted(&lab, &[&agent]);
-    assert_eq!(metric(&agent, LOOKOUT), Some(1), "none of them ends it: {}", agent.log());
+    assert_eq!(metric(&agent, HELPER_UP), Some(1), "none of them ends it: {}", agent.log());
 
     kill("KILL");
-    wait_for_metric(&agent, LOOKOUT, 0);
+    wait_for_metric(&agent, HELPER_UP, 0);
     changed(&lab);
-    wait_for("its place is not known", SECONDS, || {
+    wait_for("its position is unknown", SECONDS, || {
         Ok(metric(&agent, &position("tcx", "ingress")).is_none().then_some(()))
     })
     .unwrap();
     assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(1));
     all_is_counted(&lab, &[&agent]);
-    wait_for("its remains are gone", SECONDS, || Ok(children(&mut agent).is_empty().then_some(()))).unwrap();
+    wait_for("its zombie is reaped", SECONDS, || Ok(children(&mut agent).is_empty().then_some(()))).unwrap();
     let log = agent.log();
     assert_eq!(log.matches("the process that looks at the hooks is gone").count(), 1, "{log}");
     let config = lab.folder().join("doctor.yaml");
@@ -175,9 +177,9 @@ fn helper_process_ends_with_agent() {
     for signal in [libc::SIGKILL, libc::SIGTERM] {
         let lab = lab();
         let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
-        let process = lookout(&mut agent).to_string();
+        let process = helper_process(&mut agent).to_string();
         agent.process().signal(signal).unwrap();
-        wait_for("the lookout ends", SECONDS, || {
+        wait_for("the helper process ends", SECONDS, || {
             let status = status(&process);
             Ok((status.is_empty() || field(&status, "State:").starts_with('Z')).then_some(()))
         })

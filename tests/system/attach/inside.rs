@@ -102,7 +102,7 @@ fn new_public_interface_address_is_warned() {
     assert_eq!(prefixes(), 0, "the lab's own networks are RFC 1918 and RFC 4193");
     lab.gateway.ip("address add 198.51.100.9/32 dev lan1").unwrap();
     lab.gateway.ip("address add 93.184.216.1/24 dev lan1").unwrap();
-    wait_for("status tells of it", SECONDS, || {
+    wait_for("status reports it", SECONDS, || {
         Ok(status(&agent).contains("lan1 93.184.216.0/24 is behind").then_some(()))
     })
     .unwrap();
@@ -167,7 +167,7 @@ fn outside_interface_with_lan_role_is_warned() {
 }
 
 /// Runs the agent's binary as an unprivileged user.
-fn as_nobody(words: &str) -> Output {
+fn as_unprivileged_user(words: &str) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(agent_binary().unwrap());
     command.args(words.split_whitespace()).output().unwrap()
@@ -176,18 +176,17 @@ fn as_nobody(words: &str) -> Output {
 #[test]
 fn missing_capabilities_are_reported_first_to_unprivileged_user() {
     // Only root can write to the default locations of the socket, the state and the pins.
-    let options =
-        "run --interface lo --control /run/mailflow-nobody/s --state /var/lib/mailflow-nobody --pins off";
-    let told = as_nobody(options);
-    let error = String::from_utf8(told.stderr).unwrap();
-    assert_eq!(told.status.code(), Some(1), "{error}");
+    let options = "run --interface lo --control /run/mailflow-unprivileged/s --state /var/lib/mailflow-unprivileged --pins off";
+    let output = as_unprivileged_user(options);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("missing capabilities: CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF"), "{error}");
-    assert!(!error.contains("mailflow-nobody"), "{error}");
-    let told = as_nobody("doctor --interface lo --json --socket /nonexistent");
-    let findings: Vec<Value> = serde_json::from_slice(&told.stdout).unwrap();
+    assert!(!error.contains("mailflow-unprivileged"), "{error}");
+    let output = as_unprivileged_user("doctor --interface lo --json --socket /nonexistent");
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(finding(&findings, "capabilities").0, "bad");
     assert_eq!(finding(&findings, "bpf").0, "bad");
-    assert_eq!(told.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 /// Installs a seccomp filter with this action for bpf(2), for this process and its children.
@@ -214,9 +213,9 @@ fn doctor_reports_seccomp_filter() {
         let mut command = Command::new(agent_binary().unwrap());
         command.args(["doctor", "--json", "--interface", "lo", "--socket", "/nonexistent"]);
         // SAFETY: two system calls between fork and exec, without an allocation.
-        let told = unsafe { command.pre_exec(move || filter(action)) }.output().unwrap();
-        assert_eq!(told.status.code(), Some(1), "{told:?}");
-        let findings: Vec<Value> = serde_json::from_slice(&told.stdout).unwrap();
+        let output = unsafe { command.pre_exec(move || filter(action)) }.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(finding(&findings, "capabilities").0, "ok", "this test needs root");
         let bpf = findings.iter().find(|finding| finding["what"] == "bpf").unwrap();
         assert_eq!(bpf["verdict"], "bad");
@@ -244,11 +243,11 @@ fn pins_in_private_mount_namespace_are_warned() {
         lab.folder().join("state").display()
     );
     let mut agent = start(&lab, &options);
-    let told = "do not outlive the agent";
-    assert_eq!(agent.log().matches(told).count(), 1, "{}", agent.log());
-    assert!(status(&agent).contains(told), "{}", status(&agent));
+    let warning = "do not outlive the agent";
+    assert_eq!(agent.log().matches(warning).count(), 1, "{}", agent.log());
+    assert!(status(&agent).contains(warning), "{}", status(&agent));
     let findings = doctor(&lab, &format!("--socket {}", agent.socket().display()));
-    let warned = findings.iter().any(|finding| finding["found"].as_str().unwrap().contains(told));
+    let warned = findings.iter().any(|finding| finding["found"].as_str().unwrap().contains(warning));
     assert!(warned, "{findings:#?}");
     // The warning is true: the pins are gone after a kill.
     agent.process().signal(libc::SIGKILL).unwrap();
@@ -267,8 +266,8 @@ fn pins_in_private_mount_namespace_are_warned() {
         lab.folder().join("state2").display()
     );
     let mut agent = start(&lab, &options);
-    let said = status(&agent).contains(told);
+    let is_warned = status(&agent).contains(warning);
     let stopped = agent.stop();
     output(Command::new("umount").arg("-l").arg(&mount)).unwrap();
-    assert!(!said && stopped.unwrap().success(), "{}", agent.log());
+    assert!(!is_warned && stopped.unwrap().success(), "{}", agent.log());
 }

@@ -69,11 +69,11 @@ fn renamed_interface_is_followed_until_name_is_reused() {
         lab.gateway.ip(&format!("link set {words}")).unwrap();
     }
     all_is_counted(&lab, &[&agent]);
-    let told = || agent.log().matches("the interface was renamed").count();
-    wait_for("the log tells of it", SECONDS, || Ok((told() > 0).then_some(()))).unwrap();
-    assert_eq!(told(), 1, "{}", agent.log());
+    let renames = || agent.log().matches("the interface was renamed").count();
+    wait_for("the log reports it", SECONDS, || Ok((renames() > 0).then_some(()))).unwrap();
+    assert_eq!(renames(), 1, "{}", agent.log());
     assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(1));
-    assert_eq!(metric(&agent, &again("ingress")), Some(0), "its program never left");
+    assert_eq!(metric(&agent, &again("ingress")), Some(0), "its program stayed attached");
 
     // Another interface takes the name: the agent watches the interface that a restart would select.
     for words in ["lan1 down", "lan1 name lan0", "lan0 up"] {

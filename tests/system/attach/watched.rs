@@ -1,6 +1,7 @@
 //! Agent on a lab's `lan0`, and its counters.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use mailflow_test_support::lab::{Agent, Family, Lab, TcpFacts, agent_binary, transfer, wait_for};
@@ -8,9 +9,15 @@ use mailflow_test_support::lab::{Agent, Family, Lab, TcpFacts, agent_binary, tra
 /// Timeout of the agent's reaction to a change.
 pub(crate) const SECONDS: Duration = Duration::from_secs(60);
 
-/// Starts the agent on the gateway.
+/// Starts the agent on the gateway. It polls often, unless the options have an interval.
 pub(crate) fn start(lab: &Lab, options: &str) -> Agent {
-    Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", options).unwrap()
+    start_binary(lab, &agent_binary().unwrap(), options)
+}
+
+/// Starts a program as [`start`] does.
+pub(crate) fn start_binary(lab: &Lab, binary: &Path, options: &str) -> Agent {
+    let interval = if options.contains("--poll-interval") { "" } else { " --poll-interval 100ms" };
+    Agent::start(&lab.gateway, binary, lab.folder(), "agent", &format!("{options}{interval}")).unwrap()
 }
 
 /// Returns the value of a series, if the metrics have it.
@@ -35,7 +42,7 @@ pub(crate) fn attached(hook: &str, direction: &str) -> String {
 
 /// Returns the series `mailflow_program_position` of a hook of lan0.
 pub(crate) fn position(hook: &str, direction: &str) -> String {
-    attached(hook, direction).replace("_attached", "_attached_position")
+    attached(hook, direction).replace("mailflow_attached", "mailflow_program_position")
 }
 
 /// Returns the series `mailflow_reattachments_total` of a direction of lan0.

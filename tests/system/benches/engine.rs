@@ -60,8 +60,8 @@ fn main() -> anyhow::Result<()> {
     for count in [100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
         let case = format!("memory, {count} flows");
         if chosen(&case) {
-            let (held, most) = room(count)?;
-            line(&format!("{case}: held"), "B/flow", held, Some(64.0));
+            let (live, most) = room(count)?;
+            line(&format!("{case}: held"), "B/flow", live, Some(64.0));
             line(&format!("{case}: at most"), "B/flow", most, Some(64.0));
         }
     }
@@ -82,7 +82,7 @@ fn many(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         (0..SOURCES).for_each(|source| drop(sources.flow(source, round)));
         line(&which, "ns", share(begin, SOURCES), None);
     }
-    anyhow::ensure!(sources.held() >= u64::from(SOURCES) * 2, "held: {}", sources.held());
+    anyhow::ensure!(sources.live() >= u64::from(SOURCES) * 2, "held: {}", sources.live());
     let mut longest = 0.0_f64;
     for _ in 0..64 {
         let begin = cpu_time();
@@ -182,7 +182,7 @@ fn life(kind: Kind, readings: u64) -> anyhow::Result<f64> {
 /// engine's memory.
 fn room(count: u32) -> anyhow::Result<(f64, f64)> {
     let mut subject = Subject::new()?;
-    let begin = memory::held();
+    let begin = memory::live();
     memory::forget_most();
     let mut most = 0;
     for round in 1..4 {
@@ -190,5 +190,5 @@ fn room(count: u32) -> anyhow::Result<(f64, f64)> {
         most = most.max(memory::most());
     }
     let share = |bytes: usize| bytes.saturating_sub(begin) as f64 / f64::from(count);
-    Ok((share(memory::held()), share(most)))
+    Ok((share(memory::live()), share(most)))
 }

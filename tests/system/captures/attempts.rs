@@ -97,12 +97,12 @@ fn mptcp_subflow_is_recorded_and_not_counted() {
         let down = |flags, sequence| FrameBuilder::tcp(server, &client, flags).sequence(sequence);
         let words = |text: &str| [text.as_bytes(), &[b'x'; 300]].concat();
         let (ask, agree) = if added { (&JOIN[..], &JOINED[..]) } else { (&CAPABLE[..], &CAPABLE[..]) };
-        let (said, answered) = if added { ("amid ", "amid ") } else { ("EHLO ", "220 mx ") };
+        let (command, reply) = if added { ("amid ", "amid ") } else { ("EHLO ", "220 mx ") };
         let frames = [
             up(SYN, 99).tcp_options(ask),
             down(SYN | ACK, 499).tcp_options(agree),
-            down(ACK | PSH, 500).payload(words(answered)),
-            up(ACK | PSH, 100).payload(words(said)),
+            down(ACK | PSH, 500).payload(words(reply)),
+            up(ACK | PSH, 100).payload(words(command)),
             up(FIN | ACK, 405),
             down(FIN | ACK, 807),
         ];
@@ -141,9 +141,9 @@ fn link_types_with_ip_are_read_and_others_reported_once() {
         assert_eq!(flows[0]["flow"]["bytes_toserver"], 40, "link type {link}");
     }
     let (_, _, log) = replayed("private", &capture(147, vec![(0, packet.clone()), (1, packet)]));
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("link types")).collect();
-    assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains("147: 2"), "{log}");
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("link types")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("147: 2"), "{log}");
     let carried = |kind: u16| [&[2; 12][..], &kind.to_be_bytes(), &[0; 60]].concat();
     let datagram =
         |port: u16| FrameBuilder::tcp("10.20.0.2:40000", &format!("93.184.215.25:{port}"), 0).udp().build();

@@ -109,7 +109,7 @@ fn replayed_flows_equal_recount() {
             let found = found.get_mut(tuple).unwrap();
             flows.sort();
             found.sort();
-            assert_eq!(flows.len(), found.len(), "{name} {tuple:?}: one tuple's flows told apart");
+            assert_eq!(flows.len(), found.len(), "{name} {tuple:?}: flows of one tuple are kept apart");
             for ((counts, app), (found_counts, found_app)) in flows.iter().zip(found.iter()) {
                 assert_eq!(counts, found_counts, "{name} {tuple:?}");
                 // A question mark: the recount knows only the port, no payload.
@@ -146,7 +146,7 @@ fn flow_ends_at_idle_timeout_across_clock_jumps() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let lines = String::from_utf8(output.stdout).unwrap();
         let flows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let told: Vec<_> = flows
+        let summaries: Vec<_> = flows
             .iter()
             .map(|flow| {
                 let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -157,7 +157,7 @@ fn flow_ends_at_idle_timeout_across_clock_jumps() {
                 )
             })
             .collect();
-        let [first, rest @ ..] = &told[..] else { panic!("{leap}: {lines}") };
+        let [first, rest @ ..] = &summaries[..] else { panic!("{leap}: {lines}") };
         assert_eq!((first.0.as_str(), first.1, &first.2[..10]), ("idle", 40_000, "2017-07-14"), "{leap}");
         assert_eq!(rest.len(), 2, "{leap}: {lines}");
         assert!(rest.iter().all(|flow| flow.0 == "shutdown" && flow.2 != first.2), "{leap}: {lines}");

@@ -67,7 +67,7 @@ fn late_frames_are_reported() {
     let (flows, log) = replayed(&folder, &["one", "two"]);
     assert_eq!(flows[2], (40_002, "23:13:20".to_owned()));
     // A microsecond is within the reordering by a NIC's queues.
-    let told = log.lines().find(|line| line.contains("WARN")).unwrap();
-    assert!(told.contains("capture=two frames=1") && told.contains("out of order"), "{told}");
+    let warning = log.lines().find(|line| line.contains("WARN")).unwrap();
+    assert!(warning.contains("capture=two frames=1") && warning.contains("out of order"), "{warning}");
     fs::remove_dir_all(folder).unwrap();
 }

@@ -8,14 +8,14 @@ use mailflow_test_support::{
     pcap::{self, Stamped},
 };
 
-use super::run::{Files, Told, agent, backtest};
+use super::run::{Files, RunOutput, agent, backtest};
 
 /// Capture that joins two captures in one connection. The replay's clock wraps once in 99 days, so its
 /// records and alerts contradict each other there.
 const SIX_YEARS: &str = "zeek__smtp.pcap";
 
 /// Replays captures and runs a backtest of the log; both must give the same alerts.
-fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], options: &[&str]) -> Told {
+fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], options: &[&str]) -> RunOutput {
     let log = files.path("flows");
     let _ = fs::remove_file(&log);
     let log_option = ["--flow-log", log.to_str().unwrap()];
@@ -122,11 +122,11 @@ fn backtest_of_generated_captures_equals_replay() {
     pcap::write(&capture, &history()).unwrap();
     let config = files.write("config.yaml", "flow_table: { flows: 4096 }\n");
     for options in [&[][..], &["--drain"]] {
-        let told = round_trip(&files, &config, std::slice::from_ref(&capture), options);
+        let output = round_trip(&files, &config, std::slice::from_ref(&capture), options);
         let states =
-            |state: &str| told.alerts.iter().filter(|alert| alert["alert"]["state"] == state).count();
-        assert!(states("firing") > 5, "{:?}", told.identities());
-        assert!(options.is_empty() || states("resolved") > 3, "{:?}", told.identities());
+            |state: &str| output.alerts.iter().filter(|alert| alert["alert"]["state"] == state).count();
+        assert!(states("firing") > 5, "{:?}", output.identities());
+        assert!(options.is_empty() || states("resolved") > 3, "{:?}", output.identities());
         let log = fs::read_to_string(files.path("flows")).unwrap();
         for reason in ["closed", "idle", "active"] {
             assert!(log.contains(&format!("\"reason\":\"{reason}\"")), "{reason}");

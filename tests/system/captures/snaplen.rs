@@ -98,8 +98,8 @@ fn headers_only_capture_is_counted_without_application() {
         {
             let (flows, log) = replayed(&snapped("headers", frames.clone(), snap));
             let [flow] = &flows[..] else { panic!("{snap}: {flows:?}") };
-            let told = (&flow["flow"]["bytes_toserver"], &flow["flow"]["bytes_toclient"]);
-            assert_eq!(told, (&Value::from(sum(true)), &Value::from(sum(false))), "{snap}");
+            let counted = (&flow["flow"]["bytes_toserver"], &flow["flow"]["bytes_toclient"]);
+            assert_eq!(counted, (&Value::from(sum(true)), &Value::from(sum(false))), "{snap}");
             assert_eq!(
                 (&flow["app_proto"], &flow["mailflow"]["app_evidence"]),
                 (&app.into(), &evidence.into()),

@@ -78,19 +78,19 @@ fn reload_changes_ports_and_interfaces_of_loaded_program() {
     };
     let before = program();
     gateway.count_on(2525);
-    let (code, said) = gateway.reload(&format!("{ONE}watched_ports: {{ smtp: [25, 2525] }}\n"));
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("watched ports: [25, 110,") && said.contains("2525]"), "{said}");
+    let (code, answer) = gateway.reload(&format!("{ONE}watched_ports: {{ smtp: [25, 2525] }}\n"));
+    assert_eq!(code, Some(0), "{answer}");
+    assert!(answer.contains("watched ports: [25, 110,") && answer.contains("2525]"), "{answer}");
     gateway.count_on(2525);
     assert_eq!(program(), before);
 
     let both = "interfaces: [{ name: lan0, role: lan }, { name: lan1, role: lan }]\n";
-    let (code, said) = gateway.reload(both);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("interface lan1: watched from now on"), "{said}");
+    let (code, answer) = gateway.reload(both);
+    assert_eq!(code, Some(0), "{answer}");
+    assert!(answer.contains("interface lan1: watched from now on"), "{answer}");
     wait_for("lan1", SECONDS, || Ok((gateway.interfaces() == ["lan0", "lan1"]).then_some(()))).unwrap();
-    let (code, said) = gateway.reload(ONE);
-    assert!(code == Some(0) && said.contains("interface lan1: not watched any more"), "{said}");
+    let (code, answer) = gateway.reload(ONE);
+    assert!(code == Some(0) && answer.contains("interface lan1: not watched any more"), "{answer}");
     wait_for("no lan1", SECONDS, || Ok((gateway.interfaces() == ["lan0"]).then_some(()))).unwrap();
     all_is_counted(&gateway.lab, &[&gateway.agent]);
     let again =
@@ -102,9 +102,9 @@ fn reload_changes_ports_and_interfaces_of_loaded_program() {
 fn invalid_reload_changes_nothing() {
     let mut gateway = Gateway::new(ONE);
     let refused = |text: &str, reasons: &[&str]| {
-        let (code, said) = gateway.reload(text);
-        assert_eq!(code, Some(1), "{said}");
-        reasons.iter().for_each(|reason| assert!(said.contains(reason), "no {reason} in\n{said}"));
+        let (code, answer) = gateway.reload(text);
+        assert_eq!(code, Some(1), "{answer}");
+        reasons.iter().for_each(|reason| assert!(answer.contains(reason), "no {reason} in\n{answer}"));
         wait_for_metric(&gateway.agent, GOOD, 0);
         assert_eq!(status(&gateway.agent)["config_good"], false);
         assert_eq!(ask(&gateway.agent, "status").status.code(), Some(1));
@@ -138,9 +138,9 @@ fn invalid_reload_changes_nothing() {
     assert!(gateway.agent.log().contains("the configuration is refused; the one before stays in force"));
 
     // A missing interface is no error: the agent waits for it.
-    let (code, said) =
+    let (code, answer) =
         gateway.reload(&format!("{}, {{ name: nosuch, role: lan }}]\n", ONE.trim_end_matches("]\n")));
-    assert!(code == Some(0) && said.contains("interface nosuch: watched from now on"), "{said}");
+    assert!(code == Some(0) && answer.contains("interface nosuch: watched from now on"), "{answer}");
     wait_for("it is waited for", SECONDS, || Ok((gateway.interfaces() == ["lan0", "nosuch"]).then_some(())))
         .unwrap();
 
@@ -157,18 +157,18 @@ fn replaced_shipped_rules_are_listed_by_every_command() {
     let list = format!("{ONE}rules: []\n");
     let gateway = Gateway::new(&list);
     assert_eq!(gateway.agent.log().matches(GONE).count(), 1, "at the start: {}", gateway.agent.log());
-    let (code, said) = gateway.reload(&list);
-    assert!(code == Some(0) && said.contains("warning: ") && said.contains(GONE), "{said}");
+    let (code, answer) = gateway.reload(&list);
+    assert!(code == Some(0) && answer.contains("warning: ") && answer.contains(GONE), "{answer}");
     assert!(gateway.agent.log().matches(GONE).count() >= 2, "at a reload: {}", gateway.agent.log());
     let file = gateway.lab.folder().join("gateway.yaml");
     for command in ["check-config", "doctor"] {
         let output =
             Command::new(agent_binary().unwrap()).args([command, "--config"]).arg(&file).output().unwrap();
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains(GONE), "{command}: {said}");
+        let answer = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(answer.contains(GONE), "{command}: {answer}");
     }
-    let (code, said) = gateway.reload(ONE);
-    assert!(code == Some(0) && !said.contains("warning"), "{said}");
+    let (code, answer) = gateway.reload(ONE);
+    assert!(code == Some(0) && !answer.contains("warning"), "{answer}");
 }
 
 #[test]
@@ -191,8 +191,11 @@ fn reload_changes_rules_and_keeps_windows() {
     send(&gateway.lab);
     send(&gateway.lab);
     window(2);
-    let (code, said) = gateway.reload(&rule("few", 3, "1h"));
-    assert!(code == Some(0) && said.contains("rule few: changed") && !said.contains("start empty"), "{said}");
+    let (code, answer) = gateway.reload(&rule("few", 3, "1h"));
+    assert!(
+        code == Some(0) && answer.contains("rule few: changed") && !answer.contains("start empty"),
+        "{answer}"
+    );
     window(2);
     send(&gateway.lab);
     let alerts =
@@ -205,11 +208,11 @@ fn reload_changes_rules_and_keeps_windows() {
     assert_eq!((&alert["alert"]["value"], &alert["alert"]["threshold"]), (&3.into(), &3.into()));
     assert_eq!(status(&gateway.agent)["alerts"][0]["source"], alert["src_ip"]);
 
-    let (code, said) = gateway.reload(&rule("few", 3, "2h"));
-    assert!(code == Some(0) && said.contains("rule few: its windows start empty"), "{said}");
+    let (code, answer) = gateway.reload(&rule("few", 3, "2h"));
+    assert!(code == Some(0) && answer.contains("rule few: its windows start empty"), "{answer}");
     window(0);
-    let (code, said) = gateway.reload(&rule("another", 3, "2h"));
-    assert!(code == Some(0) && said.contains("rule few: not evaluated any more"), "{said}");
+    let (code, answer) = gateway.reload(&rule("another", 3, "2h"));
+    assert!(code == Some(0) && answer.contains("rule few: not evaluated any more"), "{answer}");
     wait_for("its end", SECONDS, || Ok((gateway.agent.alerts().len() == 2).then_some(()))).unwrap();
     assert_eq!(status(&gateway.agent)["alerts"], serde_json::json!([]));
 }
@@ -236,33 +239,36 @@ fn status_explain_and_metrics_agree_on_alert() {
         (&alert["alert"]["condition"], &alert["alert"]["unit"]),
         (&"sum payload_up".into(), &"bytes".into())
     );
-    let held = wait_for("the window", SECONDS, || {
-        let held = metric(&gateway.agent, &series).unwrap_or(0);
-        Ok((held >= 3 * first).then_some(held))
+    let value = wait_for("the window", SECONDS, || {
+        let value = metric(&gateway.agent, &series).unwrap_or(0);
+        Ok((value >= 3 * first).then_some(value))
     })
     .unwrap();
     let found = wait_for("the status", SECONDS, || {
         let found = status(&gateway.agent);
-        Ok((found["alerts"][0]["value"] == held).then_some(found))
+        Ok((found["alerts"][0]["value"] == value).then_some(found))
     })
-    .unwrap_or_else(|error| panic!("{error:#}, {held}: {:#}", status(&gateway.agent)["alerts"]));
+    .unwrap_or_else(|error| panic!("{error:#}, {value}: {:#}", status(&gateway.agent)["alerts"]));
     let (rule, firing) = (&found["rules"][0], &found["alerts"][0]);
     for (of, names) in [
         (firing, ["value", "condition", "unit", "threshold"]),
         (rule, ["highest", "highest_condition", "highest_unit", "highest_threshold"]),
     ] {
-        let expected: [Value; 4] = [held.into(), "sum payload_up".into(), "bytes".into(), 1_000.into()];
+        let expected: [Value; 4] = [value.into(), "sum payload_up".into(), "bytes".into(), 1_000.into()];
         assert_eq!(names.map(|name| of[name].clone()), expected, "{of:#}");
     }
-    let told = ask(&gateway.agent, &format!("explain {source} --json"));
-    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
-    let term =
-        told["rules"][0]["terms"].as_array().unwrap().iter().find(|term| term["name"] == "sum payload_up");
+    let explained = ask(&gateway.agent, &format!("explain {source} --json"));
+    let explained: Value = serde_json::from_slice(&explained.stdout).unwrap();
+    let term = explained["rules"][0]["terms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|term| term["name"] == "sum payload_up");
     let term = term.unwrap();
-    assert_eq!((term["value"].as_f64(), &term["unit"]), (Some(held as f64), &"bytes".into()));
-    let amount = format!("{held} of 1000 bytes");
+    assert_eq!((term["value"].as_f64(), &term["unit"]), (Some(value as f64), &"bytes".into()));
+    let amount = format!("{value} of 1000 bytes");
     for question in ["status".to_owned(), format!("explain {source}")] {
-        let said = String::from_utf8(ask(&gateway.agent, &question).stdout).unwrap();
-        assert!(said.contains(&amount), "{amount}: {said}");
+        let answer = String::from_utf8(ask(&gateway.agent, &question).stdout).unwrap();
+        assert!(answer.contains(&amount), "{amount}: {answer}");
     }
 }

@@ -173,7 +173,8 @@ fn session(
     Ok((transfer.client.port(), transfer.wire()))
 }
 
-/// Waits until the frames of `cases` are counted, then checks that no more follow.
+/// Waits until the frames of `cases` are counted exactly. They pass the hook in order: once the last one is counted,
+/// none follows.
 pub(crate) fn counted(kernel: &mut Kernel, cases: &[Case], before: &Totals) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut compare = || {
@@ -183,7 +184,6 @@ pub(crate) fn counted(kernel: &mut Kernel, cases: &[Case], before: &Totals) -> R
     while compare().is_err() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(Duration::from_millis(50));
     compare()?;
     take_all(kernel)?;
     conserved(kernel)

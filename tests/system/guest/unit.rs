@@ -41,18 +41,18 @@ const COUNTS: &str = "counts";
 
 /// Starts the agent, sends packets past it, and reads its capabilities and counters.
 pub(crate) fn check(network: &Network, report: &mut Report) {
-    let mut held = String::new();
+    let mut remaining = String::new();
     report.check("with the unit's capabilities an agent loads, attaches, counts and takes out", || {
         // As distributions set it: bpf(2) needs a capability.
         fs::write("/proc/sys/kernel/unprivileged_bpf_disabled", "2")?;
         let mut agent = network.server.command("/init");
         let mut agent = agent.args([UNIT, VETH]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut said = BufReader::new(agent.stdout.take().context("its output")?).lines();
-        let counts = said.next().transpose()?;
+        let mut lines = BufReader::new(agent.stdout.take().context("its output")?).lines();
+        let counts = lines.next().transpose()?;
         if counts.as_deref() == Some(COUNTS) {
             let frame = FrameBuilder::tcp("10.99.0.2:40001", "93.184.215.25:25", ACK).build();
             Wire::open(&network.client, PEER)?.send(&vec![&frame; PACKETS])?;
-            held = said.next().transpose()?.unwrap_or_default();
+            remaining = lines.next().transpose()?.unwrap_or_default();
         }
         let mut why = String::new();
         agent.stderr.take().context("its errors")?.read_to_string(&mut why)?;
@@ -60,7 +60,7 @@ pub(crate) fn check(network: &Network, report: &mut Report) {
         ensure!(status.success(), "{status}: {why}");
         Ok(())
     });
-    report.fact("held after start, of the unit's capabilities", held);
+    report.fact("held after start, of the unit's capabilities", remaining);
 }
 
 /// Runs the agent.
@@ -76,12 +76,12 @@ pub(crate) fn run(interface: &str) -> ExitCode {
 
 fn serve(interface: &str) -> Result<()> {
     confine().context("becoming the service's user")?;
-    let lookout = HookQueryHelper::start().context("the process that looks at the hooks")?;
-    let beside = capabilities::of_process(lookout.process_id());
+    let helper = HookQueryHelper::start().context("the process that looks at the hooks")?;
+    let helper_capabilities = capabilities::of_process(helper.process_id());
     let mut kernel = load::tc_mirror()?;
-    kernel.set_hook_query_helper(lookout);
+    kernel.set_hook_query_helper(helper);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
-    let held = capabilities::drop_unneeded(KernelVersion::running()?)?;
+    let remaining = capabilities::drop_unneeded(KernelVersion::running()?)?;
     println!("{COUNTS}");
     let seen = |kernel: &mut Kernel| -> Result<u64> {
         Ok(kernel.snapshot(clock::now())?.flows.iter().map(|flow| flow.up.packets).sum())
@@ -104,11 +104,11 @@ fn serve(interface: &str) -> Result<()> {
     same("standing, attached again", standing, vec![AttachState::Attached { position: Some(1) }])?;
     ensure!(kernel.hook_query_helper().is_some(), "the process that looks at the hooks is gone");
     kernel.detach();
-    let shown = |held: &[String]| match held {
+    let shown = |remaining: &[String]| match remaining {
         [] => "nothing".to_owned(),
-        held => format!("`{}`", held.join("`, `")),
+        remaining => format!("`{}`", remaining.join("`, `")),
     };
-    println!("{}; helper process {}", shown(&held), shown(&beside));
+    println!("{}; helper process {}", shown(&remaining), shown(&helper_capabilities));
     Ok(())
 }
 

@@ -30,13 +30,17 @@ fn poll_intervals_give_equal_records_and_alerts() {
         Postfix::start(&lab.server, &Package::unpack().unwrap(), lab.folder(), &PostfixOptions::default())
             .unwrap();
     let binary = agent_binary().unwrap();
+    let config = lab.folder().join("closed.yaml");
+    std::fs::write(&config, crate::CLOSED).unwrap();
     // Both agents run at the same hooks: they see the same packets.
     let agents: Vec<(Agent, std::path::PathBuf)> = [("fast", "100ms", 10_825), ("slow", "5s", 10_826)]
         .into_iter()
         .map(|(name, interval, port)| {
             let log = lab.folder().join(format!("{name}-flows.jsonl"));
             let options = format!(
-                "--interface lan0 --role lan --poll-interval {interval} --metrics 127.0.0.1:{port} --flow-log {}",
+                "--config {} --interface lan0 --role lan --poll-interval {interval} --metrics 127.0.0.1:{port} \
+                 --flow-log {}",
+                config.display(),
                 log.display()
             );
             (Agent::start(&lab.gateway, &binary, lab.folder(), name, &options).unwrap(), log)

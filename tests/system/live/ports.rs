@@ -73,12 +73,13 @@ fn agents(lab: &Lab) -> Vec<(&'static str, Agent, PathBuf)> {
     agents_with(lab, "")
 }
 
-/// Starts the agents with further options.
+/// Starts the agents with further lines of the configuration.
 fn agents_with(lab: &Lab, more: &str) -> Vec<(&'static str, Agent, PathBuf)> {
+    let quick = crate::quick(lab.folder(), more);
     let start = |(hook, port)| {
         let log = lab.folder().join(format!("{hook}.jsonl"));
         let options = format!(
-            "{more} --interface lan0 --interface lan1 --role lan --hook {hook} --metrics 127.0.0.1:{port} --flow-log {}",
+            "{quick} --interface lan0 --interface lan1 --role lan --hook {hook} --metrics 127.0.0.1:{port} --flow-log {}",
             log.display()
         );
         let agent = Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), hook, &options);
@@ -202,9 +203,7 @@ fn without_syn_first_sender_is_client_between_lans() {
 #[test]
 fn full_table_counts_each_packet_in_one_overflow() {
     let lab = lab();
-    let config = lab.folder().join("full.yaml");
-    std::fs::write(&config, "flow_table: { flows: 1, source_share_percent: 100 }\n").unwrap();
-    let agents = agents_with(&lab, &format!("--config {}", config.display()));
+    let agents = agents_with(&lab, "flow_table: { flows: 1, source_share_percent: 100 }\n");
     let (inside, ip) = (lab.inside.as_ref().unwrap(), lab.inside_ip(Family::V4));
     let pairs = PORTS.into_iter().flat_map(|own| PORTS.map(|port| (own, port)));
     let open = |(own, port)| Case::open(&lab.client, own, inside, SocketAddr::new(ip, port));

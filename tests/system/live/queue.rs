@@ -11,16 +11,20 @@ const SHAPER: &str = "tc qdisc add dev lan0 root tbf rate 8mbit burst 3200 limit
 const DOWN: usize = 150_000;
 
 /// Returns the first number after a word in tc's statistics.
-fn number(said: &str, word: &str) -> u64 {
-    let after = said.split_whitespace().skip_while(|found| found.trim_start_matches('(') != word).nth(1);
-    after.and_then(|number| number.trim_end_matches(',').parse().ok()).unwrap_or_else(|| panic!("{said}"))
+fn number(statistics: &str, word: &str) -> u64 {
+    let after =
+        statistics.split_whitespace().skip_while(|found| found.trim_start_matches('(') != word).nth(1);
+    after
+        .and_then(|number| number.trim_end_matches(',').parse().ok())
+        .unwrap_or_else(|| panic!("{statistics}"))
 }
 
 #[test]
 fn packets_dropped_by_shaper_are_counted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
-    let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());
+    let quick = crate::quick(lab.folder(), "");
+    let options = format!("{quick} --interface lan0 --role lan --flow-log {}", flow_log.display());
     let mut agent =
         Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
     lab.gateway.run(SHAPER).unwrap();

@@ -68,7 +68,7 @@ fn tenth_flow_fires_once() {
     let other = Mail { source: Some(gateway.lab.client_ip(Family::V4, 1)), ..mail };
     send_mail(&gateway.lab.client, &other).unwrap();
     gateway.wait_for_flows(10);
-    std::thread::sleep(Duration::from_secs(2));
+    gateway.agent.settle().unwrap();
     assert_eq!(gateway.alerts(), Vec::<Value>::new());
 
     send_mail(&gateway.lab.client, &mail).unwrap();
@@ -104,7 +104,7 @@ fn tenth_flow_fires_once() {
     // Further flows belong to the same incident.
     send_mail(&gateway.lab.client, &mail).unwrap();
     gateway.wait_for_flows(12);
-    std::thread::sleep(Duration::from_secs(2));
+    gateway.agent.settle().unwrap();
     assert_eq!(gateway.alerts().len(), 1);
 
     let metrics = gateway.agent.metrics().unwrap();
@@ -156,7 +156,7 @@ fn traffic_outside_of_the_match_does_not_fire() {
         }
     }
     let flows = gateway.wait_for_flows(24);
-    std::thread::sleep(Duration::from_secs(2));
+    gateway.agent.settle().unwrap();
     assert_eq!(gateway.alerts(), Vec::<Value>::new());
 
     // There were enough flows: those on watched ports were counted, and match by size.

@@ -12,7 +12,8 @@ use serde_json::Value;
 fn stop_writes_open_flows_and_detaches() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
-    let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());
+    let often = crate::OFTEN;
+    let options = format!("{often} --interface lan0 --role lan --flow-log {}", flow_log.display());
     let mut agent =
         Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
 

@@ -148,8 +148,9 @@ fn captures_on_wire_equal_replay() {
             [("xdp", "xdp.frags", 10_825), ("tc", "tcx", 10_826)].map(|(hook, attached, port)| {
                 let name = format!("{hook}-{number}");
                 let log = lab.folder().join(format!("{name}.jsonl"));
+                let often = crate::OFTEN;
                 let options = format!(
-                    "--interface {MIRROR} --role mirror --hook {hook} --metrics 127.0.0.1:{port} --config {} \
+                    "--interface {MIRROR} --role mirror --hook {hook} --metrics 127.0.0.1:{port} {often} --config {} \
                  --flow-log {}",
                     config.display(),
                     log.display()

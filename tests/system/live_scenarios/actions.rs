@@ -36,7 +36,7 @@ pub(super) fn servers(lab: &Lab) -> Vec<IpAddr> {
 }
 
 impl Host<'_> {
-    /// Repeats an action within an hour.
+    /// Repeats an action within an hour. The pauses belong to the scenario.
     pub(super) fn within_an_hour(&self, times: u32, act: impl Fn(usize)) {
         for number in 0..times {
             act(number as usize);
@@ -44,7 +44,7 @@ impl Host<'_> {
         }
     }
 
-    /// Repeats an action, never more often than `often` times an hour.
+    /// Repeats an action, never more often than `often` times an hour. The pauses belong to the scenario.
     pub(super) fn at_most_an_hour(&self, often: u32, times: u32, act: impl Fn(usize)) {
         for number in 0..times {
             act(number as usize);

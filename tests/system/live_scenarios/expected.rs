@@ -7,37 +7,38 @@ use mailflow_test_support::lab::{Agent, agent_binary};
 use serde_json::Value;
 
 /// Rule, source, severity, and true if an allow-list suppresses the alert.
-pub(super) type Said = (String, IpAddr, String, bool);
+pub(super) type Identity = (String, IpAddr, String, bool);
 
 /// Alert lines.
 #[derive(Debug)]
-pub(super) struct Told(Vec<Value>);
+pub(super) struct Alerts(Vec<Value>);
 
-impl Told {
+impl Alerts {
     pub(super) fn of(lines: &[String]) -> Self {
         Self(lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
 
     /// Returns the alerts that fired at any time.
-    pub(super) fn firing(&self) -> BTreeSet<Said> {
-        self.in_state("firing").map(said).collect()
+    pub(super) fn firing(&self) -> BTreeSet<Identity> {
+        self.in_state("firing").map(identity).collect()
     }
 
     /// Returns the alerts that were resolved.
-    pub(super) fn resolved(&self) -> BTreeSet<Said> {
-        self.in_state("resolved").map(said).collect()
+    pub(super) fn resolved(&self) -> BTreeSet<Identity> {
+        self.in_state("resolved").map(identity).collect()
     }
 
     /// Returns the alerts that fired, with their fingerprints.
-    pub(super) fn fingerprints(&self) -> BTreeSet<(Said, String)> {
-        let identity = |line: &Value| (said(line), line["alert"]["fingerprint"].as_str().unwrap().to_owned());
-        self.in_state("firing").map(identity).collect()
+    pub(super) fn fingerprints(&self) -> BTreeSet<(Identity, String)> {
+        let with_fingerprint =
+            |line: &Value| (identity(line), line["alert"]["fingerprint"].as_str().unwrap().to_owned());
+        self.in_state("firing").map(with_fingerprint).collect()
     }
 
     /// Returns the sources whose alerts mention relay behaviour.
     pub(super) fn relays(&self) -> BTreeSet<IpAddr> {
         let like = |line: &&Value| line["mailflow"]["like_a_relay"].is_string();
-        self.0.iter().filter(like).map(|line| said(line).1).collect()
+        self.0.iter().filter(like).map(|line| identity(line).1).collect()
     }
 
     fn in_state(&self, state: &str) -> impl Iterator<Item = &Value> {
@@ -45,7 +46,7 @@ impl Told {
     }
 }
 
-fn said(line: &Value) -> Said {
+fn identity(line: &Value) -> Identity {
     let alert = &line["alert"];
     let word = |name: &str| alert[name].as_str().unwrap().to_owned();
     let source = line["src_ip"].as_str().unwrap().parse().unwrap();
@@ -58,17 +59,17 @@ fn said(line: &Value) -> Said {
 }
 
 /// Runs the agent's `backtest` on a flow log, up to the end of every window.
-pub(super) fn backtest(config: &Path, log: &Path) -> Told {
+pub(super) fn backtest(config: &Path, log: &Path) -> Alerts {
     let mut backtest = Command::new(agent_binary().unwrap());
     backtest.args(["backtest", "--drain", "--alerts", "-", "--config"]).arg(config).arg(log);
     let output = backtest.env_remove("RUST_LOG").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
-    Told::of(&lines)
+    Alerts::of(&lines)
 }
 
 /// Returns the running agent's answer to a query.
-pub(super) fn asked(agent: &Agent, question: &str) -> String {
+pub(super) fn query(agent: &Agent, question: &str) -> String {
     let mut command = Command::new(agent_binary().unwrap());
     let output = command.args(question.split(' ')).arg("--socket").arg(agent.socket()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mailflow_test_support::lab::Mode;
 
-use super::{actions::Host, expected::Said};
+use super::{actions::Host, expected::Identity};
 
 /// Presence of a host on the allow-list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Returns the expected alerts for this address.
-    pub(super) fn said(&self, source: IpAddr) -> impl Iterator<Item = Said> {
+    pub(super) fn expected_alerts(&self, source: IpAddr) -> impl Iterator<Item = Identity> {
         let suppressed = self.listed == Listed::Yes;
         self.alerts
             .iter()

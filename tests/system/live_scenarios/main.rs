@@ -23,7 +23,7 @@ use std::{
 };
 
 use actions::Host;
-use expected::{Told, asked, backtest};
+use expected::{Alerts, backtest, query};
 use hosts::{Listed, Scene};
 use mailflow_test_support::lab::{
     Agent, Family, Lab, LabOptions, Offloads, Package, Postfix, PostfixOptions, agent_binary, wait_for,
@@ -68,34 +68,42 @@ fn play(factor: u32, scenes: &[Scene]) {
         }
     });
 
-    let said: BTreeSet<_> = scenes.iter().enumerate().flat_map(|(n, scene)| scene.said(source(n))).collect();
-    let heard = |agent: &Agent| Told::of(&agent.alerts());
-    let all = wait_for("the alerts", SECONDS, || Ok(heard(&agent).firing().is_superset(&said).then_some(())));
-    assert!(all.is_ok(), "{}", differences(&said, &heard(&agent).firing()));
+    let expected_alerts: BTreeSet<_> =
+        scenes.iter().enumerate().flat_map(|(n, scene)| scene.expected_alerts(source(n))).collect();
+    let alerts = |agent: &Agent| Alerts::of(&agent.alerts());
+    let all = wait_for("the alerts", SECONDS, || {
+        Ok(alerts(&agent).firing().is_superset(&expected_alerts).then_some(()))
+    });
+    assert!(all.is_ok(), "{}", differences(&expected_alerts, &alerts(&agent).firing()));
     // The alerts of silent hosts end, except those of sums over a day.
     let silent: BTreeSet<_> = scenes
         .iter()
         .enumerate()
         .filter(|(_, scene)| scene.resolves)
-        .flat_map(|(number, scene)| scene.said(source(number)))
+        .flat_map(|(number, scene)| scene.expected_alerts(source(number)))
         .collect();
     let ended =
-        wait_for("their ends", SECONDS, || Ok(heard(&agent).resolved().is_superset(&silent).then_some(())));
-    assert!(ended.is_ok(), "{}", differences(&silent, &heard(&agent).resolved()));
+        wait_for("their ends", SECONDS, || Ok(alerts(&agent).resolved().is_superset(&silent).then_some(())));
+    assert!(ended.is_ok(), "{}", differences(&silent, &alerts(&agent).resolved()));
     // Queries see the flows that the rules counted.
     let relays: BTreeSet<_> =
         scenes.iter().enumerate().filter(|(_, scene)| scene.relay).map(|(n, _)| source(n)).collect();
-    let suggested = asked(&agent, "suggest");
+    let suggested = query(&agent, "suggest");
     let named = |source: &IpAddr| suggested.contains(&format!("source: \"{source}\""));
     assert_eq!((0..scenes.len()).map(source).filter(named).collect::<BTreeSet<_>>(), relays, "{suggested}");
-    let loud = &said.first().unwrap().1;
-    let why = asked(&agent, &format!("explain {loud}"));
-    assert!(why.lines().any(|line| line.ends_with(" counts")), "{why}");
+    let loud = &expected_alerts.first().unwrap().1;
+    let explained = query(&agent, &format!("explain {loud}"));
+    assert!(explained.lines().any(|line| line.ends_with(" counts")), "{explained}");
     assert!(agent.stop().unwrap().success(), "{}", agent.log());
 
     // No other alert came up to the end.
-    let live = heard(&agent);
-    assert_eq!(live.firing(), said, "live, and in words: {}", differences(&said, &live.firing()));
+    let live = alerts(&agent);
+    assert_eq!(
+        live.firing(),
+        expected_alerts,
+        "live, and in words: {}",
+        differences(&expected_alerts, &live.firing())
+    );
     assert_eq!(live.relays(), relays);
     let again = backtest(&squeezed, &log);
     assert_eq!(again.fingerprints(), live.fingerprints(), "{}", differences(&again.firing(), &live.firing()));
@@ -107,7 +115,7 @@ fn play(factor: u32, scenes: &[Scene]) {
     assert_eq!(full.fingerprints(), live.fingerprints(), "{}", differences(&full.firing(), &live.firing()));
 }
 
-fn differences(expected: &BTreeSet<expected::Said>, found: &BTreeSet<expected::Said>) -> String {
+fn differences(expected: &BTreeSet<expected::Identity>, found: &BTreeSet<expected::Identity>) -> String {
     let (missing, beyond) = (expected.difference(found), found.difference(expected));
     format!("missing {:#?}\nbeyond {:#?}", missing.collect::<Vec<_>>(), beyond.collect::<Vec<_>>())
 }

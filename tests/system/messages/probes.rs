@@ -173,9 +173,9 @@ pub(super) fn imap_in_tls(identity: &Identity) -> Vec<Played> {
             (&message(2_000), b"a3 OK [APPENDUID 1 2] APPEND completed\r\n"),
             (b"a4 LOGOUT\r\n", b"* BYE\r\na4 OK\r\n"),
         ];
-        for (said, answered) in turns {
-            channel.send(true, said);
-            channel.send(false, answered);
+        for (command, reply) in turns {
+            channel.send(true, command);
+            channel.send(false, reply);
         }
         (channel.packets, 1)
     };

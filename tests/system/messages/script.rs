@@ -127,7 +127,7 @@ impl Session<'_> {
     fn begin(&self, channel: &mut Channel, identity: &Identity) {
         const EHLO: &str = "EHLO client-0042.corp.example\r\n";
         let greeting = self.line(self.server.greeting);
-        let mut said = false;
+        let mut is_greeted = false;
         match self.mode {
             Mode::Clear => channel.send(false, greeting.as_bytes()),
             Mode::Smtps(tls) => {
@@ -141,10 +141,10 @@ impl Session<'_> {
                 channel.send(false, reply.as_bytes());
                 self.say(channel, "STARTTLS", &["220 2.0.0 Ready to start TLS"]);
                 let behind = (order == Order::EhloFirst).then_some(EHLO.as_bytes());
-                said = channel.handshake(tls, identity, behind);
+                is_greeted = channel.handshake(tls, identity, behind);
             }
         }
-        if !said {
+        if !is_greeted {
             channel.send(true, EHLO.as_bytes());
         }
         let reply = self.ehlo(channel);

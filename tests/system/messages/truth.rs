@@ -17,16 +17,16 @@ pub(super) fn sessions(log: &str) -> Option<BTreeMap<(String, u16), Vec<u64>>> {
     // A connection belongs to one process, which has one connection at a time.
     let mut open: HashMap<&str, (String, u16)> = HashMap::new();
     for line in log.lines().filter(|line| line.contains("/smtpd[")) {
-        let (process, said) = line.split_once("/smtpd[")?.1.split_once("]: ")?;
-        if let Some(client) = said.strip_prefix("connect from ").map(client) {
+        let (process, message) = line.split_once("/smtpd[")?.1.split_once("]: ")?;
+        if let Some(client) = message.strip_prefix("connect from ").map(client) {
             // The lab reads the greeting from the server's own namespace.
             if let Some(client) = client.filter(|(address, _)| address != "127.0.0.1") {
                 sessions.entry(client.clone()).or_default().push(0);
                 open.insert(process, client);
             }
-        } else if said.starts_with("disconnect from ") {
+        } else if message.starts_with("disconnect from ") {
             open.remove(process);
-        } else if let (Some((id, _)), Some(client)) = (said.split_once(": client="), open.get(process))
+        } else if let (Some((id, _)), Some(client)) = (message.split_once(": client="), open.get(process))
             && queued.contains(id)
             && let Some(accepted) = sessions.get_mut(client).and_then(|sessions| sessions.last_mut())
         {

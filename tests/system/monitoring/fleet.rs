@@ -15,7 +15,7 @@ use crate::files::{listed, panels, queries};
 
 /// Time until an alert: the default idle timeout of closed flows, a poll, a scrape, an evaluation, and slack
 /// for a busy machine.
-const TOLD: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(25);
 const SUM: &str = "fleet:mailflow_window_value:sum{rule=\"smtp-burst\"}";
 
 /// Gateway with an agent, between the client 10.20.0.2 and a mail server.
@@ -69,11 +69,27 @@ fn firing(prometheus: &Prometheus, name: &str) -> Vec<(String, String)> {
 
 fn expect_sum(prometheus: &Prometheus, value: f64) {
     let what = format!("the gateways' windows sum up to {value}");
-    wait_for(&what, TOLD, || {
+    wait_for(&what, PATIENCE, || {
         let found = samples(prometheus, SUM);
         Ok((found.len() == 1 && found[0].1 == value).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:?}\n{}", samples(prometheus, SUM), prometheus.log()));
+}
+
+/// Waits until Prometheus has completed an evaluation of this alerting rule that began after the call.
+fn wait_for_evaluation(prometheus: &Prometheus, name: &str) {
+    let last = || -> String {
+        let answer: Value = serde_json::from_str(&prometheus.api("rules?type=alert").unwrap()).unwrap();
+        let groups = answer["data"]["groups"].as_array().unwrap().iter();
+        let mut rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+        let rule = rules.find(|rule| rule["name"] == name).unwrap();
+        rule["lastEvaluation"].as_str().unwrap().to_owned()
+    };
+    // The first evaluation that ends may have begun before the call.
+    for _ in 0..2 {
+        let before = last();
+        wait_for("an evaluation", PATIENCE, || Ok((last() != before).then_some(()))).unwrap();
+    }
 }
 
 /// Returns both labs, with their gateways connected by a management link.
@@ -99,11 +115,11 @@ fn fleet_sum_fires_and_dashboard_has_data() {
     let source = here.lab.client_ip(Family::V4, 0).to_string();
     assert_eq!(source, there.lab.client_ip(Family::V4, 0).to_string(), "one source behind both");
 
-    // Five and four: no alert during several evaluations.
+    // Five and four: no alert.
     here.send(5);
     there.send(4);
     expect_sum(&prometheus, 9.0);
-    std::thread::sleep(Duration::from_secs(4));
+    wait_for_evaluation(&prometheus, "MailflowFleetBurst");
     assert_eq!(firing(&prometheus, "MailflowFleetBurst"), []);
 
     // Five and five: the alert fires.
@@ -123,14 +139,14 @@ fn fleet_sum_fires_and_dashboard_has_data() {
     // The sum keeps the five flows of a gateway whose scrape fails.
     there.agent.stop().unwrap();
     let down = format!("up{{instance=\"{}\"}} == 0", targets[1]);
-    wait_for("the scrape fails", TOLD, || Ok(samples(&prometheus, &down).first().map(drop))).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    wait_for("the scrape fails", PATIENCE, || Ok(samples(&prometheus, &down).first().map(drop))).unwrap();
+    wait_for_evaluation(&prometheus, "MailflowFleetBurst");
     expect_sum(&prometheus, 10.0);
     here.agent.stop().unwrap();
 }
 
 fn every_panel_shows_something(prometheus: &Prometheus) {
-    let deadline = Instant::now() + TOLD;
+    let deadline = Instant::now() + PATIENCE;
     for panel in panels() {
         for query in queries(&panel, 15) {
             let found = loop {

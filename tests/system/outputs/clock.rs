@@ -16,6 +16,9 @@ use serde_json::Value;
 use crate::{alertmanager::Program, gateway::Gateway, http::Receiver};
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Time for which the clock is wrong while an alert fires. The time is the subject: the Alertmanager resolves an alert
+/// after 2 s without a repeat, and notifies of it a second later.
+const WRONG_FOR: Duration = Duration::from_secs(5);
 
 /// Returns the path of the unpacked library.
 fn library() -> PathBuf {
@@ -109,25 +112,25 @@ fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     // Set back by an hour while the alert fires: the Alertmanager would end an alert after 2 s without a
     // repeat.
     shift(&scene.offset, -3_900);
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(scene.notified.received().len(), 1, "it goes on firing: {}", scene.agent.log());
-    let mut told = vec!["firing", "resolved"];
-    scene.expect("set back by an hour: it has ended", &told);
+    std::thread::sleep(WRONG_FOR);
+    assert_eq!(scene.notified.received().len(), 1, "it keeps firing: {}", scene.agent.log());
+    let mut states = vec!["firing", "resolved"];
+    scene.expect("set back by an hour: it has ended", &states);
     // Set forward by an hour while another alert fires.
     shift(&scene.offset, 0);
     scene.fire();
-    told.push("firing");
-    scene.expect("right: it fires", &told);
+    states.push("firing");
+    scene.expect("right: it fires", &states);
     shift(&scene.offset, 3_600);
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(scene.notified.received().len(), 3, "it goes on firing: {}", scene.agent.log());
-    told.push("resolved");
-    scene.expect("set forward by an hour: it has ended", &told);
+    std::thread::sleep(WRONG_FOR);
+    assert_eq!(scene.notified.received().len(), 3, "it keeps firing: {}", scene.agent.log());
+    states.push("resolved");
+    scene.expect("set forward by an hour: it has ended", &states);
     // An unmodified alert that begins while the clock is an hour ahead would be refused: its start is after
     // its end.
     scene.fire();
-    told.push("firing");
-    scene.expect("an hour ahead: it fires", &told);
+    states.push("firing");
+    scene.expect("an hour ahead: it fires", &states);
     let metrics = scene.agent.metrics().unwrap();
     let value = |name: &str| -> f64 {
         let line = metrics
@@ -138,8 +141,8 @@ fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     assert!(value("mailflow_output_rejections_total") >= 1.0, "{metrics}");
     assert_eq!(value("mailflow_output_rejected_alerts"), 0.0);
     assert!((value("mailflow_receiver_clock_offset_seconds") + 3_600.0).abs() <= 3.0);
-    told.push("resolved");
-    scene.expect("an hour ahead: it has ended", &told);
+    states.push("resolved");
+    scene.expect("an hour ahead: it has ended", &states);
 
     // Each incident is one finding from start to end, whatever the clock.
     let findings = scene.findings();

@@ -181,13 +181,13 @@ outputs:
     let back = lab.gateway.enter(|| Receiver::start(manager, 200)).unwrap();
     wait_for("recovery, with every alert accounted for", Duration::from_secs(120), || {
         let found = samples(&agent.metrics()?);
-        let told = |sink: &&str| of_sink(&found, "lines_written_total", sink) == alerts;
-        let recovered = ["alerts_alertmanager", "hanging", "refusing"].iter().all(told);
+        let delivered = |sink: &&str| of_sink(&found, "lines_written_total", sink) == alerts;
+        let recovered = ["alerts_alertmanager", "hanging", "refusing"].iter().all(delivered);
         Ok((recovered && whole(&found)).then_some(()))
     })
     .unwrap();
-    let told: usize = back.received().iter().filter_map(|one| one.body.as_array()).map(Vec::len).sum();
-    assert!(told >= HOSTS as usize, "{told}");
+    let delivered: usize = back.received().iter().filter_map(|one| one.body.as_array()).map(Vec::len).sum();
+    assert!(delivered >= HOSTS as usize, "{delivered}");
     assert_eq!(refusing.received().len(), HOSTS as usize);
 
     // The small disk is full again: the file has complete lines, each once.

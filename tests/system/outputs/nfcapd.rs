@@ -6,8 +6,6 @@ use std::{
     net::{IpAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
 };
 
 use mailflow_test_support::lab::{self, With, agent_binary, workspace};
@@ -62,6 +60,16 @@ impl Collector {
         Self { child, port }
     }
 
+    /// Returns the size of the socket's receive buffer, by /proc/net/udp (proc_pid_net(5)).
+    fn unread_bytes(&self) -> u64 {
+        let table = fs::read_to_string("/proc/net/udp").unwrap();
+        let port = format!(":{:04X}", self.port);
+        let mut sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let socket = sockets.find(|fields| fields.get(1).is_some_and(|local| local.ends_with(&port)));
+        let (_sent, unread) = socket.unwrap()[4].split_once(':').unwrap();
+        u64::from_str_radix(unread, 16).unwrap()
+    }
+
     /// Stops nfcapd with SIGTERM, so that it writes its data.
     fn stop(mut self) {
         let pid = i32::try_from(self.child.id()).unwrap();
@@ -110,12 +118,12 @@ fn dumped(root: &Path, folder: &Path) -> BTreeMap<Tuple, Sums> {
         .arg(folder)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     // nfdump writes list members without brackets.
     let text = String::from_utf8(output.stdout).unwrap();
     let list = format!("[{}]", text.trim().trim_end_matches(','));
-    let flows: Vec<Value> = serde_json::from_str(&list).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let flows: Vec<Value> = serde_json::from_str(&list).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     let mut sums = BTreeMap::new();
     for flow in flows {
         let ip = |end: &str| {
@@ -152,8 +160,8 @@ fn nfdump_equals_flow_log() {
         .unwrap();
     // Some captures are damaged: their readable frames count here too.
     println!("{}", String::from_utf8_lossy(&output.stderr));
-    // No event signals that a datagram was read: wait until no further one comes.
-    thread::sleep(Duration::from_secs(1));
+    // Every datagram has passed the loopback: nfcapd has read those that are not in its receive buffer.
+    until("nfcapd has read every datagram", || collector.unread_bytes() == 0);
     collector.stop();
     let (logged, dumped) = (logged(&log), dumped(&root, &folder.join("flows")));
     println!("{} captures, {} tuples", captures.len(), logged.len());

@@ -104,8 +104,8 @@ pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
 fn check(python: &Path, schema: &[&str], files: &[PathBuf]) {
     let script = workspace().join("tests/system/outputs/schemas.py");
     let found = Command::new(python).arg(script).args(schema).args(files).output().unwrap();
-    let said = String::from_utf8_lossy(&found.stdout);
-    assert!(found.status.success(), "{said}\n{}", String::from_utf8_lossy(&found.stderr));
+    let report = String::from_utf8_lossy(&found.stdout);
+    assert!(found.status.success(), "{report}\n{}", String::from_utf8_lossy(&found.stderr));
     fs::remove_dir_all(files[0].parent().unwrap()).unwrap();
 }
 

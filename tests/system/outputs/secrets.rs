@@ -178,14 +178,14 @@ fn planted_credential_is_never_printed() {
     }
     assert!(proxy.heads().iter().any(|head| head.contains("proxy-authorization: Basic")));
     let log = agent.log();
-    for said in [
+    for message in [
         &format!("http://{}", echo.addr),
         "https://receiver.invalid:443",
         &format!("proxy http://{}", proxy.addr),
         "redirects to https://elsewhere.invalid:443",
         "404 Not Found: no POST",
     ] {
-        assert!(log.contains(said), "{said}: {log}");
+        assert!(log.contains(message), "{message}: {log}");
     }
     assert!(printed.iter().any(|(what, text)| what == "doctor" && text.contains("permanently")));
     assert!(printed.iter().any(|(what, text)| what == "status" && text.contains("dead letters")));

@@ -51,16 +51,18 @@ impl Gateway {
         wait_for(&what, Duration::from_secs(60), || {
             Ok((self.metric("mailflow_flows_total{service=\"smtp\"}") == Some(flows)).then_some(()))
         })
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.told()));
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.diagnostics()));
     }
 
     /// Returns the log and some metrics of the gateway's agent.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn diagnostics(&self) -> String {
         let log = self.host.run("journalctl --no-pager --unit mailflow-agent").unwrap_or_default();
         let (_, page) = get(&self.lab.gateway, PAGES.parse().unwrap(), "/metrics").unwrap_or_default();
-        let told = ["_flows_total", "_flow_records", "_held_", "_output_", "_kernel_packets", "difference"];
-        let lines =
-            page.lines().filter(|line| !line.starts_with('#') && told.iter().any(|name| line.contains(name)));
+        let diagnostics =
+            ["_flows_total", "_flow_records", "_accounted_", "_output_", "_kernel_packets", "difference"];
+        let lines = page
+            .lines()
+            .filter(|line| !line.starts_with('#') && diagnostics.iter().any(|name| line.contains(name)));
         format!("{log}\n{}", lines.collect::<Vec<_>>().join("\n"))
     }
 
@@ -92,7 +94,7 @@ impl Drop for Controller {
 pub(crate) struct Recap {
     pub(crate) changed: Vec<u64>,
     pub(crate) failed: Vec<u64>,
-    pub(crate) said: String,
+    pub(crate) output: String,
 }
 
 impl Controller {
@@ -156,16 +158,17 @@ impl Controller {
         // Not the user's folder: a persistent connection there may lead to a host of an earlier run.
         playbook.env("ANSIBLE_SSH_CONTROL_PATH_DIR", &self.connections).env("LC_ALL", "C.UTF-8");
         let ended = playbook.output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+        let output = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
         let number = |key: &str| {
-            let recap = said.split("PLAY RECAP").nth(1).unwrap_or_else(|| panic!("{said}"));
+            let recap = output.split("PLAY RECAP").nth(1).unwrap_or_else(|| panic!("{output}"));
             let key = format!(" {key}=");
             let values =
                 recap.lines().filter_map(|line| line.split(&key).nth(1)?.split(' ').next()?.parse().ok());
             values.collect::<Vec<u64>>()
         };
-        let recap = Recap { changed: number("changed"), failed: number("failed"), said: said.to_string() };
-        assert_eq!(recap.changed.len(), self.gateways, "{}", recap.said);
+        let recap =
+            Recap { changed: number("changed"), failed: number("failed"), output: output.to_string() };
+        assert_eq!(recap.changed.len(), self.gateways, "{}", recap.output);
         recap
     }
 }
@@ -184,12 +187,12 @@ fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let controller = Controller::new(&gateways);
 
     let foreseen = controller.play(&["--check"], CONFIG);
-    assert_eq!(foreseen.failed, [0, 0], "{}", foreseen.said);
-    assert!(foreseen.changed.iter().all(|changed| *changed > 0), "{}", foreseen.said);
+    assert_eq!(foreseen.failed, [0, 0], "{}", foreseen.output);
+    assert!(foreseen.changed.iter().all(|changed| *changed > 0), "{}", foreseen.output);
     assert!(!installed(&gateways), "a check installs nothing");
 
     let first = controller.play(&[], CONFIG);
-    assert_eq!(first.failed, [0, 0], "{}", first.said);
+    assert_eq!(first.failed, [0, 0], "{}", first.output);
     for gateway in &gateways {
         gateway.expect_flows(0);
         gateway.connect();
@@ -199,7 +202,7 @@ fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let pids = gateways.each_ref().map(Gateway::pid);
     for options in [&["--check", "--diff"][..], &[]] {
         let second = controller.play(options, CONFIG);
-        assert_eq!((second.changed, second.failed), (vec![0, 0], vec![0, 0]), "{}", second.said);
+        assert_eq!((second.changed, second.failed), (vec![0, 0], vec![0, 0]), "{}", second.output);
     }
 
     // An invalid configuration fails in check mode too, and changes nothing.
@@ -207,8 +210,8 @@ fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let bad = CONFIG.replace("role: lan", "role: lam");
     for options in [&["--check"][..], &[]] {
         let refused = controller.play(options, &bad);
-        assert_eq!(refused.failed, [1, 1], "{}", refused.said);
-        assert!(refused.said.contains("lam") && refused.said.contains("mirror"), "{}", refused.said);
+        assert_eq!(refused.failed, [1, 1], "{}", refused.output);
+        assert!(refused.output.contains("lam") && refused.output.contains("mirror"), "{}", refused.output);
     }
     for gateway in &gateways {
         assert_eq!(gateway.configuration(), before);
@@ -221,8 +224,8 @@ fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let foreseen = controller.play(&["--check"], &changed);
     assert_eq!(gateways[0].configuration(), before);
     let third = controller.play(&[], &changed);
-    assert_eq!((&foreseen.changed, &foreseen.failed), (&third.changed, &third.failed), "{}", third.said);
-    assert_eq!((&third.changed[..], &third.failed[..]), (&[2, 2][..], &[0, 0][..]), "{}", third.said);
+    assert_eq!((&foreseen.changed, &foreseen.failed), (&third.changed, &third.failed), "{}", third.output);
+    assert_eq!((&third.changed[..], &third.failed[..]), (&[2, 2][..], &[0, 0][..]), "{}", third.output);
     for (gateway, pid) in gateways.iter().zip(&pids) {
         assert!(gateway.configuration().contains("poll_interval: 2s"));
         assert_eq!(&gateway.pid(), pid, "restarted");
@@ -236,16 +239,16 @@ fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let good = "10.0.0.0/8  offices\n";
     for (options, written) in [(&["--check"][..], None), (&[], Some(good.to_owned()))] {
         let played = controller.play_with(options, &listed, Some(good));
-        assert_eq!(played.failed, [0, 0], "{}", played.said);
-        assert!(played.changed.iter().all(|changed| *changed > 0), "{}", played.said);
+        assert_eq!(played.failed, [0, 0], "{}", played.output);
+        assert!(played.changed.iter().all(|changed| *changed > 0), "{}", played.output);
         assert_eq!(list(&gateways[0]), written, "{options:?}");
     }
     let same = controller.play_with(&[], &listed, Some(good));
-    assert_eq!((same.changed, same.failed), (vec![0, 0], vec![0, 0]), "{}", same.said);
+    assert_eq!((same.changed, same.failed), (vec![0, 0], vec![0, 0]), "{}", same.output);
     for options in [&["--check"][..], &[]] {
         let refused = controller.play_with(options, &listed, Some("10.0.0.0/8  offices\n10.0.0.0/33\n"));
-        assert_eq!(refused.failed, [1, 1], "{}", refused.said);
-        assert!(refused.said.contains("networks.txt:2"), "{}", refused.said);
+        assert_eq!(refused.failed, [1, 1], "{}", refused.output);
+        assert!(refused.output.contains("networks.txt:2"), "{}", refused.output);
     }
     for (gateway, pid) in gateways.iter().zip(&pids) {
         assert_eq!(list(gateway).as_deref(), Some(good), "the list before stays");
@@ -259,9 +262,9 @@ fn role_passes_ansible_lint_production_profile() {
     let folder = workspace().join("config/ansible");
     let mut lint = command("ansible-lint");
     lint.args(["--offline", "--strict", "--profile", "production", "--nocolor"]).current_dir(&folder);
-    let said = lint.output().unwrap();
-    let text = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success() && passed(&text), "{text}");
+    let output = lint.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && passed(&text), "{text}");
     assert!(!Path::new(&folder.join(".cache")).exists(), "it leaves nothing behind");
 }
 

@@ -17,8 +17,8 @@ fn dpkg(option: &str) -> String {
 fn lintian_reports_nothing() {
     let mut lintian = command("lintian");
     lintian.args(["--allow-root", "--fail-on", "error,warning"]).arg(package());
-    let said = output(&mut lintian).unwrap();
-    assert_eq!(said, "");
+    let report = output(&mut lintian).unwrap();
+    assert_eq!(report, "");
 }
 
 #[test]

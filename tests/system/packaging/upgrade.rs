@@ -1,7 +1,7 @@
 //! Counting across a restart, an upgrade, a stop and a removal, under systemd.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -18,8 +18,9 @@ fn recorded(gateway: &Gateway) -> usize {
 
 fn expect(gateway: &Gateway, flows: usize) {
     let all = || Ok((recorded(gateway) == flows).then_some(()));
-    wait_for("a record of each flow", Duration::from_secs(60), all)
-        .unwrap_or_else(|error| panic!("{error:#}: {} of {flows}\n{}", recorded(gateway), gateway.told()));
+    wait_for("a record of each flow", Duration::from_secs(60), all).unwrap_or_else(|error| {
+        panic!("{error:#}: {} of {flows}\n{}", recorded(gateway), gateway.diagnostics())
+    });
 }
 
 /// Returns the pins.
@@ -33,30 +34,38 @@ fn upgrade_loses_no_packet_and_stop_detaches() {
     let controller = Controller::new(&gateways);
     let config = format!("{CONFIG}  flow_log: /var/log/mailflow/flows.json\ntimeouts: {{ closed: 500ms }}\n");
     let played = controller.play(&[], &config);
-    assert_eq!(played.failed, [0], "{}", played.said);
+    assert_eq!(played.failed, [0], "{}", played.output);
     let [gateway] = &gateways;
 
-    let (busy, begun) =
-        (AtomicBool::new(true), gateway.host.run("systemctl show --property=MainPID mailflow-agent"));
-    let flows = thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            let mut flows = 0;
-            while busy.load(Ordering::Relaxed) {
+    let (sending, connections) = (AtomicBool::new(true), AtomicUsize::new(0));
+    let wait_for_connections = |more: usize| {
+        let wanted = connections.load(Ordering::Relaxed) + more;
+        wait_for("further connections", Duration::from_secs(60), || {
+            Ok((connections.load(Ordering::Relaxed) >= wanted).then_some(()))
+        })
+    };
+    let process = || gateway.host.run("systemctl show --property=MainPID mailflow-agent").unwrap();
+    let before = process();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while sending.load(Ordering::Relaxed) {
                 gateway.connect();
-                flows += 1;
+                connections.fetch_add(1, Ordering::Relaxed);
             }
-            flows
         });
-        thread::sleep(Duration::from_secs(1));
-        // For dpkg, the same package is an upgrade too.
-        gateway.host.run("dpkg --install /var/cache/apt/archives/mailflow-agent-ansible.deb").unwrap();
-        gateway.host.run("systemctl restart mailflow-agent").unwrap();
-        thread::sleep(Duration::from_secs(1));
-        busy.store(false, Ordering::Relaxed);
-        sender.join().unwrap()
+        let upgrade = || -> anyhow::Result<()> {
+            wait_for_connections(3)?;
+            // For dpkg, the same package is an upgrade too.
+            gateway.host.run("dpkg --install /var/cache/apt/archives/mailflow-agent-ansible.deb")?;
+            gateway.host.run("systemctl restart mailflow-agent")?;
+            wait_for_connections(3)
+        };
+        let upgraded = upgrade();
+        sending.store(false, Ordering::Relaxed);
+        upgraded.unwrap();
     });
-    assert_ne!(gateway.host.run("systemctl show --property=MainPID mailflow-agent").unwrap(), begun.unwrap());
-    assert!(flows > 5, "{flows} flows");
+    let flows = connections.into_inner();
+    assert_ne!(process(), before);
     expect(gateway, flows);
     println!("{flows} flows over an upgrade and a restart");
 

@@ -39,7 +39,7 @@ impl Drop for Files {
 }
 
 /// Output of a replay with one poll interval.
-struct Told {
+struct Replayed {
     /// Final records, sorted.
     finals: Vec<String>,
     /// Client ports of the interim records.
@@ -48,7 +48,7 @@ struct Told {
     alerts: Vec<String>,
 }
 
-fn replay(files: &Files, interval: &str) -> Told {
+fn replay(files: &Files, interval: &str) -> Replayed {
     let path = |name: &str| files.0.join(name);
     let config = format!("poll_interval: {interval}\nflow_table: {{ flows: 4096 }}\n");
     std::fs::write(path("config.yaml"), config).unwrap();
@@ -75,7 +75,7 @@ fn replay(files: &Files, interval: &str) -> Told {
     alerts.sort();
     let port =
         |line: &String| serde_json::from_str::<Value>(line).unwrap()["src_port"].as_u64().unwrap() as u16;
-    Told { finals, active: active.iter().map(port).collect(), alerts }
+    Replayed { finals, active: active.iter().map(port).collect(), alerts }
 }
 
 /// Converts final records to the model's type, by client port.
@@ -92,22 +92,22 @@ fn read(finals: &[String]) -> BTreeMap<u16, Vec<Record>> {
 
 /// Replays conversations with every poll interval; returns the final records by client port, and the output
 /// for the longest interval. Fails if two intervals differ, or if they differ from the model.
-fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Record>>, Told) {
+fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Record>>, Replayed) {
     let files = Files::new(name);
     let mut frames: Vec<pcap::Stamped> = conversations.iter().flat_map(Conversation::frames).collect();
     let end = frames.iter().map(|(time, _)| *time).max().unwrap() + 400_000_000;
     frames.extend(history::beats(end, BEAT));
     pcap::write(&files.0.join("history.pcap"), &frames).unwrap();
 
-    let mut told: Vec<Told> = INTERVALS.iter().map(|interval| replay(&files, interval)).collect();
-    for (interval, other) in INTERVALS.iter().zip(&told) {
-        for (one, two) in told[0].finals.iter().zip(&other.finals) {
+    let mut replayed: Vec<Replayed> = INTERVALS.iter().map(|interval| replay(&files, interval)).collect();
+    for (interval, other) in INTERVALS.iter().zip(&replayed) {
+        for (one, two) in replayed[0].finals.iter().zip(&other.finals) {
             assert_eq!(one, two, "{} and {interval}", INTERVALS[0]);
         }
-        assert_eq!(told[0].finals.len(), other.finals.len(), "{} and {interval}", INTERVALS[0]);
-        assert_eq!(told[0].alerts, other.alerts, "{} and {interval}", INTERVALS[0]);
+        assert_eq!(replayed[0].finals.len(), other.finals.len(), "{} and {interval}", INTERVALS[0]);
+        assert_eq!(replayed[0].alerts, other.alerts, "{} and {interval}", INTERVALS[0]);
     }
-    let slowest = told.pop().unwrap();
+    let slowest = replayed.pop().unwrap();
     let found = read(&slowest.finals);
     for conversation in conversations {
         let expected = model::records(&conversation.packets);
@@ -125,7 +125,7 @@ fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Reco
 #[test]
 fn named_cases_equal_model_at_every_interval() {
     let conversations = history::cases();
-    let (found, told) = agreed("cases", &conversations);
+    let (found, replayed) = agreed("cases", &conversations);
     // The expected counts are also written by hand, independent of the model.
     for conversation in &conversations {
         let counts: Vec<_> = found[&conversation.port].iter().map(|record| record.packets).collect();
@@ -133,17 +133,17 @@ fn named_cases_equal_model_at_every_interval() {
     }
     // Interim records at 300, 600 and 900 s.
     let long = conversations.iter().find(|conversation| conversation.name == "1,000 s").unwrap();
-    assert_eq!(told.active.iter().filter(|port| **port == long.port).count(), 3, "{:?}", told.active);
+    assert_eq!(replayed.active.iter().filter(|port| **port == long.port).count(), 3, "{:?}", replayed.active);
 }
 
 #[test]
 fn random_histories_equal_model_at_every_interval() {
-    let (_, told) = agreed("random", &history::random(400));
-    assert!(told.finals.len() > 600, "{} flows", told.finals.len());
+    let (_, replayed) = agreed("random", &history::random(400));
+    assert!(replayed.finals.len() > 600, "{} flows", replayed.finals.len());
 }
 
 #[test]
 fn alerts_are_equal_at_every_interval() {
-    let (_, told) = agreed("burst", &history::burst(14));
-    assert_eq!(told.alerts, ["\"smtp-burst\" \"10.20.0.2\" \"firing\""]);
+    let (_, replayed) = agreed("burst", &history::burst(14));
+    assert_eq!(replayed.alerts, ["\"smtp-burst\" \"10.20.0.2\" \"firing\""]);
 }

@@ -139,8 +139,8 @@ fn retransmitted_syn_is_the_same_attempt() {
         }
         histories.play("the SYN-ACK was lost", &lost);
         expected.push(vec![(3, 3)]);
-        for ((name, told), expected) in histories.packets().into_iter().zip(expected) {
-            assert_eq!(told, expected, "{name}");
+        for ((name, counted), expected) in histories.packets().into_iter().zip(expected) {
+            assert_eq!(counted, expected, "{name}");
         }
     }
 }
@@ -162,8 +162,8 @@ fn syn_with_other_sequence_number_is_another_attempt() {
         // A SYN-ACK before its SYN, as in some captures, belongs to that SYN.
         histories.play("the answer first", &[(0, down(SYN | ACK).sequence(9)), (0, up(SYN).sequence(5))]);
         expected.push(vec![(1, 1)]);
-        for ((name, told), expected) in histories.packets().into_iter().zip(expected) {
-            assert_eq!(told, expected, "{name}");
+        for ((name, counted), expected) in histories.packets().into_iter().zip(expected) {
+            assert_eq!(counted, expected, "{name}");
         }
     }
 }
@@ -263,8 +263,8 @@ fn simultaneous_open_seen_in_one_direction_is_one_flow() {
             histories.play(name, &soon(&up));
             expected.push(vec![(up.len() as u64, 0)]);
         }
-        for ((name, told), expected) in histories.packets().into_iter().zip(expected) {
-            assert_eq!(told, expected, "{name}");
+        for ((name, counted), expected) in histories.packets().into_iter().zip(expected) {
+            assert_eq!(counted, expected, "{name}");
         }
     }
 }
@@ -283,8 +283,8 @@ fn syn_after_close_begins_another_flow() {
             histories.play(&format!("after {} packets", closing.len()), &soon(&frames));
         }
         for (name, flows) in histories.end() {
-            let told: Vec<_> = flows.iter().map(|flow| (flow.key.server_port, flow.facts.syn)).collect();
-            assert_eq!(told, [(25, 1), (40_000, 1)], "{name}");
+            let counted: Vec<_> = flows.iter().map(|flow| (flow.key.server_port, flow.facts.syn)).collect();
+            assert_eq!(counted, [(25, 1), (40_000, 1)], "{name}");
         }
     }
 }
@@ -311,10 +311,10 @@ fn server_syn_joins_flow_only_within_syn_retransmission_period() {
             }
         }
         for (name, flows) in histories.end() {
-            let told: Vec<_> = flows.iter().map(|flow| flow.key.server_port).collect();
+            let counted: Vec<_> = flows.iter().map(|flow| flow.key.server_port).collect();
             let again = usize::from(name.contains("true"));
-            assert_eq!(told[..=again], [25, 25][..=again], "{name}");
-            assert_eq!(told.len() - 1 - again, usize::from(name.ends_with("020")), "{name}: {told:?}");
+            assert_eq!(counted[..=again], [25, 25][..=again], "{name}");
+            assert_eq!(counted.len() - 1 - again, usize::from(name.ends_with("020")), "{name}: {counted:?}");
         }
     }
 }

@@ -457,11 +457,11 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
         assert_eq!(flow.up.last.is_some(), flow.up.packets != 0);
         assert_eq!(flow.down.last.is_some(), flow.down.packets != 0);
     }
-    let told: Vec<_> = flows.iter().map(|flow| (flow.up.packets, flow.down.packets)).collect();
+    let counted: Vec<_> = flows.iter().map(|flow| (flow.up.packets, flow.down.packets)).collect();
     let total = kernel.totals().unwrap();
-    let sum = told.iter().fold((0, 0), |sum, flow| (sum.0 + flow.0, sum.1 + flow.1));
+    let sum = counted.iter().fold((0, 0), |sum, flow| (sum.0 + flow.0, sum.1 + flow.1));
     assert_eq!(sum, (total.up.packets, total.down.packets), "no packet is in two flows or in none");
-    told
+    counted
 }
 
 #[test]

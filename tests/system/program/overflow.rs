@@ -272,8 +272,8 @@ fn packets_without_overflow_entry_are_one_sum() {
     }
     let seen = seen(&mut kernel, at(1));
     let totals = conserved(&kernel);
-    let held: u64 = seen.sources.values().map(|sums| sums[0].packets).sum();
-    assert!(held < 100 && totals.unattributed_up.packets == 500 - held, "{held}");
+    let counted: u64 = seen.sources.values().map(|sums| sums[0].packets).sum();
+    assert!(counted < 100 && totals.unattributed_up.packets == 500 - counted, "{counted}");
     assert_eq!((totals.up.packets, totals.up.bytes, totals.down.packets), (500, bytes, 500));
     assert_eq!((totals.shown(), totals.reasons), (1_000, [0; 16]));
 }

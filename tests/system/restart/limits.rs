@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailflow_test_support::lab::agent_binary;
+use mailflow_test_support::lab::{agent_binary, wait_for};
 
 use crate::gateway::Gateway;
 
@@ -24,7 +24,11 @@ fn blocked_standard_error_does_not_stop_counting() {
     // The agent cannot log this error.
     gateway.configure(100, "poll_intervall: 3s\n");
     agent.process().signal(libc::SIGHUP).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let refused = "mailflow_config_last_reload_successful 0";
+    wait_for("the configuration is refused", Duration::from_secs(60), || {
+        Ok(agent.metrics()?.lines().any(|line| line == refused).then_some(()))
+    })
+    .unwrap();
     assert_eq!(agent.stop().unwrap().code(), Some(0));
 }
 
@@ -117,25 +121,29 @@ fn thread_limit_is_reported_or_sufficient() {
         command.args(["--state", "off", "--pins", "off", "--control", "off", "--metrics", "off"]);
         let mut child = command.env("NO_COLOR", "1").stderr(File::create(&log).unwrap()).spawn().unwrap();
         let begun = Instant::now();
-        let said = || fs::read_to_string(&log).unwrap();
+        let agent_log = || fs::read_to_string(&log).unwrap();
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);
             }
-            if said().contains("hold") && said().contains("attached") {
+            if agent_log().contains("hold") && agent_log().contains("attached") {
                 break None;
             }
-            assert!(begun.elapsed() < Duration::from_secs(180), "hangs with {threads} threads:\n{}", said());
+            assert!(
+                begun.elapsed() < Duration::from_secs(180),
+                "hangs with {threads} threads:\n{}",
+                agent_log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         };
         match status {
             Some(status) => {
                 refused += 1;
-                assert_eq!(status.code(), Some(1), "{threads}:\n{}", said());
+                assert_eq!(status.code(), Some(1), "{threads}:\n{}", agent_log());
                 assert!(
-                    said().contains("thread") && said().contains("RLIMIT_NPROC"),
+                    agent_log().contains("thread") && agent_log().contains("RLIMIT_NPROC"),
                     "{threads}:\n{}",
-                    said()
+                    agent_log()
                 );
             }
             None => {
@@ -143,7 +151,7 @@ fn thread_limit_is_reported_or_sufficient() {
                 let pid = libc::pid_t::try_from(child.id()).unwrap();
                 // SAFETY: sends a signal to a child that has not been waited for.
                 unsafe { libc::kill(pid, libc::SIGTERM) };
-                assert_eq!(child.wait().unwrap().code(), Some(0), "{threads}:\n{}", said());
+                assert_eq!(child.wait().unwrap().code(), Some(0), "{threads}:\n{}", agent_log());
             }
         }
     }

@@ -19,7 +19,7 @@ fn wait(what: &str, agent: &Agent, mut done: impl FnMut() -> bool) {
 fn removed_state_directory_and_pins_are_recreated() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
-    let mut open = gateway.open();
+    let open = gateway.open();
     open.talk();
     let mut sent = gateway.send();
     gateway.expect(&agent, sent);
@@ -46,8 +46,10 @@ fn removed_state_directory_and_pins_are_recreated() {
     add(&mut sent, gateway.send());
     wait("all pins", &agent, || pinned() == all);
     gateway.expect(&agent, sent);
-    // The new files are complete.
-    std::thread::sleep(Duration::from_secs(2));
+    // A checkpoint that follows the last records is complete.
+    let written = || fs::metadata(state.join("state")).unwrap().modified().unwrap();
+    let before = written();
+    wait("a checkpoint", &agent, || written() > before);
     kill(agent);
     open.talk();
     add(&mut sent, gateway.send());

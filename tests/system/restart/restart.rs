@@ -6,14 +6,14 @@ use mailflow_kernel::LAYOUT;
 use mailflow_test_support::lab::{agent_binary, detach_links, wait_for};
 use serde_json::Value;
 
-use crate::gateway::{Gateway, add, kill};
+use crate::gateway::{Gateway, Open, add, kill};
 
 #[test]
 fn killed_agent_recovers_completely() {
     let gateway = Gateway::new(4);
     let agent = gateway.start("", &[]);
     let mut sent = [0; 2];
-    let mut open = gateway.open();
+    let open = gateway.open();
     open.talk();
     for _ in 0..3 {
         add(&mut sent, gateway.send());
@@ -63,7 +63,7 @@ fn killed_agent_recovers_completely() {
 fn stop_with_keep_leaves_programs_counting() {
     let gateway = Gateway::new(100);
     let mut agent = gateway.start("--keep", &[]);
-    let mut open = gateway.open();
+    let open = gateway.open();
     open.talk();
     let mut sent = gateway.send();
     assert_eq!(agent.stop().unwrap().code(), Some(0));
@@ -79,7 +79,7 @@ fn stop_with_keep_leaves_programs_counting() {
     assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
     gateway.send();
     let mut agent = gateway.start("--keep", &[]);
-    std::thread::sleep(Duration::from_secs(1));
+    agent.settle().unwrap();
     assert_eq!(gateway.recorded(), sent, "what passed while nothing was attached was not counted");
     // Nothing stays after SIGQUIT either, which stops and detaches.
     agent.process().signal(libc::SIGQUIT).unwrap();
@@ -123,8 +123,8 @@ fn configured_hook_replaces_pinned_one() {
 fn open_flows_are_migrated_to_another_layout() {
     let gateway = Gateway::new(3);
     let agent = gateway.start("", &[]);
-    let mut open: Vec<_> = (0..4).map(|_| gateway.open()).collect();
-    open.iter_mut().for_each(|flow| flow.talk());
+    let open: Vec<_> = (0..4).map(|_| gateway.open()).collect();
+    open.iter().for_each(Open::talk);
     let mut sent = gateway.send();
     kill(agent);
     open[0].talk();
@@ -139,7 +139,7 @@ fn open_flows_are_migrated_to_another_layout() {
     kill(agent);
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
     open[1].talk();
-    std::thread::sleep(Duration::from_secs(1));
+    agent.settle().unwrap();
     kill(agent);
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", &layouts)]);
     assert!(gateway.tables(2).exists() && !gateway.tables(1).exists());
@@ -211,8 +211,8 @@ fn second_agent_reports_running_one() {
     let (pins, state) = (gateway.pins(), folder.join("state"));
     let (pins, state) = (pins.to_str().unwrap(), state.to_str().unwrap());
     for (pins, state) in [(pins, "/nonexistent"), ("off", state)] {
-        let (code, said) = run(pins, state);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains(&format!("in use by another agent, process {pid}")), "{said}");
+        let (code, stderr) = run(pins, state);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(&format!("in use by another agent, process {pid}")), "{stderr}");
     }
 }

@@ -13,7 +13,7 @@ fn service_manager_is_notified_and_capabilities_are_dropped() {
     let path = gateway.lab.folder().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let heard = |what: &str| {
+    let receive = |what: &str| {
         let mut bytes = [0; 4096];
         loop {
             let length = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("no {what}: {error}"));
@@ -25,19 +25,19 @@ fn service_manager_is_notified_and_capabilities_are_dropped() {
     };
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "3000000")];
     let mut agent = gateway.start("", &environment);
-    assert!(heard("READY=1").contains("STATUS=counting"));
-    heard("WATCHDOG=1");
+    assert!(receive("READY=1").contains("STATUS=counting"));
+    receive("WATCHDOG=1");
     agent.process().signal(libc::SIGHUP).unwrap();
-    assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
-    heard("READY=1");
+    assert!(receive("RELOADING=1").contains("MONOTONIC_USEC="));
+    receive("READY=1");
 
     // No thread has a capability; the suite `attach` tests the helper process.
     let pid = agent.process().pid();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
         let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-            let held = status.lines().find_map(|line| line.strip_prefix(set)).unwrap().trim();
-            assert_eq!(u64::from_str_radix(held, 16).unwrap(), 0, "{set} of\n{status}");
+            let value = status.lines().find_map(|line| line.strip_prefix(set)).unwrap().trim();
+            assert_eq!(u64::from_str_radix(value, 16).unwrap(), 0, "{set} of\n{status}");
         }
     }
     let mut sent = gateway.send();
@@ -50,7 +50,7 @@ fn service_manager_is_notified_and_capabilities_are_dropped() {
     add(&mut sent, gateway.send());
     gateway.expect(&agent, sent);
     agent.stop().unwrap();
-    heard("STOPPING=1");
+    receive("STOPPING=1");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailflow_test_support::lab::Agent;
+use mailflow_test_support::lab::{Agent, wait_for};
 
 use crate::gateway::{Gateway, add, kill};
 
@@ -24,6 +24,7 @@ fn restarts_under_traffic_count_packets_and_incidents_once() {
             while sending.load(Ordering::Relaxed) {
                 add(&mut sent, gateway.send());
                 flows += 1;
+                // The rate of the traffic, not a wait.
                 std::thread::sleep(Duration::from_millis(20));
             }
             (sent, flows)
@@ -58,18 +59,24 @@ fn storm(gateway: &Gateway, mut agent: Agent, duration: Duration) -> (Agent, u32
                 kill(agent);
             }
             _ => {
-                gateway.configure(30, "poll_intervall: 3s\n");
-                agent.process().signal(libc::SIGHUP).unwrap();
-                std::thread::sleep(Duration::from_millis(300));
-                gateway.configure(30, "watched_ports: { smtp: [25, 2525] }\n");
-                agent.process().signal(libc::SIGHUP).unwrap();
-                std::thread::sleep(Duration::from_millis(300));
+                for (more, successful) in
+                    [("poll_intervall: 3s\n", 0), ("watched_ports: { smtp: [25, 2525] }\n", 1)]
+                {
+                    gateway.configure(30, more);
+                    agent.process().signal(libc::SIGHUP).unwrap();
+                    let line = format!("mailflow_config_last_reload_successful {successful}");
+                    wait_for(&line, Duration::from_secs(60), || {
+                        Ok(agent.metrics()?.lines().any(|found| found == line).then_some(()))
+                    })
+                    .unwrap();
+                }
                 kill(agent);
             }
         }
         agent = gateway.start("--keep", &[("MAILFLOW_TEST_LAYOUT", layout)]);
         turns += 1;
-        std::thread::sleep(Duration::from_millis(500));
+        // Each agent counts and records before it ends.
+        agent.settle().unwrap();
     }
     (agent, turns)
 }

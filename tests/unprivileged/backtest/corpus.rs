@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs};
 use mailflow_test_support::lab::workspace;
 
 use super::{
-    run::{Files, Told, backtest, rules},
+    run::{Files, RunOutput, backtest, rules},
     writers::{BEGIN, Session, Way, columns, lines},
 };
 
@@ -62,14 +62,14 @@ fn expected(sessions: &[Session], numbers: fn(&Way) -> (u64, u64)) -> Vec<String
     sources
 }
 
-fn of_rule(told: &Told, rule: &str) -> Vec<String> {
-    told.firing().into_iter().filter(|(name, _)| name == rule).map(|(_, source)| source).collect()
+fn of_rule(output: &RunOutput, rule: &str) -> Vec<String> {
+    output.firing().into_iter().filter(|(name, _)| name == rule).map(|(_, source)| source).collect()
 }
 
 /// Returns the number of records that `rule` could not evaluate, and the missing fields.
-fn unjudged(told: &Told, rule: &str) -> Option<(u64, String)> {
+fn unevaluated(output: &RunOutput, rule: &str) -> Option<(u64, String)> {
     let begin = format!("rule {rule}: not evaluable for ");
-    let rest = told.log.lines().find_map(|line| line.split_once(&begin)).map(|(_, rest)| rest)?;
+    let rest = output.log.lines().find_map(|line| line.split_once(&begin)).map(|(_, rest)| rest)?;
     let (number, _) = rest.split_once(' ').unwrap();
     Some((number.parse().unwrap(), rest.rsplit_once(": ").unwrap().1.to_owned()))
 }
@@ -85,10 +85,10 @@ fn sessions_give_equal_alerts_in_every_format() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES));
     let run = |log: String| {
-        let told = backtest(&[], &config, &[files.write("log", log)]);
-        assert_eq!(told.code, 0, "{}", told.log);
-        assert_eq!(of_rule(&told, "ratio"), ratio);
-        told
+        let output = backtest(&[], &config, &[files.write("log", log)]);
+        assert_eq!(output.code, 0, "{}", output.log);
+        assert_eq!(of_rule(&output, "ratio"), ratio);
+        output
     };
     let own = run(lines(sessions.iter().map(|session| session.own("closed"))));
     assert_eq!((of_rule(&own, "payload"), of_rule(&own, "data-ratio")), (payload.clone(), data));
@@ -97,14 +97,14 @@ fn sessions_give_equal_alerts_in_every_format() {
     let all = sessions.len() as u64;
     let no_data = "packets with payload, IP bytes of packets with payload".to_owned();
     let suricata = run(lines(sessions.iter().map(Session::suricata)));
-    assert_eq!(unjudged(&suricata, "payload"), Some((all, "payload bytes".to_owned())));
-    assert_eq!(unjudged(&suricata, "data-ratio"), Some((all, no_data.clone())));
+    assert_eq!(unevaluated(&suricata, "payload"), Some((all, "payload bytes".to_owned())));
+    assert_eq!(unevaluated(&suricata, "data-ratio"), Some((all, no_data.clone())));
     assert_eq!(suricata.firing().len(), ratio.len(), "a rule without its inputs is silent");
 
     for zeek in [lines(sessions.iter().map(Session::zeek)), columns(&sessions)] {
         let zeek = run(zeek);
-        assert_eq!((of_rule(&zeek, "payload"), unjudged(&zeek, "payload")), (payload.clone(), None));
-        assert_eq!(unjudged(&zeek, "data-ratio"), Some((all, no_data.clone())));
+        assert_eq!((of_rule(&zeek, "payload"), unevaluated(&zeek, "payload")), (payload.clone(), None));
+        assert_eq!(unevaluated(&zeek, "data-ratio"), Some((all, no_data.clone())));
         assert_eq!(of_rule(&zeek, "data-ratio"), Vec::<String>::new());
     }
 }
@@ -114,8 +114,8 @@ fn unknown_log_fields_are_null_in_evidence() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES[..1]));
     let log = files.write("log", Session::mail("10.0.0.1", 1, BEGIN * 1_000_000).suricata());
-    let told = backtest(&[], &config, &[log]);
-    let [alert] = &told.alerts[..] else { panic!("{}", told.log) };
+    let output = backtest(&[], &config, &[log]);
+    let [alert] = &output.alerts[..] else { panic!("{}", output.log) };
     let evidence = &alert["flows"][0]["mailflow"];
     for unknown in ["payload_up", "data_packets_down", "data_bytes_up", "messages_estimated"] {
         assert!(evidence[unknown].is_null(), "{unknown}: {evidence}");
@@ -134,9 +134,9 @@ fn frame_bytes_exclude_link_headers() {
         Session { up: way, down: way, tags, ..Session::mail("10.0.0.1", 1, BEGIN * 1_000_000) }
     };
     let fires = |options: &[&str], log: String| {
-        let told = backtest(options, &config, &[files.write("log", log)]);
-        assert_eq!(told.code, 0, "{}", told.log);
-        told.alerts.len() == 1
+        let output = backtest(options, &config, &[files.write("log", log)]);
+        assert_eq!(output.code, 0, "{}", output.log);
+        output.alerts.len() == 1
     };
     for tags in 0..=2 {
         // 80 IP bytes a packet are 94 to 102 bytes a frame.

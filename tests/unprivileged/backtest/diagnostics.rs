@@ -28,13 +28,13 @@ fn fault(log: &str) -> String {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
     let path = files.write("log", log);
-    let told = backtest(&[], &config, std::slice::from_ref(&path));
-    assert_eq!(told.code, 1, "{}", told.log);
-    assert_eq!(told.firing().len(), 2, "the others count: {}", told.log);
-    assert!(told.log.contains("unreadable=1"), "{}", told.log);
+    let output = backtest(&[], &config, std::slice::from_ref(&path));
+    assert_eq!(output.code, 1, "{}", output.log);
+    assert_eq!(output.firing().len(), 2, "the others count: {}", output.log);
+    assert!(output.log.contains("unreadable=1"), "{}", output.log);
     let place = format!("{}:", path.display());
-    let line = told.log.lines().find_map(|line| line.split_once(&place)).map(|(_, rest)| rest);
-    line.unwrap_or_else(|| panic!("no place: {}", told.log)).to_owned()
+    let line = output.log.lines().find_map(|line| line.split_once(&place)).map(|(_, rest)| rest);
+    line.unwrap_or_else(|| panic!("no place: {}", output.log)).to_owned()
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn bad_lines_are_reported_with_location() {
         assert!(line.contains(from), "{from} in {line}");
         fault(&bad_second(good, &line.replace(from, to)))
     };
-    let told = [
+    let cases = [
         (eve(own, "\"10.0.0.1\"", "\"10.0.0.256\""), "src_ip: \"10.0.0.256\": expected an IP address"),
         (eve(own, "\"10.0.0.1\"", "7"), "src_ip: \"7\": expected an IP address"),
         (eve(own, ":4000", ":65536"), "src_port: invalid value: integer `65536`, expected u16"),
@@ -82,11 +82,11 @@ fn bad_lines_are_reported_with_location() {
         ),
         (eve(Session::zeek, "\"ts\":", "\"time\":"), "missing field `ts`"),
     ];
-    for (told, expected) in told {
-        assert!(told.starts_with("2:"), "{told}: the second line");
-        let (column, words) = told[2..].split_once(": ").unwrap();
-        assert!(column.parse::<usize>().unwrap() > 1, "{told}: a column");
-        assert!(words.starts_with(expected), "{told}: not {expected}");
+    for (reported, expected) in cases {
+        assert!(reported.starts_with("2:"), "{reported}: the second line");
+        let (column, words) = reported[2..].split_once(": ").unwrap();
+        assert!(column.parse::<usize>().unwrap() > 1, "{reported}: a column");
+        assert!(words.starts_with(expected), "{reported}: not {expected}");
     }
     for (bad, expected) in [
         (own(&session())[..200].to_owned(), "2:200: EOF while parsing"),
@@ -97,8 +97,8 @@ fn bad_lines_are_reported_with_location() {
         ("nonsense".to_owned(), "2:2: expected ident"),
         (own(&session()) + "}", "trailing characters"),
     ] {
-        let told = fault(&bad_second(own, &bad));
-        assert!(told.contains(expected), "{told}: not {expected}");
+        let reported = fault(&bad_second(own, &bad));
+        assert!(reported.contains(expected), "{reported}: not {expected}");
     }
 }
 
@@ -128,9 +128,9 @@ fn bad_columns_are_reported_with_location() {
         ("\t2000\t(empty)", "", "1: 19 columns: expected 21".to_owned()),
     ] {
         assert!(line.contains(from));
-        let told = with(line.replace(from, to));
+        let reported = with(line.replace(from, to));
         let expected = format!("10:{expected}");
-        assert!(told.starts_with(&expected), "{told}: not {expected}");
+        assert!(reported.starts_with(&expected), "{reported}: not {expected}");
     }
 }
 
@@ -144,12 +144,12 @@ fn bad_line_reasons_are_printed_once_per_file_with_count() {
     let shorts = (0..10).map(|number| short.replace(":10,", &format!(":{},", 10 + number)));
     let one = files.write("one", lines(bad().chain(shorts).chain([session().own("closed")])));
     let two = files.write("two", lines(bad()));
-    let told = backtest(&[], &config, &[one.clone(), two.clone()]);
-    assert_eq!((told.code, told.alerts.len()), (1, 1), "{}", told.log);
+    let output = backtest(&[], &config, &[one.clone(), two.clone()]);
+    assert_eq!((output.code, output.alerts.len()), (1, 1), "{}", output.log);
     let of = |path: &std::path::Path| {
         let place = format!("{}:", path.display());
         let rest = |line: &str| line.split_once(&place).map(|(_, rest)| rest.to_owned());
-        told.log.lines().filter_map(rest).collect::<Vec<_>>()
+        output.log.lines().filter_map(rest).collect::<Vec<_>>()
     };
     let first = "1:33: src_ip: \"0\": expected an IP address";
     let more = " 999 more lines could not be read: src_ip: expected an IP address";
@@ -163,7 +163,7 @@ fn bad_line_reasons_are_printed_once_per_file_with_count() {
     assert!(shown[1].starts_with(&second[..5]) && shown[1].contains(&second[9..]), "{}", shown[1]);
     assert!(shown[3].starts_with(least), "{}", shown[3]);
     assert_eq!(of(&two), [first, more]);
-    assert!(told.log.contains("unreadable=2010"), "{}", told.log);
+    assert!(output.log.contains("unreadable=2010"), "{}", output.log);
 }
 
 #[test]
@@ -181,17 +181,17 @@ fn file_without_flow_log_is_reported_and_others_count() {
         ("headless.log", session().columns().into_bytes()),
     ] {
         let bad = files.write(name, contents);
-        let told = backtest(&[], &config, &[bad.clone(), good.clone()]);
-        assert_eq!((told.code, told.alerts.len()), (1, 1), "{name}: {}", told.log);
-        let line = told.log.lines().find(|line| line.contains(&*bad.to_string_lossy())).unwrap();
+        let output = backtest(&[], &config, &[bad.clone(), good.clone()]);
+        assert_eq!((output.code, output.alerts.len()), (1, 1), "{name}: {}", output.log);
+        let line = output.log.lines().find(|line| line.contains(&*bad.to_string_lossy())).unwrap();
         assert!(line.contains("expected JSON lines with `event_type`"), "{line}");
         assert!(line.contains("Zeek's conn.log with its `#fields` line"), "{line}");
     }
-    let told = backtest(&[], &config, &[files.path("missing"), good.clone()]);
-    assert_eq!((told.code, told.alerts.len()), (1, 1), "{}", told.log);
-    assert!(told.log.contains("missing: No such file or directory"), "{}", told.log);
-    let told = backtest(&[], &config, &[files.write("empty", ""), good]);
-    assert_eq!((told.code, told.alerts.len()), (0, 1), "nothing is wrong with no line: {}", told.log);
+    let output = backtest(&[], &config, &[files.path("missing"), good.clone()]);
+    assert_eq!((output.code, output.alerts.len()), (1, 1), "{}", output.log);
+    assert!(output.log.contains("missing: No such file or directory"), "{}", output.log);
+    let output = backtest(&[], &config, &[files.write("empty", ""), good]);
+    assert_eq!((output.code, output.alerts.len()), (0, 1), "nothing is wrong with no line: {}", output.log);
 }
 
 #[test]
@@ -204,10 +204,10 @@ fn truncated_gzip_counts_readable_part() {
     gzip.write_all(lines([one.clone(), one.replace("10.0.0.1", "10.0.0.2")]).as_bytes()).unwrap();
     let packed = gzip.finish().unwrap();
     let cut = files.write("cut", &packed[..packed.len() - 100]);
-    let told = backtest(&[], &config, std::slice::from_ref(&cut));
-    assert_eq!(told.code, 1, "{}", told.log);
-    assert!(told.log.contains(&format!("{}: ", cut.display())), "{}", told.log);
-    assert_eq!(told.firing(), [("one".to_owned(), "10.0.0.1".to_owned())], "{}", told.log);
+    let output = backtest(&[], &config, std::slice::from_ref(&cut));
+    assert_eq!(output.code, 1, "{}", output.log);
+    assert!(output.log.contains(&format!("{}: ", cut.display())), "{}", output.log);
+    assert_eq!(output.firing(), [("one".to_owned(), "10.0.0.1".to_owned())], "{}", output.log);
 }
 
 #[test]
@@ -215,8 +215,8 @@ fn byte_order_mark_is_accepted() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
     for log in [lines([session().own("closed")]), columns(&[session()])] {
-        let told = backtest(&[], &config, &[files.write("log", format!("\u{feff}{log}"))]);
-        assert_eq!((told.code, told.firing().len()), (0, 1), "{}", told.log);
+        let output = backtest(&[], &config, &[files.write("log", format!("\u{feff}{log}"))]);
+        assert_eq!((output.code, output.firing().len()), (0, 1), "{}", output.log);
     }
 }
 
@@ -226,8 +226,8 @@ fn columns_without_header_are_reported() {
     let row = session().columns();
     let header = ZEEK_HEADER.replace(fields, "");
     let other = Session { client: "10.0.0.2".to_owned(), ..session() }.columns();
-    let told = fault(&format!("{header}{row}\n{fields}{row}\n{other}\n"));
-    assert_eq!(told, "8:1: values before the `#fields` line, which names their columns");
+    let reported = fault(&format!("{header}{row}\n{fields}{row}\n{other}\n"));
+    assert_eq!(reported, "8:1: values before the `#fields` line, which names their columns");
 }
 
 #[test]

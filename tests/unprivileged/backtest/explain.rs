@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Runs a command; returns its exit status and output.
-fn said(words: &[&str], logs: &[PathBuf]) -> (i32, String) {
+fn agent_output(words: &[&str], logs: &[PathBuf]) -> (i32, String) {
     let mut command = Command::new(agent_binary().unwrap());
     let output = command.args(words).arg("--log").args(logs).env("RUST_LOG", "error").output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -38,7 +38,7 @@ fn explain_and_suggest_read_flow_logs() {
     let own = |sessions: &[Session]| lines(sessions.iter().map(|session| session.own("closed")));
     let logs = [files.write("one", own(first)), files.write("two", own(second))];
 
-    let (code, shown) = said(&["explain", "10.0.0.1"], &logs);
+    let (code, shown) = agent_output(&["explain", "10.0.0.1"], &logs);
     assert_eq!(code, 0, "{shown}");
     for part in
         ["10.0.0.1 is internal by `10.0.0.0/8", "smtp-burst for 10.0.0.1: FIRING since 2023-11-14T22:2"]
@@ -46,13 +46,13 @@ fn explain_and_suggest_read_flow_logs() {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
     assert_eq!(shown.matches("smtp-burst               counts").count(), 20, "{shown}");
-    let (_, all) = said(&["explain", "10.0.0.1", "--flows", "100", "--json"], &logs);
+    let (_, all) = agent_output(&["explain", "10.0.0.1", "--flows", "100", "--json"], &logs);
     let all: Value = serde_json::from_str(&all).unwrap();
     assert_eq!(all["flows"].as_array().unwrap().len(), 30);
-    let (_, small) = said(&["explain", "10.0.0.2"], &logs);
+    let (_, small) = agent_output(&["explain", "10.0.0.2"], &logs);
     assert!(small.contains("up 799 B / 10 = 79.9 B a packet, less than 80"), "{small}");
 
-    let (code, list) = said(&["suggest"], &logs);
+    let (code, list) = agent_output(&["suggest"], &logs);
     assert_eq!(code, 0, "{list}");
     assert!(
         list.contains("# 30 of 30 sessions delivered mail, to 12 servers\n  - { source: \"10.0.0.1\""),
@@ -60,9 +60,12 @@ fn explain_and_suggest_read_flow_logs() {
     );
     // The suggested list suppresses the alerts, and is not suggested again.
     let config = files.write("allow.yaml", list);
-    let told = backtest(&[], &config, &logs);
-    assert!(!told.alerts.is_empty() && told.alerts.iter().all(|alert| alert["alert"]["suppressed"] == true));
-    let (_, again) = said(&["suggest", "--config", config.to_str().unwrap()], &logs);
+    let suppressed = backtest(&[], &config, &logs);
+    assert!(
+        !suppressed.alerts.is_empty()
+            && suppressed.alerts.iter().all(|alert| alert["alert"]["suppressed"] == true)
+    );
+    let (_, again) = agent_output(&["suggest", "--config", config.to_str().unwrap()], &logs);
     assert_eq!(again, "# Nothing behaves like a relay so far.\n");
 
     // An IPv6 source is given by an address, or in the alerts' notation.
@@ -70,11 +73,11 @@ fn explain_and_suggest_read_flow_logs() {
         Session { server: "2606:4700::25".to_owned(), ..Session::mail("fd00::2", 4_000, BEGIN * 1_000_000) };
     let v6 = files.write("v6", lines([v6.own("closed")]));
     for source in ["fd00::2", "fd00::/64", "fd00::2/64"] {
-        let (code, shown) = said(&["explain", source], std::slice::from_ref(&v6));
+        let (code, shown) = agent_output(&["explain", source], std::slice::from_ref(&v6));
         assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: not firing"), "{source}: {shown}");
         assert_eq!(shown.matches("smtp-burst               counts").count(), 1, "{source}: {shown}");
     }
-    let (code, shown) = said(&["explain", "10.0.0.0/8"], std::slice::from_ref(&v6));
+    let (code, shown) = agent_output(&["explain", "10.0.0.0/8"], std::slice::from_ref(&v6));
     assert!(
         code == 2 && shown.contains("expected an address such as 10.20.0.2, or an IPv6 prefix"),
         "{shown}"
@@ -82,7 +85,7 @@ fn explain_and_suggest_read_flow_logs() {
 
     // Unreadable lines are reported, and the others explained.
     let bad = files.write("bad", own(first) + "{\"event_type\":\"flow\"}\n");
-    let (code, shown) = said(&["explain", "10.0.0.1"], &[bad]);
+    let (code, shown) = agent_output(&["explain", "10.0.0.1"], &[bad]);
     assert!(code == 1 && shown.contains("FIRING") && shown.contains("bad:21:"), "{shown}");
 }
 
@@ -143,7 +146,7 @@ fn shipped_rules_report_fields_missing_in_log() {
 
     // `explain` also reports them for each flow.
     let log = files.write("log", lines(sessions.iter().map(Session::suricata)));
-    let (_, shown) = said(&["explain", "10.0.0.1", "--flows", "1"], std::slice::from_ref(&log));
+    let (_, shown) = agent_output(&["explain", "10.0.0.1", "--flows", "1"], std::slice::from_ref(&log));
     assert!(
         shown.contains("smtp-auth-guess          not evaluable, as its log does not tell: payload"),
         "{shown}"
@@ -153,7 +156,7 @@ fn shipped_rules_report_fields_missing_in_log() {
         messages.contains("not evaluable, as no record has the required fields; threshold 60 messages in 1h"),
         "{shown}"
     );
-    let (_, list) = said(&["suggest"], &[log]);
+    let (_, list) = agent_output(&["suggest"], &[log]);
     // Without a session, no mail was delivered.
     assert!(list.starts_with("# For 32 of 62 attempts it is unknown whether mail was delivered"), "{list}");
 }

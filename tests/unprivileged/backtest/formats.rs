@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    run::{Files, Told, backtest, rules},
+    run::{Files, RunOutput, backtest, rules},
     writers::{BEGIN, Session, Way, ZEEK_HEADER, columns, lines},
 };
 
@@ -19,7 +19,7 @@ fn sessions(tags: u64) -> Vec<Session> {
     (0..3).map(session).collect()
 }
 
-fn run(options: &[&str], log: &[u8]) -> Told {
+fn run(options: &[&str], log: &[u8]) -> RunOutput {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES));
     backtest(options, &config, &[files.write("log", log)])
@@ -27,10 +27,10 @@ fn run(options: &[&str], log: &[u8]) -> Told {
 
 /// Returns the alerts of a log; every line must be readable.
 fn alerts(options: &[&str], log: &str) -> Vec<String> {
-    let told = run(options, log.as_bytes());
-    assert_eq!(told.code, 0, "{}\nof {log}", told.log);
-    assert_eq!(told.firing().len(), 2, "{}\nof {log}", told.log);
-    told.identities()
+    let output = run(options, log.as_bytes());
+    assert_eq!(output.code, 0, "{}\nof {log}", output.log);
+    assert_eq!(output.firing().len(), 2, "{}\nof {log}", output.log);
+    output.identities()
 }
 
 fn all(line: fn(&Session) -> String, change: impl Fn(Value) -> Value) -> String {
@@ -77,14 +77,18 @@ fn zeek_endpoint_names_have_several_forms() {
         line["id"]["orig_h"] = json!("10.0.0");
         line
     };
-    let told = run(&[], all(Session::zeek, bad).as_bytes());
+    let output = run(&[], all(Session::zeek, bad).as_bytes());
     assert!(
-        told.code == 1 && told.log.contains("id.orig_h: \"10.0.0\": expected an IP address"),
+        output.code == 1 && output.log.contains("id.orig_h: \"10.0.0\": expected an IP address"),
         "{}",
-        told.log
+        output.log
     );
-    let told = run(&["--column", "time=ts"], table.as_bytes());
-    assert!(told.code == 2 && told.log.contains("none of Zeek's columns ts, id.orig_h"), "{}", told.log);
+    let output = run(&["--column", "time=ts"], table.as_bytes());
+    assert!(
+        output.code == 2 && output.log.contains("none of Zeek's columns ts, id.orig_h"),
+        "{}",
+        output.log
+    );
 }
 
 #[test]
@@ -94,8 +98,8 @@ fn zeek_durations_may_be_tiny_or_negative() {
         run(&[], table.replace("\t1.500000\t", &format!("\t{duration}\t")).as_bytes())
     };
     for duration in ["-0.000001", "5.1e-05", "-1e-06", "0"] {
-        let told = short(duration);
-        assert_eq!((told.code, told.firing().len()), (0, 2), "{duration}: {}", told.log);
+        let output = short(duration);
+        assert_eq!((output.code, output.firing().len()), (0, 2), "{duration}: {}", output.log);
     }
     let log = all(Session::zeek, |mut line| {
         line["duration"] = json!(-0.000_001);
@@ -112,13 +116,13 @@ fn zeek_open_connection_logs_are_interim_records() {
         let open = |session: &Session| Session { duration: session.duration / 2, ..session.clone() };
         let open: Vec<Session> = sessions(0).iter().map(open).collect();
         let open = columns(&open).replace("#path\tconn", &format!("#path\t{path}"));
-        let told = run(&[], open.as_bytes());
-        assert_eq!((told.code, told.firing().len()), (0, 2), "{path}: {}", told.log);
-        let told = run(&[], (open.clone() + &closed).as_bytes());
+        let output = run(&[], open.as_bytes());
+        assert_eq!((output.code, output.firing().len()), (0, 2), "{path}: {}", output.log);
+        let output = run(&[], (open.clone() + &closed).as_bytes());
         let counted: Vec<_> =
-            told.alerts.iter().map(|alert| alert["alert"]["value"].as_u64().unwrap()).collect();
-        assert_eq!(counted, [3, 3], "each flow once: {}", told.log);
-        assert!(told.log.contains("records=6"), "{}", told.log);
+            output.alerts.iter().map(|alert| alert["alert"]["value"].as_u64().unwrap()).collect();
+        assert_eq!(counted, [3, 3], "each flow once: {}", output.log);
+        assert!(output.log.contains("records=6"), "{}", output.log);
         let json = all(Session::zeek, |mut line| {
             line["_path"] = json!(path);
             line
@@ -142,10 +146,10 @@ fn concatenated_logs_may_have_several_formats() {
     let dns = "#separator \\x09\n#set_separator\t,\n#path\tdns\n#fields\tts\tuid\n1.0\tC\n#close\t2023\n";
     let (head, tail) = table.split_at(table.find("#close").unwrap());
     let log = format!("{}{dns}\u{feff}{table}", head.to_owned() + tail);
-    let told = run(&[], log.as_bytes());
-    assert_eq!(told.code, 0, "{}", told.log);
-    assert_eq!(told.identities(), plain, "{}", told.log);
-    assert!(told.log.contains("other_events=1") && told.log.contains("repeated=3"), "{}", told.log);
+    let output = run(&[], log.as_bytes());
+    assert_eq!(output.code, 0, "{}", output.log);
+    assert_eq!(output.identities(), plain, "{}", output.log);
+    assert!(output.log.contains("other_events=1") && output.log.contains("repeated=3"), "{}", output.log);
     // Other line ends and empty lines are accepted.
     assert_eq!(alerts(&[], &table.replace('\n', "\r\n")), plain);
     assert_eq!(alerts(&[], &table.replace('\n', "\n\n")), plain);
@@ -172,8 +176,8 @@ fn eve_vlan_may_be_list_number_or_null() {
     };
     let plain = alerts(&[], &all(Session::suricata, |line| line));
     assert_eq!((alerts(&[], &none(Value::Null)), alerts(&[], &none(json!([])))), (plain.clone(), plain));
-    let told = run(&[], tagged(json!("x")).as_bytes());
-    assert!(told.log.contains("vlan: ") && told.log.contains("expected a VLAN tag"), "{}", told.log);
+    let output = run(&[], tagged(json!("x")).as_bytes());
+    assert!(output.log.contains("vlan: ") && output.log.contains("expected a VLAN tag"), "{}", output.log);
 }
 
 #[test]
@@ -200,9 +204,9 @@ fn nested_lines_of_other_tools_are_read() {
         line["src_ip"] = json!("10.0.0");
         json!({ "_source": line })
     });
-    let told = run(&[], bad.as_bytes());
+    let output = run(&[], bad.as_bytes());
     let column = bad.lines().next().unwrap().find("\"10.0.0\"").unwrap() + "\"10.0.0\"".len();
-    assert!(told.log.contains(&format!(":1:{column}: src_ip: \"10.0.0\"")), "{column}: {}", told.log);
+    assert!(output.log.contains(&format!(":1:{column}: src_ip: \"10.0.0\"")), "{column}: {}", output.log);
 }
 
 /// Each reason is logged once per file, with a count.
@@ -221,11 +225,15 @@ fn unread_lines_are_counted_by_reason() {
         line.insert("icmp_type".to_owned(), json!(8));
         Value::Object(line.clone())
     });
-    let told = run(&[], (netflow + &icmp + &all(Session::suricata, |line| line)).as_bytes());
-    assert_eq!((told.code, told.firing().len()), (0, 2), "{}", told.log);
-    assert_eq!(told.log.matches("netflow").count(), 1, "{}", told.log);
-    assert!(told.log.contains("3 netflow events are skipped, as each holds one direction"), "{}", told.log);
-    assert!(told.log.contains("other_events=3 not_watched=3"), "{}", told.log);
+    let output = run(&[], (netflow + &icmp + &all(Session::suricata, |line| line)).as_bytes());
+    assert_eq!((output.code, output.firing().len()), (0, 2), "{}", output.log);
+    assert_eq!(output.log.matches("netflow").count(), 1, "{}", output.log);
+    assert!(
+        output.log.contains("3 netflow events are skipped, as each holds one direction"),
+        "{}",
+        output.log
+    );
+    assert!(output.log.contains("other_events=3 not_watched=3"), "{}", output.log);
 
     for (magic, name) in [
         (&b"\x28\xb5\x2f\xfd"[..], "compressed with zstd"),
@@ -234,10 +242,10 @@ fn unread_lines_are_counted_by_reason() {
         (b"PK\x03\x04", "compressed with zip"),
         (b"\xff\xfe{\0", "UTF-16"),
     ] {
-        let told = run(&[], magic);
-        assert!(told.code == 1 && told.log.contains(name), "{name}: {}", told.log);
+        let output = run(&[], magic);
+        assert!(output.code == 1 && output.log.contains(name), "{name}: {}", output.log);
     }
     let header = ZEEK_HEADER.replace("#path\tconn", "#path\tdns");
-    let told = run(&[], header.as_bytes());
-    assert!(told.code == 1 && told.log.contains("Zeek's dns.log"), "{}", told.log);
+    let output = run(&[], header.as_bytes());
+    assert!(output.code == 1 && output.log.contains("Zeek's dns.log"), "{}", output.log);
 }

@@ -1,7 +1,7 @@
 //! Facts that another tool's log implies, and unknown facts.
 
 use super::{
-    run::{Files, Told, backtest},
+    run::{Files, RunOutput, backtest},
     writers::{BEGIN, Session, Way, ZEEK_HEADER, columns, lines},
 };
 
@@ -37,7 +37,7 @@ fn answered(number: u16) -> Vec<Session> {
 }
 
 /// Runs a backtest in each format, by its name.
-fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
+fn outputs(sessions: &[Session]) -> Vec<(&'static str, RunOutput)> {
     let files = Files::new();
     let config = files.write("config.yaml", FAILED);
     let each = |write: fn(&Session) -> String| lines(sessions.iter().map(write));
@@ -52,9 +52,14 @@ fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
 
 #[test]
 fn unanswered_attempts_fail_in_every_format() {
-    for (format, told) in told(&unanswered()) {
-        assert_eq!(told.firing(), [("failed".to_owned(), "10.0.0.1".to_owned())], "{format}: {}", told.log);
-        assert!(!told.log.contains("not evaluable"), "{format}: {}", told.log);
+    for (format, output) in outputs(&unanswered()) {
+        assert_eq!(
+            output.firing(),
+            [("failed".to_owned(), "10.0.0.1".to_owned())],
+            "{format}: {}",
+            output.log
+        );
+        assert!(!output.log.contains("not evaluable"), "{format}: {}", output.log);
     }
 }
 
@@ -63,11 +68,11 @@ fn sessions_with_unknown_delivery_count_as_attempts_not_as_failed() {
     // Twenty of forty are half; twenty of forty-one are not.
     for (sessions, fires) in [(20, 1), (21, 0)] {
         let all = [answered(sessions), unanswered()].concat();
-        for (format, told) in told(&all) {
-            assert_eq!(told.firing().len(), fires, "{format}, {sessions} sessions: {}", told.log);
-            let said =
-                told.log.contains(&format!("ratio failed/attempts: not evaluable for {sessions} records"));
-            assert_eq!(said, format != "mailflow", "{format}: {}", told.log);
+        for (format, output) in outputs(&all) {
+            assert_eq!(output.firing().len(), fires, "{format}, {sessions} sessions: {}", output.log);
+            let is_reported =
+                output.log.contains(&format!("ratio failed/attempts: not evaluable for {sessions} records"));
+            assert_eq!(is_reported, format != "mailflow", "{format}: {}", output.log);
         }
     }
 }
@@ -84,6 +89,6 @@ fn zeek_log_with_other_separators_is_read() {
     let header = ZEEK_HEADER.replace("#set_separator\t,", "#set_separator\t;");
     let log =
         format!("{header}{row}\n").replace("\\x09", "\\x7c").replace('\t', "|").replace("(empty)", "EMPTY");
-    let told = backtest(&[], &config, &[files.write("conn.log", log)]);
-    assert_eq!(told.firing(), [("tls".to_owned(), "10.0.0.1".to_owned())], "{}", told.log);
+    let output = backtest(&[], &config, &[files.write("conn.log", log)]);
+    assert_eq!(output.firing(), [("tls".to_owned(), "10.0.0.1".to_owned())], "{}", output.log);
 }

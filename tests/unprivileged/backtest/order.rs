@@ -85,10 +85,10 @@ fn order_of_lines_and_files_does_not_matter() {
         if reversed {
             logs.reverse();
         }
-        let told = backtest(&["--drain"], &config, &logs);
-        assert_eq!(told.code, 0, "{}", told.log);
-        assert!(told.log.contains("records=600"), "{}", told.log);
-        told
+        let output = backtest(&["--drain"], &config, &logs);
+        assert_eq!(output.code, 0, "{}", output.log);
+        assert!(output.log.contains("records=600"), "{}", output.log);
+        output
     };
     let in_order = run(false, false);
     let mut fired: Vec<String> = in_order.firing().into_iter().map(|(_, source)| source).collect();
@@ -119,10 +119,10 @@ fn flow_with_interim_records_counts_once() {
     let records = [living(299, "active"), living(599, "active"), living(604, "closed")];
     let run = |others: u16| {
         let others = (1..=others).map(|number| session(number).own("closed"));
-        let told =
+        let output =
             backtest(&[], &config, &[files.write("log", lines(records.iter().cloned().chain(others)))]);
-        assert_eq!(told.code, 0, "{}", told.log);
-        told.alerts.iter().map(|alert| alert["alert"]["value"].as_u64().unwrap()).collect::<Vec<_>>()
+        assert_eq!(output.code, 0, "{}", output.log);
+        output.alerts.iter().map(|alert| alert["alert"]["value"].as_u64().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(run(8), Vec::<u64>::new());
     assert_eq!(run(9), [10]);
@@ -140,8 +140,8 @@ fn flow_with_other_active_timeout_counts_once() {
             Session { duration: age * SECOND, ..session }.own(reason)
         })
     });
-    let told = backtest(&[], &config, &[files.write("log", lines(records))]);
-    assert_eq!((told.code, told.alerts.len()), (0, 0), "{}", told.log);
+    let output = backtest(&[], &config, &[files.write("log", lines(records))]);
+    assert_eq!((output.code, output.alerts.len()), (0, 0), "{}", output.log);
 }
 
 #[test]
@@ -154,9 +154,9 @@ fn flow_in_two_logs_counts_once() {
         }))
     };
     let (long, short) = (files.write("a", log(9)), files.write("b", log(5)));
-    let told = backtest(&[], &config, &[long, short]);
-    assert_eq!((told.code, told.alerts.len()), (0, 0), "{}", told.log);
-    assert!(told.log.contains("records=9") && told.log.contains("repeated=5"), "{}", told.log);
+    let output = backtest(&[], &config, &[long, short]);
+    assert_eq!((output.code, output.alerts.len()), (0, 0), "{}", output.log);
+    assert!(output.log.contains("records=9") && output.log.contains("repeated=5"), "{}", output.log);
 }
 
 #[test]
@@ -200,11 +200,11 @@ fn other_lines_are_counted_and_other_ports_ignored() {
         web.zeek(),
         Session::mail("10.0.0.4", 1, BEGIN * SECOND).zeek(),
     ]);
-    let told = backtest(&[], &config, &[files.write("eve", eve), files.write("zeek", zeek)]);
-    assert_eq!(told.code, 0, "{}", told.log);
-    let sources: Vec<_> = told.firing().into_iter().map(|(_, source)| source).collect();
+    let output = backtest(&[], &config, &[files.write("eve", eve), files.write("zeek", zeek)]);
+    assert_eq!(output.code, 0, "{}", output.log);
+    let sources: Vec<_> = output.firing().into_iter().map(|(_, source)| source).collect();
     assert_eq!(sources, ["10.0.0.1", "10.0.0.4"]);
-    assert!(told.log.contains("other_events=2 not_watched=3"), "{}", told.log);
+    assert!(output.log.contains("other_events=2 not_watched=3"), "{}", output.log);
 }
 
 #[test]
@@ -213,9 +213,9 @@ fn applications_and_directions_follow_from_other_tools_fields() {
     let config = files.write("config.yaml", rules(&[("one", "{ test: ratio }", 1)]));
     let session = |port| Session { port, ..Session::mail("10.0.0.1", 4_000, BEGIN * SECOND) };
     let app = |line: String| {
-        let told = backtest(&[], &config, &[files.write("log", line)]);
-        assert_eq!(told.code, 0, "{}", told.log);
-        told.alerts.first().map(|alert| alert["flows"][0]["app_proto"].as_str().unwrap().to_owned())
+        let output = backtest(&[], &config, &[files.write("log", line)]);
+        assert_eq!(output.code, 0, "{}", output.log);
+        output.alerts.first().map(|alert| alert["flows"][0]["app_proto"].as_str().unwrap().to_owned())
     };
     let suricata = |port, name: &str| app(session(port).suricata().replace("\"app_proto\":\"smtp\"", name));
     assert_eq!(app(session(465).suricata()).as_deref(), Some("smtps"));
@@ -235,7 +235,7 @@ fn applications_and_directions_follow_from_other_tools_fields() {
     let mut turned = Session::mail("93.184.215.25", 25, BEGIN * SECOND);
     (turned.server, turned.port) = ("10.0.0.1".to_owned(), 4_000);
     let turned = turned.zeek().replace("ShADadFf", "DadA");
-    let told = backtest(&[], &config, &[files.write("log", turned)]);
-    assert_eq!(told.firing(), [("one".to_owned(), "10.0.0.1".to_owned())], "{}", told.log);
-    assert_eq!(told.alerts[0]["mailflow"]["complete"], false);
+    let output = backtest(&[], &config, &[files.write("log", turned)]);
+    assert_eq!(output.firing(), [("one".to_owned(), "10.0.0.1".to_owned())], "{}", output.log);
+    assert_eq!(output.alerts[0]["mailflow"]["complete"], false);
 }

@@ -60,8 +60,8 @@ fn unknown_evidence_is_null_or_absent_in_each_profile() {
     let files = Files::new();
     let log = files.write("conn.log", without_counts());
     let config = files.write("config.yaml", rule(""));
-    let told = backtest(&[], &config, std::slice::from_ref(&log));
-    let alert = &told.alerts[0];
+    let run_output = backtest(&[], &config, std::slice::from_ref(&log));
+    let alert = &run_output.alerts[0];
     let unknown = json!({ "packets": null, "bytes": null });
     assert_eq!((&alert["mailflow"]["up"], &alert["mailflow"]["down"]), (&unknown, &unknown), "{alert}");
     assert_eq!(alert["mailflow"]["messages_estimated"], Value::Null);

@@ -179,7 +179,7 @@ fn netbox_gives_prefixes_tenants_and_roles() {
     ];
     assert_eq!(shown(&config, &scratch), expected);
     let warnings = warnings(&config, &scratch);
-    assert_eq!(warnings.len(), 1, "a role is told of once: {warnings:?}");
+    assert_eq!(warnings.len(), 1, "a role is reported once: {warnings:?}");
     assert!(
         warnings[0].starts_with("a.json:7:3: \"lan\": unknown role, expected one of workstation, server")
     );

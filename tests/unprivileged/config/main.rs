@@ -27,8 +27,10 @@ fn good(text: &str) -> Config {
 
 /// Returns the warnings, except those about shipped rules that the file's rule list replaces.
 fn warnings_but_of_replaced_rules(config: &Config) -> Vec<String> {
-    let told = config.warnings.iter().map(ToString::to_string);
-    told.filter(|told| !told.contains("replaces the shipped") && !told.contains("no rule uses")).collect()
+    let warnings = config.warnings.iter().map(ToString::to_string);
+    warnings
+        .filter(|warning| !warning.contains("replaces the shipped") && !warning.contains("no rule uses"))
+        .collect()
 }
 
 /// Generates scalars, indicators and keys of a YAML file, valid and invalid.

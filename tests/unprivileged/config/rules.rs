@@ -118,7 +118,7 @@ fn rule_fields_are_parsed() {
 #[test]
 fn shipped_rules_equal_documentation() {
     let config = good("{}");
-    let told = |name: &str| -> Vec<_> {
+    let terms = |name: &str| -> Vec<_> {
         let rule =
             config.engine.rules.iter().chain(&config.disabled_rules).find(|rule| rule.name.as_ref() == name);
         let terms = &rule.unwrap().terms;
@@ -127,7 +127,7 @@ fn shipped_rules_equal_documentation() {
     };
     let term = |name: &str, at_least, hours| (name.to_owned(), at_least, hours);
     assert_eq!(
-        told("smtp-bulk"),
+        terms("smtp-bulk"),
         [
             term("sum payload_up", 20_000_000, 1),
             term("sum messages", 60, 1),
@@ -137,9 +137,9 @@ fn shipped_rules_equal_documentation() {
             term("count delivering", 60, 24),
         ]
     );
-    assert_eq!(told("smtp-auth-guess"), [term("count", 30, 1)]);
+    assert_eq!(terms("smtp-auth-guess"), [term("count", 30, 1)]);
     assert_eq!(
-        told("mail-server-fan-in"),
+        terms("mail-server-fan-in"),
         [term("distinct source", 5, 24), term("first_seen destination", 1, 24)]
     );
 

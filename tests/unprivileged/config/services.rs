@@ -57,24 +57,24 @@ fn port_list_mixes_numbers_and_services() {
 
 #[test]
 fn watched_port_without_rule_is_warned() {
-    let told = |text: &str| -> Vec<String> {
+    let warned = |text: &str| -> Vec<String> {
         let all = warnings(&good(text)).into_iter();
-        all.filter(|told| told.contains("no rule uses")).collect()
+        all.filter(|warning| warning.contains("no rule uses")).collect()
     };
     for text in
         ["{}", "watched_ports: { smtp: [25, 2525] }", "watched_ports: { pop3: [], imap: [143] }", "rules: []"]
     {
-        assert_eq!(told(text), Vec::<String>::new(), "{text}");
+        assert_eq!(warned(text), Vec::<String>::new(), "{text}");
     }
     assert_eq!(
-        told("watched_ports: { imap: [143, 1143], smtp: [25, 26] }"),
+        warned("watched_ports: { imap: [143, 1143], smtp: [25, 26] }"),
         [
             "f.yaml:1:18: watched_ports.imap: no rule uses port 1143 (imap): the flows are counted, and cause no alert"
         ]
     );
     let narrow = format!("watched_ports: {{ smtp: [25, 2525] }}\nrules: [{}]", rule("r", "ports: [25]"));
     assert_eq!(
-        told(&narrow),
+        warned(&narrow),
         [
             "f.yaml:1:18: watched_ports.smtp: no rule uses port 2525 (smtp): the flows are counted, and cause no alert",
             "f.yaml:2:8: rules: no rule uses port 587 (submission): the flows are counted, and cause no alert",
@@ -87,7 +87,7 @@ fn watched_port_without_rule_is_warned() {
         rule("r", "ports: [25]"),
         rule("s", "").replace("name: s", "name: s, enabled: false")
     );
-    assert_eq!(told(&off).len(), 2, "{:?}", told(&off));
+    assert_eq!(warned(&off).len(), 2, "{:?}", warned(&off));
 }
 
 #[test]
@@ -105,13 +105,13 @@ fn replaced_shipped_rules_are_listed() {
         (format!("[{}, {}]", rule("smtp-auth-guess", ""), rule("smtp-bulk", "")), vec![ALL[0], ALL[3]]),
     ];
     for (list, gone) in lists {
-        let told = warnings(&good(&format!("rules: {list}")));
+        let warned = warnings(&good(&format!("rules: {list}")));
         let gone = gone.join(", ");
         let expected = format!(
             "f.yaml:1:8: rules: this list replaces the shipped one; not evaluated any more: {gone}. To keep them, \
              copy them from `mailflow-agent print-config`"
         );
-        assert_eq!(told, [expected], "{list}");
+        assert_eq!(warned, [expected], "{list}");
     }
     let all = ["smtp-burst", "smtp-bulk", "smtp-auth-guess", "mail-server-fan-in"]
         .map(|name| rule(name, "size: {}"));
@@ -120,10 +120,10 @@ fn replaced_shipped_rules_are_listed() {
 
 #[test]
 fn shipped_rule_without_size_test_is_warned() {
-    let told = warnings(&good(&format!("rules:\n  - {}", rule("smtp-burst", ""))));
-    assert_eq!(told.len(), 2, "{told:?}");
+    let warned = warnings(&good(&format!("rules:\n  - {}", rule("smtp-burst", ""))));
+    assert_eq!(warned.len(), 2, "{warned:?}");
     assert_eq!(
-        told[1],
+        warned[1],
         "f.yaml:2:5: rules.smtp-burst: the size test of the shipped rule of this name is gone: flows of any size \
          count. To keep it, add `size: {}` to its match"
     );

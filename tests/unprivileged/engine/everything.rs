@@ -18,17 +18,17 @@ use proptest::{
 use super::{
     DRAIN, HISTORIES, asked, config,
     histories::{self, MILLISECOND, SECOND, history, mail, rules},
-    process::{Point, Process},
+    process::{KillPoint, Process},
     whole::{Event, Events, plot},
 };
-use crate::model::{Connection, Doing, Nanos, Said, World};
+use crate::model::{Connection, Doing, ModelAlert, Nanos, World};
 
 /// Occurrences of each feature.
 type Tally = BTreeMap<String, u64>;
 
 /// Step of a run.
 enum Step {
-    Poll(Nanos, Option<Point>),
+    Poll(Nanos, Option<KillPoint>),
     Event(Nanos, Event),
 }
 
@@ -86,13 +86,13 @@ const LEAST: [(&str, u64); 21] = [
     ("decided by sum", 40),
     ("firing", 250),
     ("flows counted", 2_000),
-    ("flows counted and put aside", 200),
+    ("flows counted as allow-listed", 200),
     ("killed while an alert fires", 15),
-    ("killed: Noted", 50),
-    ("killed: Removed", 50),
-    ("killed: Ticked", 50),
-    ("killed: Judged", 50),
-    ("killed: Told", 50),
+    ("killed: DeltasLogged", 50),
+    ("killed: FlowsEvicted", 50),
+    ("killed: RulesEvaluated", 50),
+    ("killed: InputsLogged", 50),
+    ("killed: AlertsDelivered", 50),
     ("reloads", 250),
     ("replaced while an alert fires", 10),
     ("resolved", 250),
@@ -183,7 +183,7 @@ fn agree(
     theirs.sort_by_key(|counted| format!("{counted:?}"));
     prop_assert_eq!(counted, theirs);
 
-    compare(process.alerts(), &world.said).map_err(|error| {
+    compare(process.alerts(), &world.alerts).map_err(|error| {
         let doings: Vec<String> = process.doings.iter().map(brief).collect();
         TestCaseError::fail(format!("{error}\nafter {}", doings.join(", ")))
     })?;
@@ -191,22 +191,25 @@ fn agree(
     Ok(())
 }
 
-fn compare(alerts: &[Alert], said: &[Said]) -> Result<(), TestCaseError> {
-    let mut ours: Vec<(Said, Value)> =
-        alerts.iter().map(|alert| (said_of(alert), alert.deciding_term.value)).collect();
-    let mut theirs: Vec<Said> = said.to_vec();
-    let order = |said: &Said| {
-        (said.of.clone(), said.suppressed.is_some(), said.times, said.state == AlertState::Resolved)
+fn compare(alerts: &[Alert], model_alerts: &[ModelAlert]) -> Result<(), TestCaseError> {
+    let mut ours: Vec<(ModelAlert, Value)> =
+        alerts.iter().map(|alert| (model_alert(alert), alert.deciding_term.value)).collect();
+    let mut theirs: Vec<ModelAlert> = model_alerts.to_vec();
+    let order = |alert: &ModelAlert| {
+        (alert.of.clone(), alert.suppressed.is_some(), alert.times, alert.state == AlertState::Resolved)
     };
-    ours.sort_by_key(|(said, _)| order(said));
+    ours.sort_by_key(|(alert, _)| order(alert));
     theirs.sort_by_key(order);
-    let brief = |said: &Said| {
-        format!("{:?} {:?} {:?} {:?} {:?}", said.of, said.suppressed, said.state, said.times, said.decided)
+    let brief = |alert: &ModelAlert| {
+        format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            alert.of, alert.suppressed, alert.state, alert.times, alert.decided
+        )
     };
     let [all, others]: [Vec<String>; 2] =
-        [ours.iter().map(|(said, _)| brief(said)).collect(), theirs.iter().map(brief).collect()];
+        [ours.iter().map(|(alert, _)| brief(alert)).collect(), theirs.iter().map(brief).collect()];
     let only = |some: &[String], not: &[String]| -> Vec<String> {
-        some.iter().filter(|said| !not.contains(said)).cloned().collect()
+        some.iter().filter(|alert| !not.contains(alert)).cloned().collect()
     };
     let differ = format!(
         "only the engine: {:#?}\nonly the reference: {:#?}",
@@ -218,7 +221,7 @@ fn compare(alerts: &[Alert], said: &[Said]) -> Result<(), TestCaseError> {
         // The first alert is at its threshold.
         let least = if ours.times.0 == ours.times.1 { ours.decided.1 } else { 0 };
         prop_assert!(same(value, theirs.decided.2, least), "{value:?} {theirs:?} {differ}");
-        let theirs = Said {
+        let theirs = ModelAlert {
             decided: (theirs.decided.0.clone(), theirs.decided.1, ours.decided.2),
             flows: theirs.flows.clone().or(ours.flows.clone()),
             ..theirs
@@ -247,10 +250,10 @@ fn same(ours: Value, truth: u64, least: u64) -> bool {
     }
 }
 
-fn said_of(alert: &Alert) -> Said {
+fn model_alert(alert: &Alert) -> ModelAlert {
     let decided = &alert.deciding_term;
     let which = |flow: &mailflow_engine::flow::Flow| (flow.key, flow.first.as_nanos());
-    Said {
+    ModelAlert {
         of: (alert.rule.clone(), alert.group_key.to_string()),
         suppressed: alert.suppressed.clone(),
         state: alert.state,
@@ -315,7 +318,7 @@ fn note(alerts: &[Alert], world: &World, seen: Vec<(String, u64)>, tally: &mut T
     seen.iter().for_each(|(what, number)| add(what, *number));
     add("late records", world.late);
     add("flows counted", world.counted.len() as u64);
-    add("flows counted and put aside", world.counted.iter().filter(|counted| counted.2).count() as u64);
+    add("flows counted as allow-listed", world.counted.iter().filter(|counted| counted.2).count() as u64);
     for alert in alerts {
         let first = alert.time == alert.starts_at;
         add(alert.state.name(), u64::from(first || alert.state == AlertState::Resolved));
@@ -347,7 +350,7 @@ fn clock_step_before_restart_does_not_reevaluate() {
     process.keep(0);
     process.poll(30 * SECOND, None);
     process.set(7_200 * 1_000_000_000);
-    process.poll(31 * SECOND, Some(Point::Noted));
+    process.poll(31 * SECOND, Some(KillPoint::DeltasLogged));
     process.restart(31 * SECOND, true);
     process.set(0);
     process.poll(70 * SECOND, None);
@@ -363,11 +366,11 @@ fn alerts_of_elapsed_time_are_not_repeated_after_restart() {
     process.poll(30 * SECOND, None);
     process.poll(5_000 * SECOND, None);
     // The end was already emitted, without a checkpoint since the start of the incident.
-    process.poll(5_001 * SECOND, Some(Point::Noted));
+    process.poll(5_001 * SECOND, Some(KillPoint::DeltasLogged));
     process.restart(5_001 * SECOND, true);
     process.poll(5_002 * SECOND, None);
-    let told: Vec<_> =
+    let reported: Vec<_> =
         process.alerts().iter().map(|alert| (alert.state, alert.time == alert.starts_at)).collect();
     let states = [(AlertState::Firing, true), (AlertState::Firing, false), (AlertState::Resolved, false)];
-    assert_eq!(told, states);
+    assert_eq!(reported, states);
 }

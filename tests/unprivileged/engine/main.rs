@@ -21,7 +21,7 @@ use proptest::prelude::*;
 
 use histories::{SECOND, history, mail, polls, rules, settings};
 use model::{Connection, Expected, Nanos};
-use run::{Readings, Run, run, told};
+use run::{Readings, Run, model_event, run};
 
 /// Time for every window and every resolution after the last packet.
 const DRAIN: Nanos = 20_000 * SECOND;
@@ -86,13 +86,13 @@ proptest! {
         }
 
         let theirs = model::alerts(&settings, &expected, stop + DRAIN);
-        prop_assert_eq!(alerts.len(), theirs.len(), "{:#?}\n{:#?}", alerts.iter().map(told).collect::<Vec<_>>(), theirs);
+        prop_assert_eq!(alerts.len(), theirs.len(), "{:#?}\n{:#?}", alerts.iter().map(model_event).collect::<Vec<_>>(), theirs);
         let mut ours: Vec<_> = alerts.iter().collect();
         let place = |name: &str| settings.rules.iter().position(|rule| &*rule.name == name);
         ours.sort_by_key(|alert| (place(&alert.rule), alert.group_key.clone()));
         for (ours, theirs) in ours.into_iter().zip(theirs) {
             check(&settings, &ours.rule, ours.deciding_term.value, theirs.value)?;
-            prop_assert_eq!(model::Told { value: theirs.value, ..told(ours) }, theirs);
+            prop_assert_eq!(model::ModelEvent { value: theirs.value, ..model_event(ours) }, theirs);
         }
     }
 
@@ -142,9 +142,9 @@ proptest! {
         let way = (Readings::Whole, 1);
         let alerts = |flows: &[Connection]| run(&settings, flows, &rhythm, 4_000 * SECOND, 0, way).alerts;
         prop_assert_eq!(alerts(&history[..9]), []);
-        let told = alerts(&history);
+        let fired = alerts(&history);
         let last = history.iter().filter_map(|flow| flow.packets.last()).map(|packet| packet.at).max();
-        let firing: Vec<_> = told.iter().filter(|alert| alert.state == AlertState::Firing).collect();
+        let firing: Vec<_> = fired.iter().filter(|alert| alert.state == AlertState::Firing).collect();
         prop_assert_eq!(firing.len(), 1);
         prop_assert_eq!(Some(firing[0].starts_at.as_nanos()), last);
         prop_assert_eq!(firing[0].deciding_term.value, Value::Exactly(10));

@@ -26,22 +26,27 @@ use super::run::Chance;
 
 /// Progress of a poll at which the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Point {
+pub(crate) enum KillPoint {
     /// The deltas of a batch are in the journal, and nothing else is done.
-    Noted,
+    DeltasLogged,
     /// The ended flows of a batch are evicted.
-    Removed,
+    FlowsEvicted,
     /// The rules have seen the records; nothing is logged.
-    Ticked,
+    RulesEvaluated,
     /// The rule inputs are in the input log; no alert is delivered.
-    Judged,
+    InputsLogged,
     /// Some of the alerts are delivered.
-    Told,
+    AlertsDelivered,
 }
 
-impl Point {
-    pub(crate) const ALL: [Point; 5] =
-        [Point::Noted, Point::Removed, Point::Ticked, Point::Judged, Point::Told];
+impl KillPoint {
+    pub(crate) const ALL: [KillPoint; 5] = [
+        KillPoint::DeltasLogged,
+        KillPoint::FlowsEvicted,
+        KillPoint::RulesEvaluated,
+        KillPoint::InputsLogged,
+        KillPoint::AlertsDelivered,
+    ];
 }
 
 /// Data that survives a process.
@@ -93,16 +98,16 @@ impl MapAccess for Table<'_> {
 #[derive(Default)]
 struct Lines {
     alerts: Vec<Alert>,
-    told: HashSet<Identity>,
+    delivered: HashSet<Identity>,
     /// Alerts whose delivery no agent has logged.
-    unnoted: Vec<Alert>,
+    unlogged: Vec<Alert>,
 }
 
 impl Lines {
     /// Delivers an alert; fails if it was delivered before.
-    fn tell(&mut self, alert: Alert) {
-        assert!(self.told.insert(identity(&alert)), "told twice: {alert:#?}");
-        self.unnoted.push(alert.clone());
+    fn deliver(&mut self, alert: Alert) {
+        assert!(self.delivered.insert(identity(&alert)), "delivered twice: {alert:#?}");
+        self.unlogged.push(alert.clone());
         self.alerts.push(alert);
     }
 }
@@ -115,8 +120,8 @@ impl RecoverySink for Lines {
     fn emit_missing(&mut self, effects: Effects, _: WallClockOffset) {
         for alert in effects.alerts {
             // Alerts without a logged delivery are searched in the file.
-            if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
-                self.tell(alert);
+            if !self.unlogged.iter().any(|unlogged| identity(unlogged) == identity(&alert)) {
+                self.deliver(alert);
             }
         }
     }
@@ -174,7 +179,7 @@ impl<'a> Process<'a> {
     }
 
     /// Does a poll up to some point. Returns true if it completed.
-    pub(crate) fn poll(&mut self, now: Nanos, until: Option<Point>) -> bool {
+    pub(crate) fn poll(&mut self, now: Nanos, until: Option<KillPoint>) -> bool {
         if self.chance.one_in(2) {
             self.delivered();
         }
@@ -195,7 +200,7 @@ impl<'a> Process<'a> {
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
         // Batch at which the process is killed, if it is killed among the batches.
         let dies = self.chance.below(parts.len() as u64 + 1) as usize;
-        let dies = until.filter(|until| *until <= Point::Removed).map(|until| (dies, until));
+        let dies = until.filter(|until| *until <= KillPoint::FlowsEvicted).map(|until| (dies, until));
         for (place, part) in parts.iter().enumerate() {
             let point = dies.filter(|(at, _)| *at == place).map(|(_, until)| until);
             if !self.part(part, point, &mut missed) {
@@ -209,7 +214,7 @@ impl<'a> Process<'a> {
             return false;
         }
         let effects = self.engine.tick(Time::from_nanos(now));
-        if until == Some(Point::Ticked) {
+        if until == Some(KillPoint::RulesEvaluated) {
             return false;
         }
         self.doings.push(Doing::Tick(now));
@@ -217,11 +222,11 @@ impl<'a> Process<'a> {
         self.left.history.extend(poll_records::rule_inputs(moment, &self.engine));
         self.counted.extend(effects.matched_flows.iter().cloned());
         let alerts = match until {
-            Some(Point::Judged) => 0,
+            Some(KillPoint::InputsLogged) => 0,
             Some(_) => self.chance.below(effects.alerts.len() as u64 + 1) as usize,
             None => effects.alerts.len(),
         };
-        effects.alerts.into_iter().take(alerts).for_each(|alert| self.lines.tell(alert));
+        effects.alerts.into_iter().take(alerts).for_each(|alert| self.lines.deliver(alert));
         if until.is_some() {
             if self.chance.one_in(2) {
                 self.delivered();
@@ -236,11 +241,11 @@ impl<'a> Process<'a> {
     }
 
     /// Processes a batch of a poll: its records are in the journal before they take effect.
-    fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
+    fn part(&mut self, part: &[Flow], until: Option<KillPoint>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.observe_batch(part);
         let ending = self.engine.pending_eviction().to_vec();
         self.note(poll_records::flow_records(&effects, &ending).collect());
-        if until == Some(Point::Noted) {
+        if until == Some(KillPoint::DeltasLogged) {
             missed.extend(ending.iter().map(which));
             return false;
         }
@@ -259,7 +264,7 @@ impl<'a> Process<'a> {
         }
         let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == EvictOutcome::Changed);
         self.note(lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone())).collect());
-        if until == Some(Point::Removed) {
+        if until == Some(KillPoint::FlowsEvicted) {
             return false;
         }
         self.engine.apply_evictions(&fates);
@@ -277,7 +282,7 @@ impl<'a> Process<'a> {
     fn delivered(&mut self) {
         self.left.history.extend(
             self.lines
-                .unnoted
+                .unlogged
                 .drain(..)
                 .map(|alert| InputLogRecord::AlertDelivered(AlertEventId::of(&alert))),
         );
@@ -287,7 +292,7 @@ impl<'a> Process<'a> {
     pub(crate) fn keep(&mut self, now: Nanos) {
         let state = postcard::to_stdvec(&self.engine.save()).unwrap();
         self.left = Left { now, state, known: self.engine.checkpoint_flows(), ..Left::nothing() };
-        self.lines.unnoted.clear();
+        self.lines.unlogged.clear();
         self.doings.push(Doing::Keep);
     }
 
@@ -337,11 +342,11 @@ impl<'a> Process<'a> {
         let restored = self.engine.restore(state);
         assert_eq!(restored.dropped_rules, Vec::<String>::new());
         self.doings.push(Doing::Restart);
-        let judged = redo::replay_inputs(&mut self.engine, &history, &mut self.lines);
+        let evaluated = redo::replay_inputs(&mut self.engine, &history, &mut self.lines);
         self.engine.set_clock_offset(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));
-        redo::redo_polls(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
+        redo::redo_polls(&mut self.engine, table, journal, evaluated, (&mut self.lines, epoch)).unwrap();
         self.keep(now);
         restored.firing
     }
@@ -355,6 +360,6 @@ impl<'a> Process<'a> {
 
     fn enter(&mut self, effects: Effects) {
         self.counted.extend(effects.matched_flows);
-        effects.alerts.into_iter().for_each(|alert| self.lines.tell(alert));
+        effects.alerts.into_iter().for_each(|alert| self.lines.deliver(alert));
     }
 }

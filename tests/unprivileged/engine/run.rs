@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{Connection, Nanos, Told};
+use crate::model::{Connection, ModelEvent, Nanos};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     Engine,
@@ -189,8 +189,8 @@ impl Book {
 }
 
 /// Converts an alert to the reference's type.
-pub(crate) fn told(alert: &Alert) -> Told {
-    Told {
+pub(crate) fn model_event(alert: &Alert) -> ModelEvent {
+    ModelEvent {
         of: (Arc::clone(&alert.rule), alert.group_key.source().unwrap()),
         state: alert.state,
         time: alert.time.as_nanos(),

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::{
     histories::{SECOND, defaults, rules},
-    process::Point,
+    process::KillPoint,
 };
 use crate::model::Nanos;
 
@@ -29,7 +29,7 @@ pub(crate) enum Event {
     /// Stop that removes the maps; another agent starts with empty ones.
     Stopped,
     /// Kill during a poll, and the time until the next agent starts.
-    Killed(Point, Nanos),
+    Killed(KillPoint, Nanos),
 }
 
 /// Events with their times, in thousandths of the run.
@@ -91,7 +91,7 @@ fn drafts() -> impl Strategy<Value = FrameSpec> {
         1 => any_rule().prop_map(Change::Comes),
     ];
     let changes = prop::collection::vec(change, 1..5);
-    let point = prop::sample::select(&Point::ALL[..]);
+    let point = prop::sample::select(&KillPoint::ALL[..]);
     let away = prop_oneof![Just(0), (0..400u64).prop_map(|seconds| seconds * SECOND)];
     let steps = prop::sample::select(&[-7_200i64, -61, 1, 59, 1_800, 3_600, 40_000, 90_000][..]);
     prop_oneof![

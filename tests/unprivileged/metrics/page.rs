@@ -264,9 +264,9 @@ fn promtool_reports_nothing() {
         });
     child.stdin.take().unwrap().write_all(page().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said =
+    let report =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    assert!(output.status.success() && report.is_empty(), "{report}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ async fn tls_requires_client_certificates() {
     let server = behind(AccessControl::from_web_config(&web).unwrap()).await;
     let url = || format!("https://{}/metrics", server.addr);
     assert_eq!(folder.curl("--cacert ca.pem", url()).await, ok("200"));
-    assert_eq!(folder.curl("", url()).await.0, Some(60), "an authority nobody knows");
+    assert_eq!(folder.curl("", url()).await.0, Some(60), "an unknown authority");
     assert_ne!(folder.curl("", format!("http://{}/metrics", server.addr)).await.1, "200", "not in the clear");
 
     folder.write(

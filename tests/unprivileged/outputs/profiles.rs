@@ -19,7 +19,7 @@ fn flow(profile: Profile) -> Value {
     parse(format(profile).flow_line(&record, EPOCH))
 }
 
-fn told(profile: Profile) -> Value {
+fn alert_line(profile: Profile) -> Value {
     parse(format(profile).alert_line(&alert(7), EPOCH))
 }
 
@@ -56,7 +56,7 @@ fn ecs() {
         (&eve["mailflow"], &eve["community_id"])
     );
 
-    let (line, eve) = (told(Profile::Ecs), told(Profile::Eve));
+    let (line, eve) = (alert_line(Profile::Ecs), alert_line(Profile::Eve));
     has(
         &line,
         json!({
@@ -96,7 +96,7 @@ fn ocsf() {
     let eve = flow(Profile::Eve);
     assert_eq!((&line["unmapped"]["flow"], &line["unmapped"]["mailflow"]), (&eve["flow"], &eve["mailflow"]));
 
-    let (line, eve) = (told(Profile::Ocsf), told(Profile::Eve));
+    let (line, eve) = (alert_line(Profile::Ocsf), alert_line(Profile::Eve));
     has(
         &line,
         json!({

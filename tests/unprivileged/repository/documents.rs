@@ -190,8 +190,8 @@ fn rule_tests_that_are_shown_pass() {
                 fs::write(&file, &block.text).unwrap();
                 let (mut out, mut err) = (Vec::new(), Vec::new());
                 let exit = cli::rules::test(&[file], &mut out, &mut err).unwrap();
-                let said = [out, err].map(|text| String::from_utf8(text).unwrap()).concat();
-                assert_eq!(exit, ExitStatus::Good, "{}:{}: {said}", page.name, block.line);
+                let report = [out, err].map(|text| String::from_utf8(text).unwrap()).concat();
+                assert_eq!(exit, ExitStatus::Good, "{}:{}: {report}", page.name, block.line);
                 passed += 1;
             }
         }

@@ -47,8 +47,8 @@ fn name<'a>(rule: &'a Value, key: &str) -> Option<&'a str> {
 
 #[test]
 fn promtool_accepts_rules_and_tests_pass() {
-    let said = output(promtool().args(["check", "rules"]).args(listed(RULES, ".rules.yml"))).unwrap();
-    assert!(!said.to_lowercase().contains("warn"), "{said}");
+    let report = output(promtool().args(["check", "rules"]).args(listed(RULES, ".rules.yml"))).unwrap();
+    assert!(!report.to_lowercase().contains("warn"), "{report}");
     let tests = listed(TESTS, ".yml");
     assert_eq!(tests.len(), 2, "{tests:?}");
     output(promtool().args(["test", "rules"]).args(tests)).unwrap();

@@ -16,8 +16,8 @@ fn values(unit: &str, setting: &str) -> Vec<String> {
 fn unit_exposure_is_at_most_two() {
     let mut analyze = command("systemd-analyze");
     analyze.args(["security", "--offline=yes", "--no-pager", "--threshold=20"]).arg(path(UNIT));
-    let said = output(&mut analyze).unwrap();
-    let line = said.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+    let report = output(&mut analyze).unwrap();
+    let line = report.lines().find(|line| line.contains("Overall exposure level")).unwrap();
     let level: f64 = line.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(level > 0.0 && level <= 2.0, "{line}");
     println!("exposure {level}");

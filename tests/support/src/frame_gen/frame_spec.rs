@@ -204,13 +204,13 @@ fn extensions(rng: &mut Rng, piece: &Piece) -> Vec<Vec<u8>> {
             let kind = *pick(rng, &[0, 43, 51, 60, 135, 139, 140]);
             // Length in units of eight bytes minus one; the authentication header's is in units of four minus
             // two.
-            let (said, length) = match (kind, rng.u8(..20)) {
+            let (stated_length, length) = match (kind, rng.u8(..20)) {
                 (51, _) => (4, 24),
                 (_, 0) => (31, 256),
                 (_, 1..4) => (2, 24),
                 _ => (0, 8),
             };
-            let mut header = vec![kind, said];
+            let mut header = vec![kind, stated_length];
             header.resize(length, 0);
             header
         })

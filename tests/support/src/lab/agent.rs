@@ -71,22 +71,22 @@ impl Agent {
         let mut command = ns.command(binary);
         command.arg("run").args(options.split_whitespace());
         command.env("NO_COLOR", "1").env_remove("RUST_LOG").envs(environment.iter().copied());
-        let told = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
+        let value_of = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
         // Agents of other tests run at the same time: each has its own socket, and no metrics or control
         // address by default.
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let own = || folder.join(format!("{name}-{}.sock", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let socket = told("--control").map_or_else(own, PathBuf::from);
-        if told("--control").is_none() {
+        let unique = || folder.join(format!("{name}-{}.sock", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let socket = value_of("--control").map_or_else(unique, PathBuf::from);
+        if value_of("--control").is_none() {
             command.arg("--control").arg(&socket);
         }
         for option in ["--state", "--pins"] {
-            if told(option).is_none() {
+            if value_of(option).is_none() {
                 command.args([option, "off"]);
             }
         }
         let pages =
-            told("--metrics").map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
+            value_of("--metrics").map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
         let running = Running::start(command, &log)?;
         let mut agent = Self { running, ns: ns.clone(), log, alerts, pages, socket };
         let ready = wait_for("the agent is ready", Duration::from_secs(240), || agent.ready());
@@ -162,6 +162,48 @@ impl Agent {
             (200, text) => Ok(text),
             (status, text) => bail!("/metrics answers {status}: {text}"),
         }
+    }
+
+    /// Waits until a poll that began after this call has ended, and all outputs have written their lines. Every
+    /// record and alert that was due at the call is in its file then, so a line that is missing will not come.
+    ///
+    /// # Errors
+    /// The agent does not poll, or an output has waiting lines after two minutes: the error has the log.
+    pub fn settle(&self) -> Result<()> {
+        self.settle_without(&[])
+    }
+
+    /// Waits as [`Agent::settle`] does, without the outputs that fail: they keep their lines.
+    ///
+    /// # Errors
+    /// As [`Agent::settle`].
+    pub fn settle_without(&self, failing_outputs: &[&str]) -> Result<()> {
+        let polls = |metrics: &str| -> Option<u64> {
+            let mut lines = metrics.lines();
+            lines.find_map(|line| line.strip_prefix("mailflow_poll_duration_seconds_count "))?.parse().ok()
+        };
+        let is_waiting = |line: &str| {
+            let Some((output, lines)) = line
+                .strip_prefix("mailflow_output_queue_lines{output=\"")
+                .and_then(|rest| rest.split_once("\"} "))
+            else {
+                return false;
+            };
+            lines != "0" && !failing_outputs.contains(&output)
+        };
+        let within = Duration::from_secs(120);
+        let before = polls(&self.metrics()?).context("/metrics has no number of polls")?;
+        let settled = wait_for("two more polls", within, || {
+            // The first poll that ends may have begun before the call.
+            Ok(polls(&self.metrics()?).is_some_and(|polls| polls >= before + 2).then_some(()))
+        });
+        // A page is not atomic: only a later one has the lines of these polls.
+        let settled = settled.and_then(|()| {
+            wait_for("no waiting lines", within, || {
+                Ok((!self.metrics()?.lines().any(is_waiting)).then_some(()))
+            })
+        });
+        settled.with_context(|| format!("its log:\n{}", self.log()))
     }
 }
 

@@ -63,9 +63,9 @@ impl Host {
         let Some(leader) = children.split_whitespace().next() else { return Ok(None) };
         self.leader = leader.to_owned();
         // During the boot, systemctl may fail.
-        let said = self.command("systemctl").arg("is-system-running").output();
-        let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-        let up = matches!(said.as_deref(), Ok("running" | "degraded"));
+        let state = self.command("systemctl").arg("is-system-running").output();
+        let state = state.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let up = matches!(state.as_deref(), Ok("running" | "degraded"));
         if !up {
             std::thread::sleep(Duration::from_millis(200));
         }

@@ -33,21 +33,21 @@ impl Tcpreplay {
         command.arg("--cpu-list").arg("0").arg(program);
         command.env("LD_LIBRARY_PATH", self.0.libraries()?.join(":"));
         command.args(["--preload-pcap", "--pps=5000", "--intf1", interface]).args(captures);
-        let said = output(&mut command)?;
-        let sent = number(&said, "Successful packets:")?;
+        let statistics = output(&mut command)?;
+        let sent = number(&statistics, "Successful packets:")?;
         for complaint in ["Failed packets:", "Truncated packets:"] {
-            ensure!(number(&said, complaint)? == 0, "tcpreplay on {interface}:\n{said}");
+            ensure!(number(&statistics, complaint)? == 0, "tcpreplay on {interface}:\n{statistics}");
         }
         Ok(sent)
     }
 }
 
 /// Returns the number after a label of tcpreplay's final statistics.
-fn number(said: &str, label: &str) -> Result<u64> {
-    for line in said.lines() {
+fn number(statistics: &str, label: &str) -> Result<u64> {
+    for line in statistics.lines() {
         if let Some(value) = line.trim().strip_prefix(label) {
             return value.trim().parse().with_context(|| line.to_owned());
         }
     }
-    bail!("tcpreplay does not say `{label}`:\n{said}")
+    bail!("tcpreplay does not say `{label}`:\n{statistics}")
 }

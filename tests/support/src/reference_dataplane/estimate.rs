@@ -114,13 +114,13 @@ impl Flow {
             if [b"MAIL", b"RCPT", b"RSET", b"EHLO"].iter().any(|command| word(command)) {
                 self.dialogue.commands = true;
             } else if word(b"BDAT") {
-                let said: Option<&[u8]> = match length {
+                let parameter: Option<&[u8]> = match length {
                     ..16 => (text.len() as u64 == length).then(|| &text[text.len() - 6..text.len() - 2]),
                     _ => text.get(5..16),
                 };
-                let last = said.is_some_and(|said| match length {
-                    ..16 => said == b"LAST",
-                    _ => said.iter().find(|byte| [b'\r', b'L'].contains(byte)) == Some(&b'L'),
+                let last = parameter.is_some_and(|parameter| match length {
+                    ..16 => parameter == b"LAST",
+                    _ => parameter.iter().find(|byte| [b'\r', b'L'].contains(byte)) == Some(&b'L'),
                 });
                 if !last {
                     self.dialogue.quiet = true;

@@ -75,7 +75,7 @@ pub struct Totals {
 /// State of a fragmented packet.
 enum Owner {
     /// The first fragment is missing: the waiting fragments, and where they say that the headers end.
-    Nobody(Vec<Waiting>, Headers),
+    Unknown(Vec<Waiting>, Headers),
     /// The first fragment was counted to this tuple, up or down; the headers end there.
     Tuple(Tuple, bool, Headers),
     /// The first fragment was not counted.
@@ -214,7 +214,7 @@ impl Model {
         let (source, destination) = ((packet.source, ports.source), (packet.destination, ports.destination));
         let flags = transport.tcp.map_or(0, |(_, flags)| flags);
         let (to, from) = (self.watched.contains(&destination.1), self.watched.contains(&source.1));
-        let (mut up, said) = match (flags & 0x02 != 0, flags & 0x10 != 0) {
+        let (mut up, is_opening) = match (flags & 0x02 != 0, flags & 0x10 != 0) {
             (true, acknowledged) => (!acknowledged, true),
             _ => match hook.toward {
                 Toward::Server => (true, false),
@@ -230,20 +230,24 @@ impl Model {
             server: destination,
         };
         let mut tuple = if up { forward } else { forward.reversed() };
-        packet.path.push(match (said, flags & 0x10 != 0) {
+        packet.path.push(match (is_opening, flags & 0x10 != 0) {
             (true, false) => "direction by syn",
             (true, true) => "direction by syn-ack",
             _ if hook.toward == Toward::Both && to && from => "direction by the lower port",
             _ => "direction by port or hook",
         });
         let number = transport.tcp.filter(|(_, flags)| flags & 0x12 == 0x02).map(|(number, _)| number);
-        let opened = |flow: &Flow| !said || flow.opening(self.now, &self.silences);
+        let opened = |flow: &Flow| !is_opening || flow.opening(self.now, &self.silences);
         let other_way = |model: &Self, tuple: &Tuple| {
             model.lives(tuple, None) && model.flows.get(tuple).is_some_and(opened)
         };
         if !self.lives(&tuple, number) && other_way(self, &tuple.reversed()) {
             (tuple, up) = (tuple.reversed(), !up);
-            packet.path.push(if said { "the server opens too" } else { "direction by the flow there is" });
+            packet.path.push(if is_opening {
+                "the server opens too"
+            } else {
+                "direction by the flow there is"
+            });
             packet.path.push("known flow");
             return Ok((tuple, up));
         }
@@ -373,11 +377,11 @@ impl Model {
         mut headers: Headers,
         path: &mut Vec<&'static str>,
     ) {
-        if let Some(Owner::Nobody(waiting, told)) = self.fragments.remove(&fragment) {
+        if let Some(Owner::Unknown(waiting, piece_headers)) = self.fragments.remove(&fragment) {
             path.push("fragments that waited");
             *self.totals.reasons.entry(Reason::Fragment).or_default() -= waiting.len() as u64;
-            if let (Headers::AtLeast(_), Headers::At(_)) = (headers, told) {
-                headers = told;
+            if let (Headers::AtLeast(_), Headers::At(_)) = (headers, piece_headers) {
+                headers = piece_headers;
             }
             // Duplicate fragments contain the same headers.
             let units = waiting.iter().flat_map(|one| one.units.iter().copied()).collect();
@@ -392,7 +396,7 @@ impl Model {
     /// Refuses the fragments of a first fragment that was not counted.
     fn refuse(&mut self, toward: Toward, packet: &Packet, reason: Reason) {
         let Some(fragment) = packet.fragment.clone() else { return };
-        if let Some(Owner::Nobody(waiting, _)) =
+        if let Some(Owner::Unknown(waiting, _)) =
             self.fragments.insert((toward, fragment), Owner::Refused(reason))
         {
             *self.totals.reasons.entry(Reason::Fragment).or_default() -= waiting.len() as u64;
@@ -404,20 +408,20 @@ impl Model {
         let fragment = packet.fragment.take().ok_or(Reason::Fragment)?;
         let (bytes, payload) = (packet.length, packet.length - packet.ip_header);
         let units = units(packet.piece.begin, payload);
-        let told = packet.piece.headers;
+        let piece_headers = packet.piece.headers;
         let known = self.fragments.entry((toward, fragment));
-        match known.or_insert_with(|| Owner::Nobody(Vec::new(), Headers::Unknown)) {
-            Owner::Nobody(waiting, headers) => {
+        match known.or_insert_with(|| Owner::Unknown(Vec::new(), Headers::Unknown)) {
+            Owner::Unknown(waiting, headers) => {
                 waiting.push(Waiting { bytes, payload, units });
                 if *headers == Headers::Unknown {
-                    *headers = told;
+                    *headers = piece_headers;
                 }
                 Err(Reason::Fragment)
             }
             Owner::Refused(reason) => Err(*reason),
             Owner::Tuple(tuple, up, headers) => {
-                if let (Headers::AtLeast(_) | Headers::Unknown, Headers::At(_)) = (&headers, told) {
-                    *headers = told;
+                if let (Headers::AtLeast(_) | Headers::Unknown, Headers::At(_)) = (&headers, piece_headers) {
+                    *headers = piece_headers;
                 }
                 let (tuple, up, headers) = (tuple.clone(), *up, *headers);
                 let payload = payload.saturating_sub(headers_in(&units, headers));

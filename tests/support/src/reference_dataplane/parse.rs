@@ -138,9 +138,9 @@ fn link(shown: &Shown<'_>, path: &mut Vec<&'static str>) -> Result<(u16, usize, 
 }
 
 /// Returns the total length. Zero stands for the frame's length (BIG TCP, and buffers before segmentation).
-fn total(shown: &Shown<'_>, start: usize, said: u64, path: &mut Vec<&'static str>) -> u64 {
-    if said != 0 {
-        return said;
+fn total(shown: &Shown<'_>, start: usize, stated: u64, path: &mut Vec<&'static str>) -> u64 {
+    if stated != 0 {
+        return stated;
     }
     path.push("no total length");
     (shown.length - start) as u64
@@ -252,7 +252,7 @@ fn v6(
     if followed == EXTENSIONS {
         path.push("as many extensions as are followed");
     }
-    let said = match u64::from(word(ip, 4)) {
+    let stated = match u64::from(word(ip, 4)) {
         0 => 0,
         payload => 40 + payload,
     };
@@ -261,7 +261,7 @@ fn v6(
         source,
         destination,
         protocol: next,
-        length: total(shown, start, said, path),
+        length: total(shown, start, stated, path),
         ip_header: header as u64,
         piece: Piece {
             // First fragment: length of the headers between the fragment header and the transport header.

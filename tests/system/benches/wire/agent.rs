@@ -98,9 +98,9 @@ pub(crate) fn measure_quiet() -> Result<()> {
     thread::sleep(QUIET_FOR);
     let share = (cpu::process(id)? - before) / 1e9 / began.elapsed().as_secs_f64() * 100.0;
     let page = agent.metrics()?;
-    let held =
+    let subjects =
         value(&page, "mailflow_rule_subjects{rule=\"smtp-bulk\"").context("no series of the subjects")?;
-    ensure!(held >= SOURCES as f64, "{held} sources are remembered:\n{page}");
+    ensure!(subjects >= SOURCES as f64, "{subjects} sources are remembered:\n{page}");
     line(&format!("{QUIET}, CPU"), "% a core", share, Some(1.0));
     agent.stop().map(drop)
 }

@@ -14,11 +14,11 @@ use mailflow_engine::{
 
 use super::{
     Connection, Nanos,
-    group_key::{Around, Called, Said, Subject, kinds},
+    group_key::{Around, Called, ModelAlert, Subject, kinds},
     nanos,
     networks::{Force, amount},
     operations::{Course, Doing, Look, Which},
-    window::{Held, gave},
+    window::{TermWindow, contribution},
 };
 
 /// Window of a rule, a group key and a term.
@@ -32,7 +32,7 @@ pub struct World {
     course: Course,
     watches: Vec<Watch>,
     /// Alerts, sorted by time.
-    pub said: Vec<Said>,
+    pub alerts: Vec<ModelAlert>,
     /// Matched flows of the rules; true if an allow-list suppressed them.
     pub counted: Vec<(Arc<str>, FlowKey, bool)>,
     /// Some group key has more event times than the engine keeps separately.
@@ -66,7 +66,7 @@ impl World {
             course: Course::default(),
             watches: settings.rules.iter().map(watch).collect(),
             settings: settings.clone(),
-            said: Vec::new(),
+            alerts: Vec::new(),
             counted: Vec::new(),
             crowded: false,
             late: 0,
@@ -103,9 +103,9 @@ impl World {
         for watch in &self.watches {
             let called = super::group_key::called(&watch.rule.terms);
             for ((_, of), subject) in watch.subjects.iter().filter(|((known, _), _)| !known) {
-                for (held, called) in subject.held.iter().zip(&called) {
-                    let value = held.value(now);
-                    if value > 0 && !matches!(held.term.measure, Measure::Ratio { .. }) {
+                for (window, called) in subject.windows.iter().zip(&called) {
+                    let value = window.value(now);
+                    if value > 0 && !matches!(window.term.measure, Measure::Ratio { .. }) {
                         values.push(((Arc::clone(&watch.rule.name), of.clone(), called.clone()), value));
                     }
                 }
@@ -150,8 +150,8 @@ impl World {
             let Watch { rule, mut subjects, .. } = self.watches[place].clone();
             let around = Around { rule: &rule, of: &of, force: self.force(), clock: self.clock };
             let mut subject = subjects.remove(&of).unwrap();
-            let said = subject.act(around);
-            self.said.extend(said);
+            let alert = subject.act(around);
+            self.alerts.extend(alert);
             self.watches[place].subjects.insert(of, subject);
         }
         self.clock = self.clock.max(to);
@@ -187,27 +187,33 @@ impl World {
             }
             let more =
                 |quantity| amount(quantity, flow) - had.as_ref().map_or(0, |had| amount(quantity, had));
-            let gave: Vec<_> =
-                rule.terms.iter().map(|term| gave(&self.settings, term, flow, &new, more)).collect();
-            self.take(place, known, look, gave);
+            let contributions: Vec<_> =
+                rule.terms.iter().map(|term| contribution(&self.settings, term, flow, &new, more)).collect();
+            self.take(place, known, look, contributions);
         }
     }
 
-    fn take(&mut self, place: usize, known: bool, look: &Look, gave: Vec<Option<super::window::Gave>>) {
+    fn take(
+        &mut self,
+        place: usize,
+        known: bool,
+        look: &Look,
+        contributions: Vec<Option<super::window::Contribution>>,
+    ) {
         let (flow, time) = (&look.flow, look.flow.last().as_nanos());
         let rule = self.watches[place].rule.clone();
         let of = (known, self.subject(&rule, flow));
-        let something = gave.iter().any(Option::is_some);
-        let held = || self.held(&self.watches[place]);
+        let something = contributions.iter().any(Option::is_some);
+        let windows = || self.windows(&self.watches[place]);
         let subject = self.watches[place].subjects.get(&of).cloned();
-        let mut subject = subject.unwrap_or_else(|| Subject::new(held()));
-        if subject.take(self.clock, flow, gave) {
+        let mut subject = subject.unwrap_or_else(|| Subject::new(windows()));
+        if subject.take(self.clock, flow, contributions) {
             let whose = if rule.group_by == GroupBy::Destination { flow.server() } else { flow.client() };
             let levels = self.force().levels(&rule, whose);
             let around = Around { rule: &rule, of: &of, force: self.force(), clock: self.clock };
-            let said = subject.judge(around, &levels, time);
-            self.said.extend(said);
-            self.crowded |= subject.held.iter().any(|held| held.given.len() > 60);
+            let alert = subject.evaluate(around, &levels, time);
+            self.alerts.extend(alert);
+            self.crowded |= subject.windows.iter().any(|window| window.contributions.len() > 60);
         } else {
             self.late += u64::from(something);
         }
@@ -225,24 +231,24 @@ impl World {
     }
 
     /// Returns empty windows for all terms.
-    fn held(&self, watch: &Watch) -> Vec<Held> {
-        let held = |(place, term): (usize, &Term)| {
+    fn windows(&self, watch: &Watch) -> Vec<TermWindow> {
+        let window = |(place, term): (usize, &Term)| {
             let others =
                 watch.rule.threshold_overrides.iter().map(|others| others.thresholds[place].at_least);
             let horizon = match term.measure {
                 Measure::FirstSeen { horizon, .. } => nanos(horizon),
                 _ => 0,
             };
-            Held {
+            TermWindow {
                 need: others.chain([term.thresholds.at_least]).max().unwrap(),
                 term: term.clone(),
                 horizon,
                 learnt: watch.learnt[place],
                 lateness: nanos(self.settings.timeouts.idle.max(self.settings.timeouts.closed)),
-                given: Vec::new(),
+                contributions: Vec::new(),
             }
         };
-        watch.rule.terms.iter().enumerate().map(held).collect()
+        watch.rule.terms.iter().enumerate().map(window).collect()
     }
 
     /// Applies other rules. Unchanged rules keep their state. Incidents continue if the group key has the
@@ -262,20 +268,20 @@ impl World {
             let watch = match past {
                 Some(past) if means_the_same(&past.rule, rule) => {
                     let mut watch = Watch { rule: rule.clone(), ..past };
-                    let held = self.held(&watch);
+                    let windows = self.windows(&watch);
                     for subject in watch.subjects.values_mut() {
-                        for (held, new) in subject.held.iter_mut().zip(&held) {
-                            let given = std::mem::take(&mut held.given);
-                            *held = Held { given, ..new.clone() };
+                        for (window, new) in subject.windows.iter_mut().zip(&windows) {
+                            let contributions = std::mem::take(&mut window.contributions);
+                            *window = TermWindow { contributions, ..new.clone() };
                         }
                     }
                     watch
                 }
                 Some(past) if past.rule.group_by == rule.group_by => {
                     let mut watch = new();
-                    let held = self.held(&watch);
+                    let windows = self.windows(&watch);
                     for (of, subject) in past.subjects {
-                        let renewed = subject.renewed(&past.rule, rule, held.clone());
+                        let renewed = subject.renewed(&past.rule, rule, windows.clone());
                         watch.subjects.extend(renewed.map(|subject| (of, subject)));
                     }
                     watch
@@ -294,8 +300,8 @@ impl World {
     fn end(&mut self, past: Watch) {
         for (of, mut subject) in past.subjects {
             let around = Around { rule: &past.rule, of: &of, force: self.force(), clock: self.clock };
-            let said = subject.end(around);
-            self.said.extend(said);
+            let alert = subject.end(around);
+            self.alerts.extend(alert);
         }
     }
 }

@@ -12,12 +12,12 @@ use super::{
     Nanos, nanos,
     networks::{Force, usual},
     operations::Which,
-    window::{Gave, Held},
+    window::{Contribution, TermWindow},
 };
 
 /// Alert that the engine should raise.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct ModelAlert {
     /// Rule and group key.
     pub of: (Arc<str>, String),
     /// Reason of the suppression, if the alert is suppressed.
@@ -38,7 +38,7 @@ pub type Called = (String, Duration);
 /// Group key under a rule.
 #[derive(Clone)]
 pub(super) struct Subject {
-    pub(super) held: Vec<Held>,
+    pub(super) windows: Vec<TermWindow>,
     /// Contributing flows, in the order of their last contributions.
     flows: Vec<Flow>,
     ended: Option<Nanos>,
@@ -80,19 +80,24 @@ pub(super) fn called(terms: &[Term]) -> Vec<Called> {
 }
 
 impl Subject {
-    pub(super) fn new(held: Vec<Held>) -> Self {
-        Self { held, flows: Vec::new(), ended: None, firing: None }
+    pub(super) fn new(windows: Vec<TermWindow>) -> Self {
+        Self { windows, flows: Vec::new(), ended: None, firing: None }
     }
 
     /// Adds the contributions of a flow to the windows. Returns true if any window took a contribution.
-    pub(super) fn take(&mut self, clock: Nanos, flow: &Flow, gave: Vec<Option<Gave>>) -> bool {
+    pub(super) fn take(
+        &mut self,
+        clock: Nanos,
+        flow: &Flow,
+        contributions: Vec<Option<Contribution>>,
+    ) -> bool {
         let time = flow.last().as_nanos();
         let mut any = false;
         // Expired contributions are removed for good, whatever thresholds a reload brings.
-        self.held.iter_mut().for_each(|held| held.age(clock));
-        for (held, gave) in self.held.iter_mut().zip(gave) {
-            if let Some(gave) = gave.filter(|_| held.matters(time, clock)) {
-                held.give(time, gave);
+        self.windows.iter_mut().for_each(|window| window.age(clock));
+        for (window, contribution) in self.windows.iter_mut().zip(contributions) {
+            if let Some(contribution) = contribution.filter(|_| window.matters(time, clock)) {
+                window.add(time, contribution);
                 any = true;
             }
         }
@@ -106,7 +111,12 @@ impl Subject {
     }
 
     /// Evaluates the condition after a contribution at `time`.
-    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Thresholds], time: Nanos) -> Option<Said> {
+    pub(super) fn evaluate(
+        &mut self,
+        around: Around<'_>,
+        levels: &[Thresholds],
+        time: Nanos,
+    ) -> Option<ModelAlert> {
         let until = self.until(&around.rule.condition, levels);
         if let Some(firing) = &mut self.firing {
             firing.holds_until = firing.holds_until.max(until.unwrap_or(0));
@@ -114,10 +124,10 @@ impl Subject {
         }
         let holds = |moment: &Nanos| self.holds(&around.rule.condition, levels, *moment);
         let single = matches!(
-            (&around.rule.condition, self.held[0].term.measure),
+            (&around.rule.condition, self.windows[0].term.measure),
             (Condition::Term(_), Measure::Count(_))
         );
-        let mut moments: Vec<Nanos> = self.held.iter().flat_map(Held::moments).collect();
+        let mut moments: Vec<Nanos> = self.windows.iter().flat_map(TermWindow::moments).collect();
         moments.push(time);
         moments.retain(|moment| single || *moment >= time);
         moments.sort_unstable();
@@ -135,7 +145,7 @@ impl Subject {
             alike: self.alike(),
         };
         self.firing = Some(firing);
-        self.say(around, AlertState::Firing, starts_at)
+        self.report(around, AlertState::Firing, starts_at)
     }
 
     /// Returns the time of the incident's next repeat or end.
@@ -145,7 +155,7 @@ impl Subject {
     }
 
     /// Repeats or ends the incident.
-    pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
+    pub(super) fn act(&mut self, around: Around<'_>) -> Option<ModelAlert> {
         let firing = self.firing.as_ref()?;
         if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
             let ends_at = firing.holds_until;
@@ -159,7 +169,7 @@ impl Subject {
         if !shown.is_empty() {
             (firing.shown, firing.alike) = (shown, alike);
         }
-        self.say(around, AlertState::Firing, around.clock)
+        self.report(around, AlertState::Firing, around.clock)
     }
 
     /// Returns the deciding term of a firing incident: the first one that holds at its original thresholds.
@@ -171,36 +181,37 @@ impl Subject {
             thresholds.iter().map(|at| Thresholds { at_least: *at, resolve_below: *at }).collect();
         let leading = self.leading(&around.rule.condition, &levels, around.clock);
         leading.or_else(|| {
-            let part =
-                |term: &usize| self.held[*term].value(around.clock) as f64 / thresholds[*term].max(1) as f64;
-            let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
-            let terms = (0..self.held.len()).filter(|term| !ratio(*term) && part(term) > 0.0);
+            let part = |term: &usize| {
+                self.windows[*term].value(around.clock) as f64 / thresholds[*term].max(1) as f64
+            };
+            let ratio = |term: usize| matches!(self.windows[term].term.measure, Measure::Ratio { .. });
+            let terms = (0..self.windows.len()).filter(|term| !ratio(*term) && part(term) > 0.0);
             terms.reduce(|best, term| if part(&term) > part(&best) { term } else { best })
         })
     }
 
     /// Ends the incident.
-    pub(super) fn end(&mut self, around: Around<'_>) -> Option<Said> {
+    pub(super) fn end(&mut self, around: Around<'_>) -> Option<ModelAlert> {
         self.resolve(around, around.clock)
     }
 
-    fn resolve(&mut self, around: Around<'_>, ends_at: Nanos) -> Option<Said> {
-        let mut said = self.say(around, AlertState::Resolved, around.clock)?;
-        said.times.2 = Some(ends_at);
+    fn resolve(&mut self, around: Around<'_>, ends_at: Nanos) -> Option<ModelAlert> {
+        let mut alert = self.report(around, AlertState::Resolved, around.clock)?;
+        alert.times.2 = Some(ends_at);
         self.ended = self.firing.take().map(|firing| firing.holds_until);
-        Some(said)
+        Some(alert)
     }
 
     /// Continues the incident under a changed rule, with empty windows.
-    pub(super) fn renewed(mut self, before: &Rule, rule: &Rule, held: Vec<Held>) -> Option<Self> {
+    pub(super) fn renewed(mut self, before: &Rule, rule: &Rule, windows: Vec<TermWindow>) -> Option<Self> {
         let mut firing = self.firing.take()?;
         let decided = called(&before.terms).swap_remove(firing.decided);
         firing.decided = called(&rule.terms).iter().position(|called| *called == decided).unwrap_or(0);
         firing.thresholds = thresholds(rule, &firing);
-        Some(Self { firing: Some(firing), ..Self::new(held) })
+        Some(Self { firing: Some(firing), ..Self::new(windows) })
     }
 
-    fn say(&mut self, around: Around<'_>, state: AlertState, at: Nanos) -> Option<Said> {
+    fn report(&mut self, around: Around<'_>, state: AlertState, at: Nanos) -> Option<ModelAlert> {
         let firing = self.firing.as_mut()?;
         firing.thresholds = thresholds(around.rule, firing);
         let (called, threshold) = firing.thresholds[firing.decided].clone();
@@ -209,12 +220,12 @@ impl Subject {
             reasons.map_or_else(|| "on an allow-list".into(), |allow| Arc::clone(&allow.reason))
         };
         let which = |flow: &Flow| ((flow.key, flow.first.as_nanos()), flow.last().as_nanos());
-        Some(Said {
+        Some(ModelAlert {
             of: (Arc::clone(&around.rule.name), around.of.1.clone()),
             suppressed: around.of.0.then(|| reason(&firing.shown)),
             state,
             times: (at, firing.starts_at, None),
-            decided: (called, threshold, self.held[firing.decided].value(at)),
+            decided: (called, threshold, self.windows[firing.decided].value(at)),
             flows: firing.alike.then(|| firing.shown.iter().map(which).collect()),
         })
     }
@@ -223,16 +234,16 @@ impl Subject {
     /// another term has a longer window than the term that it contributed to, the flow may or may not be
     /// dropped.
     fn alike(&self) -> bool {
-        self.held.iter().all(|held| held.length() == self.held[0].length())
+        self.windows.iter().all(|window| window.length() == self.windows[0].length())
     }
 
     /// Returns the flows in the window that ends at `end`, or after it, except those that are too late at
     /// `clock`.
     fn shown(&self, decided: usize, end: Nanos, clock: Nanos) -> Vec<Flow> {
-        let held = &self.held[decided];
+        let window = &self.windows[decided];
         let inside = |flow: &&Flow| {
             let time = flow.last().as_nanos();
-            (time > end || held.inside(time, end)) && held.matters(time, clock)
+            (time > end || window.inside(time, end)) && window.matters(time, clock)
         };
         let mut flows: Vec<Flow> = self.flows.iter().filter(inside).cloned().collect();
         // A stable sort: among equal times the later record is the newer one.
@@ -242,7 +253,7 @@ impl Subject {
 
     fn holds(&self, condition: &Condition, levels: &[Thresholds], at: Nanos) -> bool {
         match condition {
-            Condition::Term(term) => self.held[*term].value(at) >= levels[*term].at_least,
+            Condition::Term(term) => self.windows[*term].value(at) >= levels[*term].at_least,
             Condition::Any(parts) => parts.iter().any(|part| self.holds(part, levels, at)),
             Condition::All(parts) => parts.iter().all(|part| self.holds(part, levels, at)),
         }
@@ -255,7 +266,7 @@ impl Subject {
             Condition::All(parts) => {
                 let terms: Vec<usize> =
                     parts.iter().map(|part| self.leading(part, levels, at)).collect::<Option<_>>()?;
-                let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
+                let ratio = |term: usize| matches!(self.windows[term].term.measure, Measure::Ratio { .. });
                 terms.iter().find(|term| !ratio(**term)).or(terms.first()).copied()
             }
         }
@@ -265,9 +276,9 @@ impl Subject {
     /// ignored unless there are only ratios. Changes happen only when a contribution leaves a window.
     fn until(&self, condition: &Condition, levels: &[Thresholds]) -> Option<Nanos> {
         if self.lasts(condition, levels, 0).is_none() {
-            return self.held.iter().filter_map(Held::empties).max();
+            return self.windows.iter().filter_map(TermWindow::empties).max();
         }
-        let mut leaves: Vec<Nanos> = self.held.iter().flat_map(Held::leaving).collect();
+        let mut leaves: Vec<Nanos> = self.windows.iter().flat_map(TermWindow::leaving).collect();
         leaves.sort_unstable();
         leaves.into_iter().rev().find(|leaf| self.lasts(condition, levels, leaf - 1) == Some(true))
     }
@@ -280,9 +291,9 @@ impl Subject {
         };
         match condition {
             Condition::Term(place) => {
-                let held = &self.held[*place];
-                let ratio = matches!(held.term.measure, Measure::Ratio { .. });
-                (!ratio).then(|| held.value(at) >= levels[*place].resolve_below)
+                let window = &self.windows[*place];
+                let ratio = matches!(window.term.measure, Measure::Ratio { .. });
+                (!ratio).then(|| window.value(at) >= levels[*place].resolve_below)
             }
             Condition::Any(parts) => {
                 let parts = speaking(parts);

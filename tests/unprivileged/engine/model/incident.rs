@@ -12,7 +12,7 @@ use super::{Expected, Nanos, counts, nanos};
 
 /// Alert that the engine should raise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ModelEvent {
     /// Rule and source.
     pub of: (Arc<str>, Source),
     /// State: firing or resolved.
@@ -30,7 +30,7 @@ pub struct Told {
 }
 
 /// Returns the alerts of all rules over `records`, up to the time `until`; by rule and source.
-pub fn alerts(settings: &Settings, records: &[Expected], until: Nanos) -> Vec<Told> {
+pub fn alerts(settings: &Settings, records: &[Expected], until: Nanos) -> Vec<ModelEvent> {
     incidents(settings, records).iter().flat_map(|incidents| incidents.walk(until)).collect()
 }
 
@@ -110,7 +110,7 @@ impl Incidents<'_> {
     }
 
     /// Returns the last time up to `now` at which the value was at or above the resolve threshold.
-    fn held(&self, known: usize, now: Nanos) -> Nanos {
+    fn held_until(&self, known: usize, now: Nanos) -> Nanos {
         let known_events = &self.events[..known];
         let mut steps: Vec<Nanos> = known_events.iter().flat_map(|e| [e.time, self.leaves(e)]).collect();
         steps.retain(|step| *step <= now);
@@ -131,20 +131,20 @@ impl Incidents<'_> {
         flows[flows.len().saturating_sub(20)..].iter().map(|event| (event.key, event.time)).collect()
     }
 
-    fn walk(&self, until: Nanos) -> Vec<Told> {
+    fn walk(&self, until: Nanos) -> Vec<ModelEvent> {
         let resolve_after = nanos(self.rule.resolve_after);
         let mut moments: Vec<Nanos> = self.events.iter().map(|event| event.at).collect();
         moments.extend(self.events.iter().flat_map(|e| [self.leaves(e), self.leaves(e) + resolve_after]));
         moments.push(until);
         moments.retain(|moment| *moment <= until);
-        let mut walk = Walk { incidents: self, known: 0, ended: None, firing: None, told: Vec::new() };
+        let mut walk = Walk { incidents: self, known: 0, ended: None, firing: None, events: Vec::new() };
         let mut now = 0;
         loop {
             let repeat = walk.firing.as_ref().map(|firing| firing.repeat);
             let next = moments.iter().copied().chain(repeat).filter(|moment| *moment > now).min();
             match next.filter(|next| *next <= until) {
                 Some(next) => now = next,
-                None => return walk.told,
+                None => return walk.events,
             }
             walk.pass(now);
             while self.events.get(walk.known).is_some_and(|event| event.at == now) {
@@ -161,7 +161,7 @@ struct Walk<'a> {
     known: usize,
     ended: Option<Nanos>,
     firing: Option<Firing>,
-    told: Vec<Told>,
+    events: Vec<ModelEvent>,
 }
 
 struct Firing {
@@ -174,11 +174,11 @@ impl Walk<'_> {
     fn pass(&mut self, now: Nanos) {
         let Some(mut firing) = self.firing.take() else { return };
         let value = self.incidents.value(self.known, now);
-        let held = self.incidents.held(self.known, now);
+        let held_until = self.incidents.held_until(self.known, now);
         let below = value < self.incidents.rule.terms[0].thresholds.resolve_below;
-        if below && now - held >= nanos(self.incidents.rule.resolve_after) {
-            self.tell(AlertState::Resolved, now, Some(held), value, &firing);
-            self.ended = Some(held);
+        if below && now - held_until >= nanos(self.incidents.rule.resolve_after) {
+            self.report(AlertState::Resolved, now, Some(held_until), value, &firing);
+            self.ended = Some(held_until);
             return;
         }
         if firing.repeat <= now {
@@ -187,7 +187,7 @@ impl Walk<'_> {
             if !flows.is_empty() {
                 firing.flows = flows;
             }
-            self.tell(AlertState::Firing, now, None, value, &firing);
+            self.report(AlertState::Firing, now, None, value, &firing);
         }
         self.firing = Some(firing);
     }
@@ -209,13 +209,20 @@ impl Walk<'_> {
             (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > now).unwrap_or(Nanos::MAX);
         let firing = Firing { starts_at, repeat, flows: self.incidents.flows(self.known, starts_at) };
         let value = self.incidents.value(self.known, starts_at);
-        self.tell(AlertState::Firing, starts_at, None, value, &firing);
+        self.report(AlertState::Firing, starts_at, None, value, &firing);
         self.firing = Some(firing);
     }
 
-    fn tell(&mut self, state: AlertState, time: Nanos, ends_at: Option<Nanos>, value: u64, firing: &Firing) {
+    fn report(
+        &mut self,
+        state: AlertState,
+        time: Nanos,
+        ends_at: Option<Nanos>,
+        value: u64,
+        firing: &Firing,
+    ) {
         let of = (Arc::clone(&self.incidents.rule.name), self.incidents.of);
         let (starts_at, flows) = (firing.starts_at, firing.flows.clone());
-        self.told.push(Told { of, state, time, starts_at, ends_at, value, flows });
+        self.events.push(ModelEvent { of, state, time, starts_at, ends_at, value, flows });
     }
 }

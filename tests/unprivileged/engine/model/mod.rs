@@ -18,9 +18,9 @@ use mailflow_engine::{
 };
 
 pub use config::{Window, World};
-pub use group_key::{Called, Said};
+pub use group_key::{Called, ModelAlert};
 pub use history::{Connection, Mark, Packet, Talk};
-pub use incident::{Told, alerts, values};
+pub use incident::{ModelEvent, alerts, values};
 pub use operations::{Doing, Which};
 
 /// Nanoseconds.

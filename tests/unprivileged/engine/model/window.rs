@@ -14,7 +14,7 @@ use super::{Nanos, nanos};
 
 /// Contribution of an event to a term.
 #[derive(Clone, Debug)]
-pub(super) enum Gave {
+pub(super) enum Contribution {
     Amount(u64),
     Parts(u64, u64),
     With(String),
@@ -22,7 +22,7 @@ pub(super) enum Gave {
 
 /// Term with its contributions.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(super) struct TermWindow {
     pub(super) term: Term,
     /// Highest threshold of any group key.
     pub(super) need: u64,
@@ -31,10 +31,10 @@ pub(super) struct Held {
     pub(super) learnt: Nanos,
     /// Allowed lateness of a record.
     pub(super) lateness: Nanos,
-    pub(super) given: Vec<(Nanos, Gave)>,
+    pub(super) contributions: Vec<(Nanos, Contribution)>,
 }
 
-impl Held {
+impl TermWindow {
     pub(super) fn length(&self) -> Nanos {
         nanos(self.term.window.length)
     }
@@ -46,20 +46,21 @@ impl Held {
 
     pub(super) fn age(&mut self, clock: Nanos) {
         if !matches!(self.term.measure, Measure::FirstSeen { .. }) {
-            let mut given = std::mem::take(&mut self.given);
-            given.retain(|(time, _)| self.matters(*time, clock));
-            self.given = given;
+            let mut contributions = std::mem::take(&mut self.contributions);
+            contributions.retain(|(time, _)| self.matters(*time, clock));
+            self.contributions = contributions;
         }
     }
 
-    pub(super) fn give(&mut self, time: Nanos, gave: Gave) {
-        self.given.push((time, gave));
+    pub(super) fn add(&mut self, time: Nanos, contribution: Contribution) {
+        self.contributions.push((time, contribution));
         if let Measure::Distinct { .. } = self.term.measure {
             // Only the last event of each endpoint, and only the most recent endpoints, up to the highest
             // threshold.
             let mut lasts = self.lasts();
             lasts.truncate(self.need as usize);
-            self.given = lasts.into_iter().map(|(time, end)| (time, Gave::With(end))).collect();
+            self.contributions =
+                lasts.into_iter().map(|(time, end)| (time, Contribution::With(end))).collect();
         }
     }
 
@@ -81,16 +82,23 @@ impl Held {
     }
 
     pub(super) fn value(&self, at: Nanos) -> u64 {
-        let counted = || self.given.iter().filter(|(time, _)| self.inside(*time, at)).map(|(_, gave)| gave);
-        let sum = |part: fn(&Gave) -> u64| counted().map(part).sum::<u64>();
+        let counted = || {
+            self.contributions
+                .iter()
+                .filter(|(time, _)| self.inside(*time, at))
+                .map(|(_, contribution)| contribution)
+        };
+        let sum = |part: fn(&Contribution) -> u64| counted().map(part).sum::<u64>();
         let distinct = |times: Vec<Nanos>| times.iter().filter(|time| self.inside(**time, at)).count() as u64;
         match self.term.measure {
             Measure::Count(_) | Measure::Sum(_) => {
-                sum(|gave| if let Gave::Amount(n) = gave { *n } else { 0 })
+                sum(|contribution| if let Contribution::Amount(n) = contribution { *n } else { 0 })
             }
             Measure::Ratio { .. } => {
-                let of = sum(|gave| if let Gave::Parts(of, _) = gave { *of } else { 0 });
-                let to = sum(|gave| if let Gave::Parts(_, to) = gave { *to } else { 0 });
+                let of =
+                    sum(|contribution| if let Contribution::Parts(of, _) = contribution { *of } else { 0 });
+                let to =
+                    sum(|contribution| if let Contribution::Parts(_, to) = contribution { *to } else { 0 });
                 (of * Thresholds::PARTS).checked_div(to).unwrap_or(0).min(Thresholds::PARTS)
             }
             Measure::Distinct { .. } => distinct(self.lasts().into_iter().map(|(time, _)| time).collect()),
@@ -100,18 +108,21 @@ impl Held {
 
     /// Returns the times at which contributions leave the window.
     pub(super) fn leaving(&self) -> Vec<Nanos> {
-        self.given.iter().map(|(time, _)| self.leaves(*time)).collect()
+        self.contributions.iter().map(|(time, _)| self.leaves(*time)).collect()
     }
 
     /// Returns the time at which the last flow above the limit of a ratio leaves the window.
     pub(super) fn empties(&self) -> Option<Nanos> {
-        let above = self.given.iter().filter(|(_, gave)| matches!(gave, Gave::Parts(1.., _)));
+        let above = self
+            .contributions
+            .iter()
+            .filter(|(_, contribution)| matches!(contribution, Contribution::Parts(1.., _)));
         above.map(|(time, _)| self.leaves(*time)).max()
     }
 
     /// Returns the times at which the value may have risen.
     pub(super) fn moments(&self) -> Vec<Nanos> {
-        let times = self.given.iter().map(|(time, _)| *time);
+        let times = self.contributions.iter().map(|(time, _)| *time);
         match self.term.measure {
             Measure::FirstSeen { .. } => self.news().into_iter().chain(times.max()).collect(),
             _ => times.collect(),
@@ -120,8 +131,8 @@ impl Held {
 
     fn by_end(&self) -> BTreeMap<&str, Vec<Nanos>> {
         let mut ends: BTreeMap<&str, Vec<Nanos>> = BTreeMap::new();
-        for (time, gave) in &self.given {
-            if let Gave::With(end) = gave {
+        for (time, contribution) in &self.contributions {
+            if let Contribution::With(end) = contribution {
                 ends.entry(end).or_default().push(*time);
             }
         }
@@ -148,23 +159,25 @@ impl Held {
 }
 
 /// Returns the contribution of a flow, or of its delta, to a term.
-pub(super) fn gave(
+pub(super) fn contribution(
     settings: &Settings,
     term: &Term,
     flow: &Flow,
     new: &[FlowClass],
     more: impl Fn(Quantity) -> u64,
-) -> Option<Gave> {
+) -> Option<Contribution> {
     let is = |kind: FlowClass| new.contains(&kind);
     match term.measure {
-        Measure::Count(kind) => is(kind).then_some(Gave::Amount(1)),
-        Measure::Sum(quantity) => (more(quantity) > 0).then(|| Gave::Amount(more(quantity))),
+        Measure::Count(kind) => is(kind).then_some(Contribution::Amount(1)),
+        Measure::Sum(quantity) => (more(quantity) > 0).then(|| Contribution::Amount(more(quantity))),
         Measure::Ratio { of, to } => {
             let parts = (u64::from(is(of)), u64::from(is(to)));
-            (parts != (0, 0)).then_some(Gave::Parts(parts.0, parts.1))
+            (parts != (0, 0)).then_some(Contribution::Parts(parts.0, parts.1))
         }
-        Measure::Distinct { of, among } => is(among).then(|| Gave::With(end(settings, of, flow))),
-        Measure::FirstSeen { of, .. } => is(FlowClass::Flows).then(|| Gave::With(end(settings, of, flow))),
+        Measure::Distinct { of, among } => is(among).then(|| Contribution::With(end(settings, of, flow))),
+        Measure::FirstSeen { of, .. } => {
+            is(FlowClass::Flows).then(|| Contribution::With(end(settings, of, flow)))
+        }
     }
 }
 
