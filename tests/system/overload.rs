@@ -135,7 +135,8 @@ fn overload_packets_are_in_source_totals_or_rest() {
         }
     }
     let held = |place: &str, direction: &str| {
-        found[format!("mailflow_accounted_packets{{location=\"{place}\",direction=\"{direction}\"}}").as_str()]
+        found
+            [format!("mailflow_accounted_packets{{location=\"{place}\",direction=\"{direction}\"}}").as_str()]
     };
     let mut missing = [0.0; 2];
     for (index, direction) in ["up", "down"].into_iter().enumerate() {

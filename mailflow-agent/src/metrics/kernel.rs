@@ -58,8 +58,10 @@ const DUPLICATE_DELIVERY: MetricFamily = MetricFamily::gauge(
     "mailflow_duplicate_delivery",
     "1 if the last handshakes show that packets are delivered twice, and counted twice, else 0.",
 );
-const SCAN_DURATION: MetricFamily =
-    MetricFamily::gauge("mailflow_flow_table_scan_duration_seconds", "Duration of the last scan of the flow table.");
+const SCAN_DURATION: MetricFamily = MetricFamily::gauge(
+    "mailflow_flow_table_scan_duration_seconds",
+    "Duration of the last scan of the flow table.",
+);
 const ATTACHED_PROGRAMS: MetricFamily = MetricFamily::gauge(
     "mailflow_attached",
     "1 while the program is attached, by interface, hook and direction. 0 while the interface does not \
@@ -261,7 +263,11 @@ impl KernelSnapshot {
             family.head(out);
             for attachment in &self.packet_locations {
                 for (direction, gain) in [("up", attachment.up), ("down", attachment.down)] {
-                    family.sample(out, &[("location", attachment.name), ("direction", direction)], value(gain));
+                    family.sample(
+                        out,
+                        &[("location", attachment.name), ("direction", direction)],
+                        value(gain),
+                    );
                 }
             }
         }

@@ -34,7 +34,6 @@ pub fn has(text: &str, word: &str) -> bool {
 /// Returns true if `text` has `name` as a whole identifier.
 pub fn has_name(text: &str, name: &str) -> bool {
     let part = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
-    text.match_indices(name).any(|(at, _)| {
-        !part(text[..at].chars().next_back()) && !part(text[at + name.len()..].chars().next())
-    })
+    text.match_indices(name)
+        .any(|(at, _)| !part(text[..at].chars().next_back()) && !part(text[at + name.len()..].chars().next()))
 }

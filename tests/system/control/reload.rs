@@ -93,7 +93,8 @@ fn reload_changes_ports_and_interfaces_of_loaded_program() {
     assert!(code == Some(0) && said.contains("interface lan1: not watched any more"), "{said}");
     wait_for("no lan1", SECONDS, || Ok((gateway.interfaces() == ["lan0"]).then_some(()))).unwrap();
     all_is_counted(&gateway.lab, &[&gateway.agent]);
-    let again = metric(&gateway.agent, "mailflow_reattachments_total{interface=\"lan0\",direction=\"ingress\"}");
+    let again =
+        metric(&gateway.agent, "mailflow_reattachments_total{interface=\"lan0\",direction=\"ingress\"}");
     assert_eq!(again, Some(0), "lan0 was left alone");
 }
 

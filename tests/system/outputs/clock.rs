@@ -130,8 +130,9 @@ fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     scene.expect("an hour ahead: it fires", &told);
     let metrics = scene.agent.metrics().unwrap();
     let value = |name: &str| -> f64 {
-        let line =
-            metrics.lines().find(|line| line.starts_with(&format!("{name}{{output=\"alerts_alertmanager\"}}")));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{output=\"alerts_alertmanager\"}}")));
         line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
     };
     assert!(value("mailflow_output_rejections_total") >= 1.0, "{metrics}");

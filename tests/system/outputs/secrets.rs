@@ -103,8 +103,9 @@ fn planted_credential_is_never_printed() {
     let sinks =
         ["hook", "in_file", "nowhere", "plain", "moved", "proxied", "proxied_by_file", "by_environment"];
     let of = |metrics: &str, name: &str, sink: &str| -> f64 {
-        let line =
-            metrics.lines().find(|line| line.starts_with(&format!("mailflow_output_{name}{{output=\"{sink}")));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("mailflow_output_{name}{{output=\"{sink}")));
         line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(0.0)
     };
     wait_for("each sink has failed", PATIENCE, || {

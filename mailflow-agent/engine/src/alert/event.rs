@@ -97,14 +97,13 @@ pub struct Alert {
     /// Server ports of the contributing flows, ascending.
     pub ports: Vec<u16>,
     /// Applications of the contributing flows.
-    #[serde(with = "crate::checkpoint::codec::apps")]
+    #[serde(with = "crate::checkpoint::codec::app::list")]
     pub apps: Vec<App>,
     /// Destinations with the number of contributing flows to each, highest number first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
     /// Totals of the contributing flows.
     pub sums: FlowTotals,
     /// Newest contributing flows, at most twenty, oldest first.
-    #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
     /// True if the counters of all contributing flows are complete: none began before it was watched, and no packet
     /// of the group was counted as overflow.

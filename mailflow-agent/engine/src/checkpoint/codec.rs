@@ -1,154 +1,138 @@
-//! Serialised form of flows and records.
+//! Serialised form of flows, flow records and keys: the only one.
+//!
+//! The checkpoint, the journal, the input log and the sorted runs of `backtest` use it. Types of this crate derive their
+//! form: their fields in order, in postcard (whole numbers as varints). The types of mailflow-common do not depend on
+//! serde, and have their forms here, for `#[serde(with = "...")]`.
+//!
+//! A new field or variant changes the form of all files: it needs another number of their format.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use serde::{Serialize, de::DeserializeOwned};
 
-use mailflow_common::{App, Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
-use serde::{Deserialize, Serialize};
+pub use postcard::Error;
 
-use crate::{
-    flow::{DirectionStats, Flow, FlowRecord, RecordReason, fields::RecordFields},
-    time::Time,
-};
-
-/// Saved flow key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SavedFlowKey {
-    client: (IpAddr, u16),
-    server: (IpAddr, u16),
-    protocol: u8,
-    /// VLAN ids, the outer first.
-    tags: Vec<u16>,
+/// Appends the serialised form of a value.
+///
+/// # Errors
+/// A sequence does not know its length.
+pub fn append(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+    postcard::serialize_with_flavor(value, AppendFlavor(out))
 }
 
-impl From<&FlowKey> for SavedFlowKey {
-    fn from(key: &FlowKey) -> Self {
-        Self {
+/// Decodes a value.
+///
+/// # Errors
+/// The bytes do not begin with the serialised form of such a value.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    postcard::from_bytes(bytes)
+}
+
+/// Decodes the first value, and removes it from the slice.
+///
+/// # Errors
+/// The bytes do not begin with the serialised form of such a value.
+pub fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, Error> {
+    let (value, rest) = postcard::take_from_bytes(bytes)?;
+    *bytes = rest;
+    Ok(value)
+}
+
+/// Serialiser that appends to a vector.
+struct AppendFlavor<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for AppendFlavor<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_extend(&mut self, data: &[u8]) -> Result<(), Error> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_push(&mut self, data: u8) -> Result<(), Error> {
+        self.0.push(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Form of a flow key: endpoints, protocol, IP version, and VLAN ids, the outer first.
+pub(crate) mod flow_key {
+    use std::net::IpAddr;
+
+    use mailflow_common::{FlowKey, Scope, Vlans};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Form {
+        client: (IpAddr, u16),
+        server: (IpAddr, u16),
+        protocol: u8,
+        /// True for IPv6 packets; their addresses may be v4-mapped.
+        v6: bool,
+        /// Zero for no tag.
+        vlans: [u16; 2],
+    }
+
+    pub(crate) fn serialize<S: Serializer>(key: &FlowKey, to: S) -> Result<S::Ok, S::Error> {
+        let mut vlans = [0; 2];
+        vlans.iter_mut().zip(key.scope.vlans().tags()).for_each(|(slot, tag)| *slot = tag);
+        let form = Form {
             client: (key.client.ip(), key.client_port),
             server: (key.server.ip(), key.server_port),
             protocol: key.scope.protocol(),
-            tags: key.scope.vlans().tags().collect(),
-        }
+            v6: key.scope.v6(),
+            vlans,
+        };
+        form.serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<FlowKey, D::Error> {
+        let Form { client, server, protocol, v6, vlans } = Form::deserialize(from)?;
+        let vlans = vlans.into_iter().fold(Vlans::default(), Vlans::push);
+        Ok(FlowKey {
+            client: client.0.into(),
+            server: server.0.into(),
+            client_port: client.1,
+            server_port: server.1,
+            scope: Scope::new(vlans, protocol, v6),
+        })
     }
 }
 
-impl From<&SavedFlowKey> for FlowKey {
-    fn from(key: &SavedFlowKey) -> Self {
-        let vlans = key.tags.iter().fold(Vlans::default(), |vlans, tag| vlans.push(*tag));
-        FlowKey {
-            client: key.client.0.into(),
-            server: key.server.0.into(),
-            client_port: key.client.1,
-            server_port: key.server.1,
-            scope: Scope::new(vlans, key.protocol, key.client.0.is_ipv6()),
-        }
+/// Form of the key of a source's overflow counters: source, server port, protocol.
+pub(crate) mod source_key {
+    use std::net::IpAddr;
+
+    use mailflow_common::SourceOverflowKey;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(key: &SourceOverflowKey, to: S) -> Result<S::Ok, S::Error> {
+        (key.source.ip(), key.server_port, key.protocol).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SourceOverflowKey, D::Error> {
+        let (source, server_port, protocol) = <(IpAddr, u16, u16)>::deserialize(from)?;
+        Ok(SourceOverflowKey { source: source.into(), server_port, protocol })
     }
 }
 
-/// Saved key of a source's overflow counters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SavedOverflowKey {
-    source: IpAddr,
-    port: u16,
-    protocol: u16,
-}
+/// Form of the TCP and application facts: a byte each.
+pub(crate) mod facts {
+    use mailflow_common::Facts;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-impl From<&SourceOverflowKey> for SavedOverflowKey {
-    fn from(key: &SourceOverflowKey) -> Self {
-        Self { source: key.source.ip(), port: key.server_port, protocol: key.protocol }
+    use crate::flow::facts_bytes;
+
+    pub(crate) fn serialize<S: Serializer>(facts: &Facts, to: S) -> Result<S::Ok, S::Error> {
+        facts_bytes(facts).serialize(to)
     }
-}
 
-impl From<&SavedOverflowKey> for SourceOverflowKey {
-    fn from(key: &SavedOverflowKey) -> Self {
-        let (server_port, protocol) = (key.port, key.protocol);
-        SourceOverflowKey { source: key.source.into(), server_port, protocol }
-    }
-}
-
-/// Saved flow record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SavedRecord {
-    key: SavedFlowKey,
-    first: Time,
-    up: SavedDirection,
-    down: SavedDirection,
-    messages: u32,
-    rejected: u32,
-    mac: Option<[u8; 6]>,
-    interface: Option<NonZeroU32>,
-    /// SYN, SYN-ACK, FIN up, FIN down, RST, seen directions, first payloads up and down, upgrade.
-    facts: [u8; 9],
-    app: String,
-    reason: String,
-    complete: bool,
-    fields: u8,
-}
-
-/// Packets, bytes, payload, data packets and data bytes of a direction; time of the last packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct SavedDirection([u64; 5], Option<Time>);
-
-impl From<&DirectionStats> for SavedDirection {
-    fn from(direction: &DirectionStats) -> Self {
-        Self(
-            [
-                direction.packets,
-                direction.bytes,
-                direction.payload,
-                direction.data_packets,
-                direction.data_bytes,
-            ],
-            direction.last,
-        )
-    }
-}
-
-impl From<&SavedDirection> for DirectionStats {
-    fn from(
-        SavedDirection([packets, bytes, payload, data_packets, data_bytes], last): &SavedDirection,
-    ) -> Self {
-        let (packets, bytes, payload) = (*packets, *bytes, *payload);
-        Self { packets, bytes, payload, data_packets: *data_packets, data_bytes: *data_bytes, last: *last }
-    }
-}
-
-impl From<&FlowRecord> for SavedRecord {
-    fn from(record: &FlowRecord) -> Self {
-        let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = &record.flow;
-        Self {
-            key: key.into(),
-            first: *first,
-            up: up.into(),
-            down: down.into(),
-            messages: *messages,
-            rejected: *rejected,
-            mac: *mac,
-            interface: *interface,
-            facts: [
-                facts.syn,
-                facts.syn_ack,
-                facts.fin_up,
-                facts.fin_down,
-                facts.reset,
-                facts.seen,
-                facts.first_payload_up,
-                facts.first_payload_down,
-                facts.upgrade,
-            ],
-            app: record.app.name().to_owned(),
-            reason: record.reason.name().to_owned(),
-            complete: record.complete,
-            fields: record.fields.bits(),
-        }
-    }
-}
-
-impl SavedRecord {
-    /// Returns the record, or `None` if its application or reason is unknown to this version.
-    pub(crate) fn record(&self) -> Option<FlowRecord> {
-        let [syn, syn_ack, fin_up, fin_down, reset, seen, first_payload_up, first_payload_down, upgrade] =
-            self.facts;
-        let facts = Facts {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Facts, D::Error> {
+        let [
             syn,
             syn_ack,
             fin_up,
@@ -158,76 +142,199 @@ impl SavedRecord {
             first_payload_up,
             first_payload_down,
             upgrade,
-            ..Facts::default()
-        };
-        let flow = Flow {
-            key: (&self.key).into(),
-            up: (&self.up).into(),
-            down: (&self.down).into(),
-            first: self.first,
-            messages: self.messages,
-            rejected: self.rejected,
-            mac: self.mac,
-            interface: self.interface,
-            facts,
-        };
-        let app = App::ALL.into_iter().find(|app| app.name() == self.app)?;
-        let reason = RecordReason::ALL.into_iter().find(|reason| reason.name() == self.reason)?;
-        let fields = RecordFields::from_bits_truncate(self.fields);
-        Some(FlowRecord { flow, app, reason, complete: self.complete, fields })
+            inspected,
+        ] = Deserialize::deserialize(from)?;
+        Ok(Facts {
+            syn,
+            syn_ack,
+            fin_up,
+            fin_down,
+            reset,
+            seen,
+            first_payload_up,
+            first_payload_down,
+            upgrade,
+            inspected,
+        })
     }
 }
 
-/// Serialisation of applications by name. Names that are unknown to this version are omitted.
-pub(crate) mod apps {
+/// Form of an application: its position in [`App::ALL`](mailflow_common::App::ALL).
+pub(crate) mod app {
     use mailflow_common::App;
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    pub(crate) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(apps.iter().map(|app| app.name()))
+    pub(crate) fn serialize<S: Serializer>(app: &App, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(*app as u8)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
-        let names = Vec::<String>::deserialize(from)?;
-        let app = |name: &String| App::ALL.into_iter().find(|app| app.name() == name);
-        Ok(names.iter().filter_map(app).collect())
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<App, D::Error> {
+        let number = u8::deserialize(from)?;
+        App::ALL.get(usize::from(number)).copied().ok_or_else(|| D::Error::custom("unknown application"))
+    }
+
+    /// Form of a list of applications.
+    pub(crate) mod list {
+        use super::*;
+
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
+        struct Form(#[serde(with = "super")] App);
+
+        pub(crate) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
+            to.collect_seq(apps.iter().map(|app| Form(*app)))
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
+            Ok(Vec::<Form>::deserialize(from)?.into_iter().map(|Form(app)| app).collect())
+        }
     }
 }
 
-/// Serialisation of records. Records with names that are unknown to this version are omitted.
-pub(crate) mod records {
-    use std::sync::Arc;
-
+/// Form of the fields of a record: their bits.
+pub(crate) mod fields {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::checkpoint::codec::{FlowRecord, SavedRecord};
+    use crate::flow::RecordFields;
 
-    pub(crate) fn serialize<S: Serializer>(records: &[Arc<FlowRecord>], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(records.iter().map(|record| SavedRecord::from(&**record)))
+    pub(crate) fn serialize<S: Serializer>(fields: &RecordFields, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(fields.bits())
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
-        let records = Vec::<SavedRecord>::deserialize(from)?;
-        Ok(records.iter().filter_map(|record| record.record().map(Arc::new)).collect())
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RecordFields, D::Error> {
+        u8::deserialize(from).map(RecordFields::from_bits_retain)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{net::IpAddr, num::NonZeroU32};
+
+    use mailflow_common::{App, Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::fixture;
+    use crate::{
+        flow::{DirectionStats, Flow, FlowRecord, RecordFields, RecordReason, SourceOverflow},
+        time::Time,
+    };
+
+    fn time() -> impl Strategy<Value = Time> {
+        prop_oneof![
+            Just(0),
+            Just(u64::MAX),
+            any::<u64>(),
+            1_700_000_000_000_000_000..1_700_000_100_000_000_000_u64
+        ]
+        .prop_map(Time::from_nanos)
+    }
+
+    fn direction() -> impl Strategy<Value = DirectionStats> {
+        let count = || prop_oneof![0..200_u64, any::<u64>()];
+        let counts = (count(), count(), count(), count(), count());
+        (counts, prop::option::of(time())).prop_map(
+            |((packets, bytes, payload, data_packets, data_bytes), last)| DirectionStats {
+                packets,
+                bytes,
+                payload,
+                data_packets,
+                data_bytes,
+                last,
+            },
+        )
+    }
+
+    fn key() -> impl Strategy<Value = FlowKey> {
+        let ips = (any::<IpAddr>(), any::<IpAddr>());
+        (ips, any::<[u16; 2]>(), prop::collection::vec(any::<u16>(), 0..3), 0..128_u8, any::<bool>())
+            .prop_map(|((client, server), [client_port, server_port], tags, protocol, v6)| FlowKey {
+                client: client.into(),
+                server: server.into(),
+                client_port,
+                server_port,
+                scope: Scope::new(tags.into_iter().fold(Vlans::default(), Vlans::push), protocol, v6),
+            })
+    }
+
+    fn facts() -> impl Strategy<Value = Facts> {
+        any::<[u8; 10]>().prop_map(|bytes| {
+            let [syn, syn_ack, fin_up, fin_down, reset, seen, up, down, upgrade, inspected] = bytes;
+            let (first_payload_up, first_payload_down) = (up, down);
+            Facts {
+                syn,
+                syn_ack,
+                fin_up,
+                fin_down,
+                reset,
+                seen,
+                first_payload_up,
+                first_payload_down,
+                upgrade,
+                inspected,
+            }
+        })
+    }
+
+    fn flow() -> impl Strategy<Value = Flow> {
+        let counts = any::<[u32; 3]>();
+        let flow = (key(), direction(), direction(), time(), counts, any::<Option<[u8; 6]>>(), facts());
+        flow.prop_map(|(key, up, down, first, [messages, rejected, interface], mac, facts)| {
+            let interface = NonZeroU32::new(interface);
+            Flow { key, up, down, first, messages, rejected, mac, interface, facts }
+        })
+    }
+
+    fn record() -> impl Strategy<Value = FlowRecord> {
+        let app = prop::sample::select(&App::ALL);
+        let reason = prop::sample::select(&RecordReason::ALL);
+        (flow(), app, reason, any::<bool>(), any::<u8>()).prop_map(|(flow, app, reason, complete, fields)| {
+            let fields = RecordFields::from_bits_retain(fields);
+            FlowRecord { flow, app, reason, complete, fields }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn records_are_decoded_as_they_were_encoded(records in prop::collection::vec(record(), 1..5)) {
+            let mut bytes = Vec::new();
+            records.iter().for_each(|record| append(&mut bytes, record).unwrap());
+            let mut rest = bytes.as_slice();
+            for record in &records {
+                let decoded: FlowRecord = decode_first(&mut rest).unwrap();
+                prop_assert_eq!(&decoded, record);
+            }
+            prop_assert!(rest.is_empty());
+            // A truncated record cannot be decoded.
+            let mut cut = &bytes[..bytes.len() - 1];
+            prop_assert!((0..records.len()).any(|_| decode_first::<FlowRecord>(&mut cut).is_err()));
+        }
+
+        #[test]
+        fn overflow_counters_are_decoded_as_they_were_encoded(
+            (source, server_port, protocol) in any::<(IpAddr, u16, u16)>(),
+            (up, down) in (direction(), direction()),
+            (attempts, sessions, is_final) in any::<(u32, u32, bool)>(),
+        ) {
+            let key = SourceOverflowKey { source: source.into(), server_port, protocol };
+            let overflow = SourceOverflow { key, up, down, attempts, sessions, is_final };
+            let mut bytes = Vec::new();
+            append(&mut bytes, &overflow).unwrap();
+            prop_assert_eq!(decode::<SourceOverflow>(&bytes).unwrap(), overflow);
+        }
+    }
 
     #[test]
-    fn records_survive_serialisation() {
-        let mut record = (*fixture::record(fixture::at(100))).clone();
-        record.flow.key.scope = Scope::new(Vlans::default().push(20).push(7), 6, false);
-        (record.flow.mac, record.flow.down.last) = (Some([2, 0, 0, 0, 0, 9]), None);
-        (record.flow.facts.upgrade, record.flow.facts.first_payload_down) = (1, 2);
-        let text = serde_json::to_string(&SavedRecord::from(&record)).unwrap();
-        assert_eq!(serde_json::from_str::<SavedRecord>(&text).unwrap().record(), Some(record));
-        let v6 = fixture::flow("[fd00::1]:4000", "[2620:fe::fe]:25").key;
-        assert_eq!(FlowKey::from(&SavedFlowKey::from(&v6)), v6);
-        let spill = SourceOverflowKey { source: v6.client, server_port: 25, protocol: 6 };
-        assert_eq!(SourceOverflowKey::from(&SavedOverflowKey::from(&spill)), spill);
+    fn applications_are_numbered_in_their_order() {
+        assert!(App::ALL.iter().enumerate().all(|(number, app)| *app as usize == number));
+    }
+
+    #[test]
+    fn an_unknown_application_is_refused() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Stored(#[serde(with = "super::app")] App);
+        assert!(matches!(decode(&[2]), Ok(Stored(App::Smtps))));
+        assert!(decode::<Stored>(&[App::ALL.len() as u8]).is_err());
     }
 }

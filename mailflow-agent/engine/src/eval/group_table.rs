@@ -192,7 +192,9 @@ impl GroupTable {
             let Some(shard) = self.shards.get_mut(number).filter(|shard| shard.len > 0) else { continue };
             let Some((slot, group)) = shard.next_used() else { continue };
             let removal_priority = group.removal_priority();
-            if !group.has_single_alert() && best.as_ref().is_none_or(|(other, _)| removal_priority < *other) {
+            if group.single_alert().is_none()
+                && best.as_ref().is_none_or(|(other, _)| removal_priority < *other)
+            {
                 best = Some((removal_priority, (number, slot)));
             }
         }

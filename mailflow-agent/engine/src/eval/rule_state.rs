@@ -53,6 +53,13 @@ impl RuleState {
         (self.unlisted.len() + self.listed.len()) as u64
     }
 
+    pub(crate) fn table(&self, allow_status: AllowStatus) -> &GroupTable {
+        match allow_status {
+            AllowStatus::Unlisted => &self.unlisted,
+            AllowStatus::Listed => &self.listed,
+        }
+    }
+
     pub(crate) fn table_mut(&mut self, allow_status: AllowStatus) -> (&CompiledRule, &mut GroupTable) {
         let table = match allow_status {
             AllowStatus::Unlisted => &mut self.unlisted,

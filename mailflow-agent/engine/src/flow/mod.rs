@@ -16,6 +16,6 @@ pub(crate) mod table;
 pub(crate) mod timeout;
 
 pub use self::record::{
-    DirectionStats, EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow, facts_bytes, facts_of,
+    DirectionStats, EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow, facts_bytes,
 };
 pub use self::{fields::RecordFields, overflow::SourceOverflow};

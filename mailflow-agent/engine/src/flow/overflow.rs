@@ -3,18 +3,20 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use mailflow_common::{Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
+use serde::{Deserialize, Serialize};
 
 use super::{
     delta::{CounterDelta, Delta},
     quantity::{Quantities, Quantity},
     record::{DirectionStats, Flow},
 };
-use crate::time::Time;
+use crate::{checkpoint::codec, time::Time};
 
 /// Overflow counters of a source, by server port and protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceOverflow {
     /// Source, server port and protocol.
+    #[serde(with = "codec::source_key")]
     pub key: SourceOverflowKey,
     /// Client to server, cumulative.
     pub up: DirectionStats,

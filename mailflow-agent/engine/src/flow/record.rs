@@ -3,12 +3,13 @@
 use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
+use serde::{Deserialize, Serialize};
 
 use super::fields::RecordFields;
-use crate::time::Time;
+use crate::{checkpoint::codec, time::Time};
 
 /// Cumulative counters of one direction of a flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectionStats {
     /// Packets on the wire.
     pub packets: u64,
@@ -24,7 +25,7 @@ pub struct DirectionStats {
     pub last: Option<Time>,
 }
 
-/// Returns TCP and application facts as bytes for storage, in the order that [`facts_of`] reads.
+/// Returns TCP and application facts as bytes.
 pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
     [
         facts.syn,
@@ -40,38 +41,11 @@ pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
     ]
 }
 
-/// Returns the facts of these bytes.
-pub fn facts_of(bytes: [u8; 10]) -> Facts {
-    let [
-        syn,
-        syn_ack,
-        fin_up,
-        fin_down,
-        reset,
-        seen,
-        first_payload_up,
-        first_payload_down,
-        upgrade,
-        inspected,
-    ] = bytes;
-    Facts {
-        syn,
-        syn_ack,
-        fin_up,
-        fin_down,
-        reset,
-        seen,
-        first_payload_up,
-        first_payload_down,
-        upgrade,
-        inspected,
-    }
-}
-
 /// Flow as one poll of the flow table shows it, with resolved times.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// Addresses, ports, VLAN zone and protocol.
+    #[serde(with = "codec::flow_key")]
     pub key: FlowKey,
     /// Client to server.
     pub up: DirectionStats,
@@ -88,6 +62,7 @@ pub struct Flow {
     /// Interface index of the first packet, if known.
     pub interface: Option<NonZeroU32>,
     /// TCP and application facts.
+    #[serde(with = "codec::facts")]
     pub facts: Facts,
 }
 
@@ -110,7 +85,7 @@ impl Flow {
 }
 
 /// Flow that ended because a new connection uses its 5-tuple.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupersededFlow {
     /// Flow with its last counters.
     pub flow: Flow,
@@ -130,7 +105,7 @@ pub enum EvictOutcome {
 }
 
 /// Reason of a flow record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RecordReason {
     /// FIN in both directions or RST, and the timeout after closing has passed.
     Closed,
@@ -143,7 +118,7 @@ pub enum RecordReason {
 }
 
 impl RecordReason {
-    /// All reasons, in a fixed order: stored data refers to them by index.
+    /// All reasons.
     pub const ALL: [RecordReason; 4] =
         [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 
@@ -159,11 +134,12 @@ impl RecordReason {
 }
 
 /// Flow record. Its event time is the last packet of the flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// Flow with its cumulative counters.
     pub flow: Flow,
     /// Application class.
+    #[serde(with = "codec::app")]
     pub app: App,
     /// Reason of the record.
     pub reason: RecordReason,
@@ -171,6 +147,7 @@ pub struct FlowRecord {
     /// server sent packets.
     pub complete: bool,
     /// Fields that the record carries. Other counters and facts are undefined.
+    #[serde(with = "codec::fields")]
     pub fields: RecordFields,
 }
 
