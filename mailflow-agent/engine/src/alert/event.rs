@@ -97,7 +97,7 @@ pub struct Alert {
     /// Server ports of the contributing flows, ascending.
     pub ports: Vec<u16>,
     /// Applications of the contributing flows.
-    #[serde(with = "crate::checkpoint::codec::app::list")]
+    #[serde(with = "crate::checkpoint::codec::apps")]
     pub apps: Vec<App>,
     /// Destinations with the number of contributing flows to each, highest number first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,

@@ -104,7 +104,7 @@ enum SavedIncident {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedContribution {
-    #[serde(with = "codec::flow_key")]
+    #[serde(with = "codec::compact")]
     key: FlowKey,
     first: Time,
     counted: Vec<(usize, u8, Quantities)>,
@@ -112,7 +112,7 @@ struct SavedContribution {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedOverflow {
-    #[serde(with = "codec::source_key")]
+    #[serde(with = "codec::compact")]
     key: SourceOverflowKey,
     last_seen: Quantities,
 }

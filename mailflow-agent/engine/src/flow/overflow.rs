@@ -3,20 +3,18 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use mailflow_common::{Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
-use serde::{Deserialize, Serialize};
 
 use super::{
     delta::{CounterDelta, Delta},
     quantity::{Quantities, Quantity},
     record::{DirectionStats, Flow},
 };
-use crate::{checkpoint::codec, time::Time};
+use crate::time::Time;
 
 /// Overflow counters of a source, by server port and protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceOverflow {
     /// Source, server port and protocol.
-    #[serde(with = "codec::source_key")]
     pub key: SourceOverflowKey,
     /// Client to server, cumulative.
     pub up: DirectionStats,

@@ -6,10 +6,10 @@ use mailflow_common::{App, Facts, FlowKey};
 use serde::{Deserialize, Serialize};
 
 use super::fields::RecordFields;
-use crate::{checkpoint::codec, time::Time};
+use crate::time::Time;
 
 /// Cumulative counters of one direction of a flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionStats {
     /// Packets on the wire.
     pub packets: u64,
@@ -25,27 +25,10 @@ pub struct DirectionStats {
     pub last: Option<Time>,
 }
 
-/// Returns TCP and application facts as bytes.
-pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
-    [
-        facts.syn,
-        facts.syn_ack,
-        facts.fin_up,
-        facts.fin_down,
-        facts.reset,
-        facts.seen,
-        facts.first_payload_up,
-        facts.first_payload_down,
-        facts.upgrade,
-        facts.inspected,
-    ]
-}
-
 /// Flow as one poll of the flow table shows it, with resolved times.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Addresses, ports, VLAN zone and protocol.
-    #[serde(with = "codec::flow_key")]
     pub key: FlowKey,
     /// Client to server.
     pub up: DirectionStats,
@@ -62,7 +45,6 @@ pub struct Flow {
     /// Interface index of the first packet, if known.
     pub interface: Option<NonZeroU32>,
     /// TCP and application facts.
-    #[serde(with = "codec::facts")]
     pub facts: Facts,
 }
 
@@ -134,12 +116,11 @@ impl RecordReason {
 }
 
 /// Flow record. Its event time is the last packet of the flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
     /// Flow with its cumulative counters.
     pub flow: Flow,
     /// Application class.
-    #[serde(with = "codec::app")]
     pub app: App,
     /// Reason of the record.
     pub reason: RecordReason,
@@ -147,7 +128,6 @@ pub struct FlowRecord {
     /// server sent packets.
     pub complete: bool,
     /// Fields that the record carries. Other counters and facts are undefined.
-    #[serde(with = "codec::fields")]
     pub fields: RecordFields,
 }
 

@@ -31,7 +31,7 @@ pub struct Match {
     #[serde(skip)]
     pub services: Vec<Service>,
     /// Applications. `App::Unseen` always matches, as the port decides then.
-    #[serde(serialize_with = "codec::app::list::serialize")]
+    #[serde(serialize_with = "codec::apps::serialize")]
     pub apps: Vec<App>,
     /// Transport protocols.
     pub protocols: Vec<Transport>,

@@ -1,29 +1,37 @@
-//! Serialised form of records that wait to be sorted: a third of their size in memory. The times that decide their
-//! order come first.
-
-use std::io;
+//! Records that wait to be sorted, encoded: a third of their size in memory. The time of evaluation comes first, then the
+//! record in the engine's form, which begins with its event time: these two decide the order.
 
 use super::TimedRecord;
-use mailflow_engine::{checkpoint::codec, time::Time};
+use mailflow_engine::{
+    checkpoint::codec::{self, Compact},
+    flow::FlowRecord,
+    time::Time,
+};
 
 /// Largest size of an encoded record.
-pub(crate) const MAX_ENCODED_BYTES: usize = 256;
+pub(crate) const MAX_ENCODED_BYTES: usize = codec::MAX_ENCODED_BYTES + TIME_BYTES;
+
+const TIME_BYTES: usize = size_of::<u64>();
 
 /// Appends a record.
-pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord) -> io::Result<()> {
+pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord) {
     out.reserve(MAX_ENCODED_BYTES);
-    codec::append(out, &(at, record.time(), record)).map_err(io::Error::other)
+    out.extend(at.as_nanos().to_le_bytes());
+    record.write(out);
 }
 
 /// Returns the times that decide the order of records: the time of evaluation, and the event time. Decodes
 /// nothing else.
-pub(crate) fn order_times(mut bytes: &[u8]) -> Option<(Time, Time)> {
-    codec::decode_first(&mut bytes).ok()
+pub(crate) fn order_times(bytes: &[u8]) -> Option<(Time, Time)> {
+    let (at, record) = bytes.split_first_chunk::<TIME_BYTES>()?;
+    Some((Time::from_nanos(u64::from_le_bytes(*at)), codec::event_time(record)?))
 }
 
 /// Decodes the first record, and removes it from the slice.
 pub(crate) fn read(bytes: &mut &[u8]) -> Option<TimedRecord> {
-    let (at, _, record): (Time, Time, _) = codec::decode_first(bytes).ok()?;
+    let (at, mut rest) = bytes.split_first_chunk::<TIME_BYTES>()?;
+    let (at, record) = (Time::from_nanos(u64::from_le_bytes(*at)), FlowRecord::read(&mut rest)?);
+    *bytes = rest;
     Some(TimedRecord { at, record })
 }
 
@@ -34,7 +42,7 @@ mod tests {
     use mailflow_common::{App, Facts, FlowKey, Scope, Vlans};
 
     use super::*;
-    use mailflow_engine::flow::{DirectionStats, Flow, FlowRecord, RecordFields, RecordReason};
+    use mailflow_engine::flow::{DirectionStats, Flow, RecordFields, RecordReason};
 
     #[test]
     fn the_longest_record_is_decoded_as_it_was_encoded() {
@@ -71,7 +79,7 @@ mod tests {
             record: FlowRecord { flow, app, reason, complete: true, fields },
         };
         let mut bytes = Vec::new();
-        write(&mut bytes, &record).unwrap();
+        write(&mut bytes, &record);
         assert!((200..=MAX_ENCODED_BYTES).contains(&bytes.len()), "{}", bytes.len());
         assert_eq!(order_times(&bytes), Some((record.at, Time::END)));
         let mut rest = bytes.as_slice();

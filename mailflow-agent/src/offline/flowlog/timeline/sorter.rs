@@ -104,7 +104,7 @@ impl RecordSorter {
         let mut pending = self.pending.into_inner().unwrap_or_else(PoisonError::into_inner);
         let limits = &self.limits;
         for mut buffer in mem::take(&mut pending.buffers) {
-            let (sorted, active, shutdown_records) = runs(&mut buffer)?;
+            let (sorted, active, shutdown_records) = runs(&mut buffer);
             pending.store(limits, sorted, active, shutdown_records)?;
         }
         if let Some(error) = pending.write_error {
@@ -129,12 +129,10 @@ impl SortBuffer<'_> {
         self.end = self.end.max(latest);
         self.records.push(record);
         if self.records.len() >= self.sorter.limits.records_per_buffer {
-            let encoded = runs(&mut self.records);
+            let (sorted, active, shutdown_records) = runs(&mut self.records);
             let mut pending = self.sorter.pending();
             if pending.write_error.is_none()
-                && let Err(error) = encoded.and_then(|(sorted, active, shutdown_records)| {
-                    pending.store(&self.sorter.limits, sorted, active, shutdown_records)
-                })
+                && let Err(error) = pending.store(&self.sorter.limits, sorted, active, shutdown_records)
             {
                 pending.write_error = Some(error);
             }
@@ -152,13 +150,13 @@ impl Drop for SortBuffer<'_> {
 
 /// Encodes and clears records. Returns the sorted final ones, the interim ones, and those of an agent's
 /// shutdown.
-fn runs(records: &mut Vec<TimedRecord>) -> io::Result<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let (mut sorted, mut active, mut shutdown_records) = (Vec::new(), Vec::new(), Vec::new());
     let mut order_keys = Vec::with_capacity(records.len());
     for (index, record) in (0_u32..).zip(records.iter()) {
         match record.record.reason {
-            RecordReason::Active => record_encoding::write(&mut active, record)?,
-            RecordReason::Shutdown => record_encoding::write(&mut shutdown_records, record)?,
+            RecordReason::Active => record_encoding::write(&mut active, record),
+            RecordReason::Shutdown => record_encoding::write(&mut shutdown_records, record),
             RecordReason::Closed | RecordReason::Idle => {
                 order_keys.push((record.at, record.record.time(), index));
             }
@@ -172,13 +170,13 @@ fn runs(records: &mut Vec<TimedRecord>) -> io::Result<(Vec<u8>, Vec<u8>, Vec<u8>
         })
     });
     for record in order_keys.iter().filter_map(|order_key| records.get(order_key.2 as usize)) {
-        record_encoding::write(&mut sorted, record)?;
+        record_encoding::write(&mut sorted, record);
     }
     for bytes in [&mut sorted, &mut active, &mut shutdown_records] {
         bytes.shrink_to_fit();
     }
     records.clear();
-    Ok((sorted, active, shutdown_records))
+    (sorted, active, shutdown_records)
 }
 
 /// Writes merged runs to a file, and returns their offset, for [`RunFile::run`].
@@ -188,7 +186,7 @@ fn append_merged(file: &mut RunFile, mut merge: RunMerge) -> io::Result<u64> {
     let mut bytes = Vec::new();
     let from = file.append(&bytes)?;
     while let Some(record) = merge.take()? {
-        record_encoding::write(&mut bytes, &record)?;
+        record_encoding::write(&mut bytes, &record);
         if bytes.len() >= WRITE_BYTES {
             file.append(&bytes)?;
             bytes.clear();
@@ -324,7 +322,7 @@ impl PendingRuns {
     fn store_in_order(&mut self, limits: &SorterLimits, records: &mut Vec<TimedRecord>) -> io::Result<()> {
         records.sort_unstable_by(TimedRecord::order);
         let mut bytes = Vec::new();
-        records.drain(..).try_for_each(|record| record_encoding::write(&mut bytes, &record))?;
+        records.drain(..).for_each(|record| record_encoding::write(&mut bytes, &record));
         self.store_sorted(limits, bytes)
     }
 }
