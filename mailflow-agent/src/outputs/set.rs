@@ -121,14 +121,10 @@ impl OutputSet {
         self.gateway.watch(names, bound.map(|bound| (bound.index, bound.name.as_str())));
     }
 
-    /// Sends the firing alerts to the outputs that refresh them, unless they got an event of the alert before.
+    /// Sends the firing alerts to the outputs that refresh them. Such an output has one state for each alert: it may have
+    /// got an event of the alert before.
     pub(crate) fn resend_firing(&self, firing: &[Arc<Alert>]) {
-        let is_known = |alert: &Alert| {
-            self.recent().iter().any(|(known, _)| {
-                (&known.fingerprint, known.starts_at) == (&alert.fingerprint, alert.starts_at)
-            })
-        };
-        for alert in firing.iter().filter(|alert| !is_known(alert)) {
+        for alert in firing {
             self.accepting(alert)
                 .filter(|out| out.policy == AlertPolicy::NotifyAndRefresh)
                 .for_each(|out| out.sink.push((Arc::clone(alert), clock::epoch())));
@@ -394,6 +390,22 @@ pub(super) mod tests {
         let end = Alert { state: AlertState::Resolved, ..firing };
         outputs.write(&effects_of(&end), WallClockOffset::default());
         assert_eq!(counts(), (4, 2));
+        drop(outputs);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_firing_alert_that_another_output_lacks_is_resent_too() {
+        let agent = AgentMetrics::new("0", 0.0).unwrap();
+        let (outputs, path) = outputs("resent", &agent);
+        let alert = Arc::new(alert());
+        let sinks = vec!["alerts".to_owned()];
+        let pending = PendingDelivery { alert: Arc::clone(&alert), epoch: WallClockOffset::default(), sinks };
+        outputs.redeliver(&[pending], &mut WrittenLines::default());
+        let suppressed = Alert { suppressed: Some("relay".into()), ..(*alert).clone() };
+        outputs.resend_firing(&[alert, Arc::new(suppressed)]);
+        let counts = ["alerts", "alerts_alertmanager"].map(|sink| received_count(&agent, sink));
+        assert_eq!(counts, [1, 1]);
         drop(outputs);
         fs::remove_file(path).unwrap();
     }

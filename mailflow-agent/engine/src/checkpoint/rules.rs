@@ -19,8 +19,9 @@ use crate::{
         evaluator::Evaluator,
         group_key::{GroupKey, Source},
         group_state::{FirstRecord, GroupState, IncidentState, SavedWindows},
-        group_table::{AllowStatus, GroupTable, SavedOverflowedGroups},
+        group_table::{GroupTable, SavedOverflowedGroups},
         pending::RuleInput,
+        suppression::AllowStatus,
         window::{state::WindowState, value::TermValue},
     },
     flow::{
@@ -318,7 +319,7 @@ impl Evaluator {
                             payload,
                         );
                         last_alert.source = source.or(last_alert.source);
-                        crate::eval::rule_state::apply_suppression(
+                        crate::eval::suppression::apply_suppression(
                             compiled,
                             allow_status,
                             &mut last_alert,

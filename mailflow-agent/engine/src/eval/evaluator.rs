@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, hint::black_box, time::Duration};
 use super::{
     group_key::{GroupKey, Source},
     group_state::EvalContext,
-    group_table::AllowStatus,
     rule_state::RuleState,
+    suppression::AllowStatus,
     window::value::WindowValue,
 };
 use crate::{

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     group_key::GroupKey,
-    group_table::AllowStatus,
-    rule_state::apply_suppression,
+    suppression::{AllowStatus, apply_suppression},
     window::{
         distinct::EndpointBytes,
         state::{TermSpec, WindowState},

@@ -31,15 +31,6 @@ const SAMPLED_GROUPS: usize = 64;
 /// Groups that are prefetched together before their visits.
 const PREFETCH_GROUPS: usize = 32;
 
-/// Allow-list status of a flow. A rule groups flows of each status separately.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum AllowStatus {
-    /// On no allow-list.
-    Unlisted,
-    /// On an allow-list.
-    Listed,
-}
-
 /// Table of a rule's groups.
 #[derive(Debug)]
 pub(crate) struct GroupTable {

@@ -7,10 +7,10 @@ use super::{
     evaluator::Evaluator,
     group_key::{GroupKey, Source},
     group_state::{ApplyOutcome, EvalContext},
-    group_table::AllowStatus,
     pending::PendingRecord,
     rule_mask::{MaskMatch, RuleMask},
     rule_state::RuleState,
+    suppression::AllowStatus,
     window::distinct::EndpointBytes,
 };
 use crate::{

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    evaluator::Evaluator, group_key::GroupKey, group_state::GroupState, group_table::AllowStatus,
-    rule_state::RuleState,
+    evaluator::Evaluator, group_key::GroupKey, group_state::GroupState, rule_state::RuleState,
+    suppression::AllowStatus,
 };
 use crate::{
     effects::Effects,

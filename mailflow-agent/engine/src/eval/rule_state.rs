@@ -1,16 +1,15 @@
 //! Run-time state of one rule.
 
-use std::sync::Arc;
-
 use super::{
     group_state::GroupState,
-    group_table::{AllowStatus, GroupTable},
+    group_table::GroupTable,
+    suppression::AllowStatus,
     window::{state::TermSpec, value::Value},
 };
 use crate::{
-    alert::{event::Alert, rate_limit::AlertRateLimit},
+    alert::rate_limit::AlertRateLimit,
     flow::{FlowRecord, phase::RecordPhase},
-    network::{Endpoints, Networks},
+    network::Endpoints,
     rule::{Measure, compiled::CompiledRule},
     time::{Time, WallClockOffset},
 };
@@ -114,23 +113,4 @@ impl RuleState {
             AllowStatus::Unlisted
         }
     }
-}
-
-/// Sets the reason of the allow-list entry on an alert about allow-listed flows.
-pub(crate) fn apply_suppression(
-    compiled: &CompiledRule,
-    allow_status: AllowStatus,
-    alert: &mut Alert,
-    internal: &Networks,
-    clock_offset: WallClockOffset,
-) {
-    if allow_status == AllowStatus::Unlisted {
-        return;
-    }
-    let of = |record: &Arc<FlowRecord>| {
-        let endpoints = Endpoints::of(&record.flow, internal);
-        compiled.allowed(&endpoints, record.time(), clock_offset).map(|allow| Arc::clone(&allow.reason))
-    };
-    let reason = alert.flows.iter().rev().find_map(of);
-    alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));
 }

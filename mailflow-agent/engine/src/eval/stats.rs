@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{evaluator::Evaluator, group_table::AllowStatus, rule_state::RuleState};
+use super::{evaluator::Evaluator, rule_state::RuleState, suppression::AllowStatus};
 use crate::{alert::evidence, rule::RuleLimits};
 
 /// Statistics of all rules together.

@@ -66,7 +66,7 @@ mod tests {
             key,
             up: direction,
             down: direction,
-            first: Time::END,
+            first: Time::from_nanos(1 << 62),
             messages: u32::MAX,
             rejected: u32::MAX,
             mac: Some([0xff; 6]),
@@ -80,7 +80,7 @@ mod tests {
         };
         let mut bytes = Vec::new();
         write(&mut bytes, &record);
-        assert!((200..=MAX_ENCODED_BYTES).contains(&bytes.len()), "{}", bytes.len());
+        assert!(bytes.len() <= MAX_ENCODED_BYTES, "{}", bytes.len());
         assert_eq!(order_times(&bytes), Some((record.at, Time::END)));
         let mut rest = bytes.as_slice();
         assert_eq!(read(&mut rest), Some(record));
