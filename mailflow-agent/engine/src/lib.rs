@@ -187,8 +187,7 @@ impl Engine {
         (settings.v6_source_prefix, settings.clock_offset) =
             (self.settings.v6_source_prefix, self.settings.clock_offset);
         let lateness = self.limits.lateness();
-        let changed =
-            self.evaluator.reconfigure((rules, settings.limits), lateness, &settings.internal, &mut effects);
+        let changed = self.evaluator.reconfigure((rules, settings.limits), lateness, &mut effects);
         self.flow_table.renumber_rules(|rule| changed.rule_numbers.get(rule).copied().flatten());
         self.settings = settings;
         ReconfigureOutcome { restarted: changed.restarted, effects }

@@ -59,7 +59,7 @@ impl Sub<Duration> for Time {
 }
 
 /// Offset of the packet clock's start from the Unix epoch, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallClockOffset(i128);
 
 impl WallClockOffset {

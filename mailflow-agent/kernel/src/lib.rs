@@ -25,7 +25,6 @@ pub use self::{
     error::{KernelError, PinError, holder_suffix},
     flow_table::{
         conservation::{ConservationDifference, PacketAudit, TrafficSum},
-        element::{flow_key_bytes, parse_flow_key, parse_source_key, source_key_bytes},
         reader::{PendingOverflow, PendingSuperseded},
         scan::{FlowBatch, FlowScan},
         snapshot::Snapshot,

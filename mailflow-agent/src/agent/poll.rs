@@ -97,7 +97,7 @@ fn scan(
                 let Some(outcomes) = scan.evict(engine.pending_eviction()) else { continue };
                 let evictions = engine.pending_eviction().iter().zip(&outcomes);
                 let changed = evictions.filter(|(_, outcome)| **outcome == EvictOutcome::Changed);
-                // Recovery looks up a flow without this entry, and finds it in the table: a failure loses nothing.
+                // After a failure the journal gets no end of this poll, and recovery looks up its flows in the table.
                 let _ =
                     store(journal, changed.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone())));
                 emit(&engine.apply_evictions(&outcomes));

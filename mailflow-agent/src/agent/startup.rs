@@ -29,7 +29,7 @@ use crate::{
 };
 use mailflow_engine::Engine;
 use mailflow_kernel::clock;
-use mailflow_kernel::{self, HookQueryHelper, MapOrigin, PinError, Pins, ReaderCheckpoint};
+use mailflow_kernel::{self, HookQueryHelper, MapOrigin, PinError, Pins};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it. Steps whose failure costs least come first.
@@ -53,12 +53,10 @@ impl Pipeline {
         let outputs = OutputSet::open(&config.outputs, &view.agent, gateway)?;
         let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
         let hosts = if mixed { HostScope::OwnOnly } else { HostScope::Any };
-        let kernel_checkpoint = recovered.checkpoint.as_mut().map(|checkpoint| {
-            (checkpoint.flow_table_id, ReaderCheckpoint::from(std::mem::take(&mut checkpoint.kernel)))
-        });
-        let kernel_checkpoint = kernel_checkpoint
+        let kernel_checkpoint = recovered
+            .checkpoint
             .as_ref()
-            .and_then(|(generation, kernel_checkpoint)| Some(((*generation)?, kernel_checkpoint)));
+            .and_then(|checkpoint| Some((checkpoint.flow_table_id?, &checkpoint.kernel)));
         let directory = pins.as_ref().map(Pins::directory);
         let private = pins.as_ref().is_some_and(Pins::are_private);
         let (mut kernel, map_origin) = load_pinned(&config, hosts, pins, kernel_checkpoint)?;

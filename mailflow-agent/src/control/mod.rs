@@ -21,7 +21,7 @@ pub use self::{
     },
     status::{
         Conservation, DirectionCounts, Durability, FiringAlert, HelperStatus, ListStatus, OutputStatus,
-        ProgramStatus, RuleStatus, Status, StatusNumber, StoredAlert, TableUsage, UnlistedClientsStatus,
+        ProgramStatus, RuleStatus, Status, StatusNumber, TableUsage, UnlistedClientsStatus,
         WatchedEntryStatus, WatchedInterface,
     },
     top::{TopSnapshot, TopSource},

@@ -259,26 +259,6 @@ pub struct FiringAlert {
     pub threshold: StatusNumber,
 }
 
-/// Firing alert, as stored in the checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StoredAlert {
-    /// Name of the rule.
-    pub rule: String,
-    /// Severity.
-    pub severity: String,
-    /// Source or other group key.
-    pub source: String,
-    /// Fingerprint of rule and source.
-    pub fingerprint: String,
-    /// Start of the alert, in seconds since 1970.
-    pub since: f64,
-    /// Value at the last event of the alert.
-    pub value: u64,
-    /// Threshold.
-    pub threshold: u64,
-}
-
 /// Output, with the values of its metrics `mailflow_output_*`. Those that an output does not have are zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,6 +1,6 @@
 //! Alerts by rule and state.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::text::MetricFamily;
 use mailflow_engine::event::{Alert, AlertState};
@@ -15,11 +15,9 @@ const ALERT_EVENTS: MetricFamily = MetricFamily::counter(
 /// State of alerts about flows on an allow-list, which do not notify people.
 const SUPPRESSED_STATE: &str = "suppressed";
 
-/// Counts of alerts. Rules are identified by their index.
+/// Counts of alert events. Rules are identified by their index.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AlertCounts {
-    /// Rule of each firing alert, by fingerprint and suppression.
-    firing: HashMap<(String, bool), usize>,
     /// Events by rule: firing, resolved, suppressed.
     events: Vec<[u64; 3]>,
 }
@@ -30,36 +28,29 @@ impl AlertCounts {
         if self.events.len() <= rule {
             self.events.resize(rule + 1, [0; 3]);
         }
-        let [firing, resolved, suppressed_events] = &mut self.events[rule];
-        let suppressed = alert.suppressed.is_some();
-        let key = (alert.fingerprint.clone(), suppressed);
+        let [firing, resolved, suppressed] = &mut self.events[rule];
         let count = match alert.state {
-            AlertState::Firing => {
-                self.firing.insert(key, rule);
-                firing
-            }
-            AlertState::Resolved => {
-                self.firing.remove(&key);
-                resolved
-            }
+            _ if alert.suppressed.is_some() => suppressed,
+            AlertState::Firing => firing,
+            AlertState::Resolved => resolved,
         };
-        *(if suppressed { suppressed_events } else { count }) += 1;
-    }
-
-    /// Adds a firing alert of the previous process.
-    pub(crate) fn restore_firing(&mut self, rule: usize, fingerprint: &str) {
-        self.firing.insert((fingerprint.to_owned(), false), rule);
+        *count += 1;
     }
 
     /// Writes the families. Every rule has its series from the start.
-    pub(crate) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
-        let mut firing_counts = vec![[0_u64; 2]; rules.len()];
-        for ((_, suppressed), rule) in &self.firing {
-            firing_counts[*rule][usize::from(*suppressed)] += 1;
+    pub(crate) fn render(&self, out: &mut String, rules: &[Arc<str>], firing: &[Arc<Alert>]) {
+        // The previous process may have sent the events of a firing alert of a name that is no rule's.
+        let mut counts: Vec<(&str, [u64; 2])> = rules.iter().map(|rule| (&**rule, [0; 2])).collect();
+        for alert in firing {
+            let index = counts.iter().position(|(rule, _)| **rule == *alert.rule).unwrap_or_else(|| {
+                counts.push((&alert.rule, [0; 2]));
+                counts.len() - 1
+            });
+            counts[index].1[usize::from(alert.suppressed.is_some())] += 1;
         }
         let (firing, resolved) = (AlertState::Firing.name(), AlertState::Resolved.name());
         FIRING_ALERTS.head(out);
-        for (rule, counts) in rules.iter().zip(firing_counts) {
+        for (rule, counts) in counts {
             for (state, number) in [firing, SUPPRESSED_STATE].into_iter().zip(counts) {
                 FIRING_ALERTS.sample(out, &[("rule", rule), ("state", state)], number);
             }

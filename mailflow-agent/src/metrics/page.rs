@@ -1,9 +1,11 @@
 //! Complete metrics page.
 
+use std::sync::Arc;
+
 use super::{
     agent::AgentMetrics, engine_stats::EngineStats, kernel::KernelSnapshot, traffic_counters::TrafficCounters,
 };
-use mailflow_engine::query::window_scan::WindowReport;
+use mailflow_engine::{event::Alert, query::window_scan::WindowReport};
 
 /// Content of the page.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub struct MetricsPage<'a> {
     pub traffic: &'a TrafficCounters,
     /// Current window values of the rules.
     pub windows: &'a WindowReport,
+    /// Firing alerts of the engine, suppressed ones included.
+    pub firing: &'a [Arc<Alert>],
     /// Occupancy of the engine, `None` before the first poll.
     pub engine: Option<&'a EngineStats>,
     /// State of the kernel program, `None` before the first poll.
@@ -27,7 +31,7 @@ impl MetricsPage<'_> {
     /// The `prometheus` crate found a family without samples.
     pub fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
         self.agent.render(out)?;
-        self.traffic.render(self.windows, out);
+        self.traffic.render(self.windows, self.firing, out);
         if let Some(engine) = self.engine {
             engine.render(out);
         }

@@ -12,7 +12,7 @@ use super::{
     windows,
 };
 use mailflow_engine::{
-    event::{CounterDelta, Effects, Source},
+    event::{Alert, CounterDelta, Effects, Source},
     flow::{Flow, RecordReason},
     query::window_scan::WindowReport,
     settings::{Service, Services},
@@ -153,12 +153,6 @@ impl TrafficCounters {
         (sum.up, sum.down)
     }
 
-    /// Adds a firing alert of the previous process, without counting an event.
-    pub fn restore_firing(&mut self, rule: &str, fingerprint: &str) {
-        let rule = self.rule(&Arc::from(rule));
-        self.alerts.restore_firing(rule, fingerprint);
-    }
-
     /// Returns the counters of each source, and of `other` and `retired`, in the order of the page.
     pub fn sources(&self) -> Vec<SourceTotals<'_>> {
         let source_totals = |(source, row): (_, &CounterRow)| {
@@ -173,8 +167,8 @@ impl TrafficCounters {
         self.sources.len()
     }
 
-    /// Writes the families. `windows` contains the current window values.
-    pub fn render(&self, windows: &WindowReport, out: &mut String) {
+    /// Writes the families. `windows` contains the current window values, `firing` the firing alerts.
+    pub fn render(&self, windows: &WindowReport, firing: &[Arc<Alert>], out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([OTHER_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
         SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
@@ -194,7 +188,7 @@ impl TrafficCounters {
             let count = self.suppressed.get(index).copied().unwrap_or_default();
             SUPPRESSED_FLOWS.sample(out, &[("rule", rule)], count);
         }
-        self.alerts.render(out, &self.rules);
+        self.alerts.render(out, &self.rules, firing);
     }
 
     /// Returns the index of a rule, and adds an unknown one.

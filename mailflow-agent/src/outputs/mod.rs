@@ -16,6 +16,7 @@ pub(crate) mod journald;
 pub mod jsonl_file;
 mod ocsf;
 pub(crate) mod pending_delivery;
+pub(crate) mod policy;
 pub mod profile;
 mod protocol;
 mod remote_sender;

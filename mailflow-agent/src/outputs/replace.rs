@@ -1,19 +1,21 @@
 //! Replacement of outputs at a reload. Outputs with an unchanged configuration stay open.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tracing::warn;
 
 use super::{
     AlertEvent, FlowEvent, factory,
     jsonl_file::OpenError,
+    policy::AlertPolicy,
     profile::EventFormat,
-    set::{AlertPolicy, Output, OutputSet, undelivered},
+    set::{Output, OutputSet, undelivered},
 };
 use crate::{
     config::{self, AlertDestination, AlertOutput, FlowDestination, FlowOutput, Profile},
     metrics::AgentMetrics,
 };
+use mailflow_engine::event::Alert;
 use mailflow_kernel::clock;
 
 /// New outputs, and the unchanged ones.
@@ -75,7 +77,15 @@ impl OutputSet {
 
     /// Uses the opened outputs from now on and closes those that are no longer configured. Items that a
     /// closed output could not deliver within `grace` go to the new output of the same name, if there is one.
-    pub(crate) fn replace(&mut self, opened: OpenedOutputs, grace: Duration, agent: &AgentMetrics) {
+    ///
+    /// A new Alertmanager gets the `firing` alerts.
+    pub(crate) fn replace(
+        &mut self,
+        opened: OpenedOutputs,
+        firing: &[Arc<Alert>],
+        grace: Duration,
+        agent: &AgentMetrics,
+    ) {
         let OpenedOutputs { configured, alerts, flows, unchanged: [unchanged_alerts, unchanged_flows] } =
             opened;
         self.configured = configured;
@@ -114,17 +124,16 @@ impl OutputSet {
             }
         }
         let is_new = |out: &&Output<AlertEvent>| !unchanged_alerts.contains_key(&out.config_index);
-        let firing: Vec<AlertEvent> = self.firing().values().cloned().collect();
         for out in self.alerts.iter().filter(is_new) {
-            // A new Alertmanager does not know the firing alerts.
             if out.policy == AlertPolicy::NotifyAndRefresh {
-                firing.iter().for_each(|event| out.sink.push(event.clone()));
+                let firing = firing.iter().filter(|alert| out.policy.accepts(alert));
+                firing.for_each(|alert| out.sink.push((Arc::clone(alert), clock::epoch())));
             }
             for (event, _) in
                 undelivered.iter().filter(|(_, names)| names.iter().any(|name| name == out.sink.name()))
             {
-                if out.accepts(event.notify) {
-                    out.sink.push(event.event());
+                if out.policy.accepts(&event.0) {
+                    out.sink.push(event.clone());
                 }
             }
         }
@@ -182,7 +191,7 @@ fn swap_outputs<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::fs;
 
     use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
@@ -267,7 +276,7 @@ mod tests {
         new.alerts.reverse();
         let opened = outputs.open_changed(&new, &agent).unwrap();
         assert_eq!((opened.alerts.len(), opened.flows.len()), (2, 0), "what is opened");
-        outputs.replace(opened, Duration::from_secs(5), &agent);
+        outputs.replace(opened, &[Arc::new(alert())], Duration::from_secs(5), &agent);
         let names: Vec<&str> = outputs.alerts.iter().map(|out| out.sink.name()).collect();
         let expected =
             ["second", "alerts_webhook", "alerts_alertmanager", "syslog2", "alerts_syslog", "alerts"];
@@ -299,7 +308,7 @@ mod tests {
             address(&collector)
         ));
         let opened = outputs.open_changed(&new, &agent).unwrap();
-        outputs.replace(opened, Duration::from_secs(5), &agent);
+        outputs.replace(opened, &[Arc::new(alert())], Duration::from_secs(5), &agent);
         let deadline = clock::now() + Duration::from_secs(30);
         while sink_counts(&agent, "alerts_syslog") != [1, 0, 0]
             || sink_counts(&agent, "flow_log_ipfix") != [1, 0, 0]

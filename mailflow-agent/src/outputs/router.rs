@@ -5,13 +5,9 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::set::OutputSet;
-use crate::{
-    control::StoredAlert,
-    metrics::LabelContext,
-    status::{active_alerts::ActiveAlerts, shared_status::SharedStatus},
-};
+use crate::{metrics::LabelContext, status::shared_status::SharedStatus};
 use mailflow_engine::{
-    event::{AggregatedAlert, Alert, Effects},
+    event::{AggregatedAlert, Effects},
     settings::Services,
     time::{Time, WallClockOffset},
 };
@@ -37,20 +33,6 @@ impl EffectRouter {
         snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
     }
 
-    /// Restores the firing alerts of the previous process.
-    pub(crate) fn restore_alerts(&self, firing: Vec<(u64, StoredAlert)>) {
-        let mut snapshot = self.status.snapshot();
-        for (_, alert) in &firing {
-            snapshot.traffic.restore_firing(&alert.rule, &alert.fingerprint);
-        }
-        snapshot.firing = ActiveAlerts::restored(firing);
-    }
-
-    /// Updates the firing alerts in the status with replayed events.
-    pub(crate) fn update_firing(&self, alerts: &[Alert]) {
-        self.status.snapshot().firing.update(alerts);
-    }
-
     /// Returns the outputs.
     pub(crate) fn outputs(&self) -> &OutputSet {
         &self.outputs
@@ -64,18 +46,12 @@ impl EffectRouter {
         }
     }
 
-    /// Returns the firing alerts for the checkpoint.
-    pub(crate) fn firing(&self) -> Vec<(u64, StoredAlert)> {
-        self.status.snapshot().firing.to_checkpoint()
-    }
-
     /// Adds effects to the metrics and writes their lines.
     pub(crate) fn route(&self, (now, epoch): (Time, WallClockOffset), effects: &Effects) {
         let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut snapshot = self.status.snapshot();
         snapshot.traffic.observe(effects, labels, now);
         snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
-        snapshot.firing.update(&effects.alerts);
         drop(snapshot);
         log_grouped(effects);
         self.outputs.write(effects, epoch);

@@ -1,7 +1,7 @@
 //! Open outputs for alerts and flow records.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,17 +10,17 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, profile::EventFormat,
-    replace::OpenedOutputs, worker::SinkWorker,
+    AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, policy::AlertPolicy,
+    profile::EventFormat, replace::OpenedOutputs, worker::SinkWorker,
 };
 use crate::{
-    config::{self, AlertDestination, AlertOutput, FlowOutput, Target},
+    config::{self, AlertOutput, FlowOutput, Target},
     metrics::AgentMetrics,
-    recovery::state_dir::{AlertDelivery, PendingDelivery, WrittenLines},
+    recovery::state_dir::{PendingDelivery, WrittenLines},
     util::disk::FileLimits,
 };
 use mailflow_engine::{
-    event::{AlertState, Effects},
+    event::{Alert, Effects},
     time::WallClockOffset,
 };
 use mailflow_kernel::EntryBinding;
@@ -29,30 +29,6 @@ use mailflow_kernel::clock;
 /// Largest number of alert events remembered for sinks that have not delivered them. Older ones are only in
 /// the queues of these sinks.
 const MAX_RECENT_ALERTS: usize = 1_000;
-
-/// Selection of alert events for an output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AlertPolicy {
-    /// All events, suppressed alerts included.
-    Archive,
-    /// Events that notify people.
-    Notify,
-    /// Events that notify people, with the firing alerts repeated after a restart or a reload.
-    NotifyAndRefresh,
-}
-
-impl AlertPolicy {
-    /// Returns the policy of a configured output.
-    pub(super) const fn of(to: &AlertDestination) -> Self {
-        match to {
-            AlertDestination::Lines { .. } => Self::Archive,
-            AlertDestination::Journal { .. }
-            | AlertDestination::Syslog(_)
-            | AlertDestination::Webhook { .. } => Self::Notify,
-            AlertDestination::Alertmanager { .. } => Self::NotifyAndRefresh,
-        }
-    }
-}
 
 /// Open output.
 pub(super) struct Output<T> {
@@ -77,11 +53,6 @@ impl<T: Send + 'static> Output<T> {
             Target::Stdout => None,
         });
         Self { config_index, policy, sink, file }
-    }
-
-    /// Returns true if the output accepts an event that notifies people, or that does not.
-    pub(super) fn accepts(&self, notify: bool) -> bool {
-        notify || self.policy == AlertPolicy::Archive
     }
 
     /// Returns true if the file has the line that `line` returns.
@@ -118,10 +89,8 @@ pub(crate) struct OutputSet {
     pub(super) configured: (Vec<AlertOutput>, Vec<FlowOutput>),
     pub(super) alerts: Vec<Output<AlertEvent>>,
     pub(super) flows: Vec<Output<FlowEvent>>,
-    /// Firing alerts by fingerprint.
-    firing: Mutex<HashMap<String, AlertEvent>>,
     /// Newest alert events, oldest first, from the first that a sink has not delivered.
-    recent: Mutex<VecDeque<AlertDelivery>>,
+    recent: Mutex<VecDeque<AlertEvent>>,
 }
 
 impl OutputSet {
@@ -136,7 +105,6 @@ impl OutputSet {
             configured: Default::default(),
             alerts: Vec::new(),
             flows: Vec::new(),
-            firing: Mutex::default(),
             recent: Mutex::default(),
         };
         let OpenedOutputs { alerts, flows, configured, .. } = none.open_changed(outputs, agent)?;
@@ -153,15 +121,13 @@ impl OutputSet {
         self.gateway.watch(names, bound.map(|bound| (bound.index, bound.name.as_str())));
     }
 
-    /// Sends the firing alerts to the outputs that refresh them.
-    pub(crate) fn resend_firing(&self, firing: impl IntoIterator<Item = AlertEvent>) {
-        for event in firing {
-            let before = self.firing().insert(event.0.fingerprint.clone(), event.clone());
-            // A known alert was already sent to these outputs.
-            if before.is_none() {
-                let sinks = self.alerts.iter().filter(|out| out.policy == AlertPolicy::NotifyAndRefresh);
-                sinks.for_each(|out| out.sink.push(event.clone()));
-            }
+    /// Sends the firing alerts to the outputs that refresh them. Such an output has one state for each alert: it may have
+    /// got an event of the alert before.
+    pub(crate) fn resend_firing(&self, firing: &[Arc<Alert>]) {
+        for alert in firing {
+            self.accepting(alert)
+                .filter(|out| out.policy == AlertPolicy::NotifyAndRefresh)
+                .for_each(|out| out.sink.push((Arc::clone(alert), clock::epoch())));
         }
     }
 
@@ -204,8 +170,9 @@ impl OutputSet {
             }
         }
         for alert in &effects.alerts {
-            let event = self.record_alert((Arc::new(alert.clone()), epoch));
-            self.accepting(event.notify).for_each(|out| push_alert(&out.sink, event.event()));
+            let event = (Arc::new(alert.clone()), epoch);
+            self.remember(event.clone());
+            self.accepting(alert).for_each(|out| push_alert(&out.sink, event.clone()));
         }
     }
 
@@ -227,26 +194,27 @@ impl OutputSet {
             }
         }
         for alert in &effects.alerts {
-            let event = self.record_alert((Arc::new(alert.clone()), epoch));
+            let event = (Arc::new(alert.clone()), epoch);
+            self.remember(event.clone());
             let line = |format: &EventFormat| format.alert_line(alert, epoch);
             let has_line: Vec<bool> =
-                self.accepting(event.notify).map(|out| out.file_has_line(written, line)).collect();
+                self.accepting(alert).map(|out| out.file_has_line(written, line)).collect();
             let others_have_it = has_line.contains(&true);
-            for (out, has_line) in self.accepting(event.notify).zip(has_line) {
-                out.deliver_if_missing(event.event(), has_line, others_have_it, had_backlog);
+            for (out, has_line) in self.accepting(alert).zip(has_line) {
+                out.deliver_if_missing(event.clone(), has_line, others_have_it, had_backlog);
             }
         }
     }
 
     /// Delivers alert events to the sinks that had not delivered them, and to files that do not have them.
     pub(crate) fn redeliver(&self, undelivered: &[PendingDelivery], written: &mut WrittenLines) {
-        for PendingDelivery { event, sinks } in undelivered {
+        for PendingDelivery { alert, epoch, sinks } in undelivered {
+            let event = (Arc::clone(alert), *epoch);
             self.remember(event.clone());
-            for out in self.accepting(event.notify) {
-                let (alert, epoch) = event.event();
-                let has_line = out.file_has_line(written, |format| format.alert_line(&alert, epoch));
+            for out in self.accepting(alert) {
+                let has_line = out.file_has_line(written, |format| format.alert_line(alert, *epoch));
                 if !has_line && sinks.iter().any(|name| name == out.sink.name()) {
-                    out.sink.push((alert, epoch));
+                    out.sink.push(event.clone());
                 }
             }
         }
@@ -259,7 +227,8 @@ impl OutputSet {
         let waiting = undelivered(&self.alerts, &recent);
         let delivered = waiting.iter().take_while(|(_, names)| names.is_empty()).count();
         recent.drain(..delivered);
-        let undelivered = waiting.into_iter().map(|(event, sinks)| PendingDelivery { event, sinks });
+        let undelivered =
+            waiting.into_iter().map(|((alert, epoch), sinks)| PendingDelivery { alert, epoch, sinks });
         undelivered.filter(|undelivered| !undelivered.sinks.is_empty()).collect()
     }
 
@@ -274,25 +243,8 @@ impl OutputSet {
         self.alerts.iter().all(|out| out.sink.waiting() == 0)
     }
 
-    /// Remembers an alert event, and decides if it notifies people.
-    fn record_alert(&self, (alert, epoch): AlertEvent) -> AlertDelivery {
-        // A suppressed alert does not notify people, except for the end of an alert that did.
-        let notify = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
-        let event = AlertDelivery::new(alert, epoch, notify);
-        self.remember(event.clone());
-        event
-    }
-
-    /// Updates the firing alerts, and remembers the event until it is delivered.
-    fn remember(&self, event: AlertDelivery) {
-        let (alert, epoch) = event.event();
-        match alert.state {
-            AlertState::Firing if event.notify => {
-                drop(self.firing().insert(alert.fingerprint.clone(), (alert, epoch)));
-            }
-            AlertState::Firing => {}
-            AlertState::Resolved => drop(self.firing().remove(&alert.fingerprint)),
-        }
+    /// Remembers an alert event until it is delivered.
+    fn remember(&self, event: AlertEvent) {
         let mut recent = self.recent();
         if recent.len() >= MAX_RECENT_ALERTS {
             recent.pop_front();
@@ -300,18 +252,13 @@ impl OutputSet {
         recent.push_back(event);
     }
 
-    /// Returns the outputs that accept events that notify people, or that do not.
-    fn accepting(&self, notify: bool) -> impl Iterator<Item = &Output<AlertEvent>> {
-        self.alerts.iter().filter(move |out| out.accepts(notify))
-    }
-
-    /// Returns the locked firing alerts.
-    pub(super) fn firing(&self) -> MutexGuard<'_, HashMap<String, AlertEvent>> {
-        self.firing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the outputs that get the events of an alert.
+    fn accepting(&self, alert: &Alert) -> impl Iterator<Item = &Output<AlertEvent>> {
+        self.alerts.iter().filter(|out| out.policy.accepts(alert))
     }
 
     /// Returns the locked recent alert events.
-    pub(super) fn recent(&self) -> MutexGuard<'_, VecDeque<AlertDelivery>> {
+    pub(super) fn recent(&self) -> MutexGuard<'_, VecDeque<AlertEvent>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -336,13 +283,13 @@ impl OutputSet {
 /// Returns each of the `recent` events with the names of the outputs that have not delivered it.
 pub(super) fn undelivered(
     outputs: &[Output<AlertEvent>],
-    recent: &VecDeque<AlertDelivery>,
-) -> Vec<(AlertDelivery, Vec<String>)> {
+    recent: &VecDeque<AlertEvent>,
+) -> Vec<(AlertEvent, Vec<String>)> {
     let mut waiting: Vec<_> = recent.iter().map(|event| (event.clone(), Vec::new())).collect();
     for out in outputs {
         // The waiting events are the newest that the sink received.
         let remaining = usize::try_from(out.sink.waiting()).unwrap_or(usize::MAX);
-        let audible = waiting.iter_mut().rev().filter(|(event, _)| out.accepts(event.notify));
+        let audible = waiting.iter_mut().rev().filter(|((alert, _), _)| out.policy.accepts(alert));
         audible.take(remaining).for_each(|(_, names)| names.push(out.sink.name().to_owned()));
     }
     waiting
@@ -356,7 +303,7 @@ pub(super) mod tests {
     use crate::config;
     use mailflow_engine::{
         eval::GroupKey,
-        event::{Alert, FlowTotals, Severity, Source, TermValue, Value},
+        event::{AlertState, FlowTotals, Severity, Source, TermValue, Value},
         time::Time,
     };
 
@@ -426,7 +373,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn suppressed_alerts_notify_only_of_the_end_of_a_known_alert() {
+    fn suppressed_alerts_notify_nobody() {
         let agent = AgentMetrics::new("0", 0.0).unwrap();
         let (outputs, path) = outputs("suppressed", &agent);
         let firing = alert();
@@ -436,9 +383,29 @@ pub(super) mod tests {
         assert_eq!(counts(), (1, 0));
         outputs.write(&effects_of(&firing), WallClockOffset::default());
         assert_eq!(counts(), (2, 1));
+        // Flows on the allow-list end, and the others of this source go on.
         let end = Alert { state: AlertState::Resolved, ..suppressed };
         outputs.write(&effects_of(&end), WallClockOffset::default());
-        assert_eq!(counts(), (3, 2));
+        assert_eq!(counts(), (3, 1));
+        let end = Alert { state: AlertState::Resolved, ..firing };
+        outputs.write(&effects_of(&end), WallClockOffset::default());
+        assert_eq!(counts(), (4, 2));
+        drop(outputs);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_firing_alert_that_another_output_lacks_is_resent_too() {
+        let agent = AgentMetrics::new("0", 0.0).unwrap();
+        let (outputs, path) = outputs("resent", &agent);
+        let alert = Arc::new(alert());
+        let sinks = vec!["alerts".to_owned()];
+        let pending = PendingDelivery { alert: Arc::clone(&alert), epoch: WallClockOffset::default(), sinks };
+        outputs.redeliver(&[pending], &mut WrittenLines::default());
+        let suppressed = Alert { suppressed: Some("relay".into()), ..(*alert).clone() };
+        outputs.resend_firing(&[alert, Arc::new(suppressed)]);
+        let counts = ["alerts", "alerts_alertmanager"].map(|sink| received_count(&agent, sink));
+        assert_eq!(counts, [1, 1]);
         drop(outputs);
         fs::remove_file(path).unwrap();
     }

@@ -191,12 +191,17 @@ impl Checkpointer {
         }
     }
 
-    /// Ends the poll, and writes a checkpoint if it is due. Outputs that are slow do not delay it forever.
-    pub(crate) fn end_poll(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
-        if self.poll.take().is_none() && !self.inputs_lost {
-            // Without this record recovery takes the poll for incomplete, and looks up its flows in the maps.
+    /// Journals the end of the poll, if all of its records are in the journal and its inputs in the input log. Without
+    /// that, recovery looks up the flows of the poll in the maps.
+    pub(crate) fn complete_poll(&mut self) {
+        if self.poll.take().is_none() && !self.inputs_lost && !self.journal_failed {
             let _ = self.append([JournalRecord::PollEnd]);
         }
+    }
+
+    /// Ends the poll, and writes a checkpoint if it is due. Outputs that are slow do not delay it forever.
+    pub(crate) fn end_poll(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
+        self.complete_poll();
         self.record_output_progress(sinks);
         // Outputs that deliver get until the next interval. The checkpoint does not need what they deliver
         // until then.
@@ -260,16 +265,12 @@ impl Checkpointer {
         sinks: &EffectRouter,
     ) {
         let Some(state_dir) = &mut self.state_dir else { return };
-        let known = engine.checkpoint_flows();
         let checkpoint = Checkpoint {
             flow_table_id: kernel.generation(),
-            kernel: kernel.checkpoint().into(),
+            kernel: kernel.checkpoint(),
             now: now.as_nanos(),
-            last_poll: known.now.as_nanos(),
-            fingerprint_seeds: known.seeds,
-            flows: known.flows,
+            flows: engine.checkpoint_flows(),
             rules: engine.save(),
-            firing: sinks.firing(),
             pending_deliveries: sinks.outputs().undelivered(),
         };
         let result = state_dir.write_checkpoint(&checkpoint);
@@ -338,5 +339,58 @@ impl Checkpointer {
     /// Returns the bytes of the state files, and the number of write failures.
     pub(crate) fn usage(&self) -> Option<(u64, u64)> {
         self.state_dir.as_ref().map(|state_dir| (state_dir.bytes(), self.failures.failures()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        recovery::{
+            checkpoint::JOURNAL_FILE,
+            directory::LockedDirectory,
+            journal::{record::tests::some_flow, record_file},
+        },
+        util::disk::FileLimits,
+    };
+    use mailflow_engine::checkpoint::codec;
+
+    #[test]
+    fn a_poll_with_a_lost_record_has_no_end() {
+        let path = std::env::temp_dir().join(format!("mailflow-poll-end-{}", std::process::id()));
+        let (state_dir, _) = StateDir::open(&path, FileLimits::NONE, 1).unwrap();
+        let config = config::parse("f", "{}").unwrap();
+        let mut checkpointer = Checkpointer::new(Some(state_dir), None, None, &config);
+        let mut poll = |seconds: u64, limits: FileLimits| {
+            let set_limits = |checkpointer: &mut Checkpointer, limits| {
+                checkpointer.state_dir.as_mut().unwrap().set_limits(limits);
+            };
+            set_limits(&mut checkpointer, FileLimits::NONE);
+            checkpointer.begin_poll(Time::from_nanos(seconds), WallClockOffset::default());
+            checkpointer.append([JournalRecord::FlowEnded(some_flow(1))]).unwrap();
+            set_limits(&mut checkpointer, limits);
+            let rejected = checkpointer.append([JournalRecord::EvictionRejected(some_flow(1))]);
+            set_limits(&mut checkpointer, FileLimits::NONE);
+            checkpointer.complete_poll();
+            rejected.is_ok()
+        };
+        assert!(!poll(1, FileLimits { max_size: 1, ..FileLimits::NONE }));
+        assert!(poll(2, FileLimits::NONE));
+        let directory = LockedDirectory::open_unlocked(&path);
+        let journal = record_file::read(&directory, JOURNAL_FILE).unwrap().records;
+        let journal: Vec<JournalRecord> =
+            journal.iter().map(|record| codec::decode(record).unwrap()).collect();
+        let begin = |nanos| JournalRecord::PollBegin { now: Time::from_nanos(nanos), epoch: 0 };
+        let expected = [
+            begin(1),
+            JournalRecord::FlowEnded(some_flow(1)),
+            begin(2),
+            JournalRecord::FlowEnded(some_flow(1)),
+            JournalRecord::EvictionRejected(some_flow(1)),
+            JournalRecord::PollEnd,
+        ];
+        assert_eq!(journal, expected);
+        std::fs::remove_dir_all(path).unwrap();
     }
 }

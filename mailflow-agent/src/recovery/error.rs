@@ -57,7 +57,7 @@ pub enum StateError {
     },
     /// A value cannot be serialised.
     #[error("state: {0}")]
-    Encoding(#[from] postcard::Error),
+    Encoding(#[from] mailflow_engine::checkpoint::codec::Error),
 }
 
 /// Policy for journal records that cannot be written.

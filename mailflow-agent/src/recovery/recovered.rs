@@ -3,6 +3,7 @@
 
 use std::io;
 
+use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     },
     machine_id::MachineId,
 };
+use mailflow_engine::checkpoint::codec;
 
 /// State of the previous process.
 #[derive(Debug, Default)]
@@ -79,14 +81,7 @@ impl RecoveredState {
 
     fn read_journal(&mut self, directory: &LockedDirectory, unix_seconds: u64) {
         let records = match record_file::read(directory, JOURNAL_FILE) {
-            Ok(found) => self.usable_records(
-                directory,
-                JOURNAL_FILE,
-                JOURNAL_FILE,
-                found,
-                unix_seconds,
-                JournalRecord::read,
-            ),
+            Ok(found) => self.usable_records(directory, JOURNAL_FILE, JOURNAL_FILE, found, unix_seconds),
             Err(error) => {
                 self.set_aside_unreadable(directory, JOURNAL_FILE, JOURNAL_FILE, &error, unix_seconds)
             }
@@ -111,9 +106,7 @@ impl RecoveredState {
         let mut records = Vec::new();
         for (name, found) in files {
             records.extend(match found {
-                Ok(found) => {
-                    self.usable_records(directory, &name, LABEL, found, unix_seconds, InputLogRecord::read)
-                }
+                Ok(found) => self.usable_records(directory, &name, LABEL, found, unix_seconds),
                 Err(error) => self.set_aside_unreadable(directory, &name, LABEL, &error, unix_seconds),
             });
         }
@@ -122,16 +115,15 @@ impl RecoveredState {
     }
 
     /// Returns the records of a file up to its damage. A truncated last record is normal after a kill.
-    fn usable_records<T>(
+    fn usable_records<T: DeserializeOwned>(
         &mut self,
         directory: &LockedDirectory,
         name: &str,
         label: &str,
         found: FileRecords,
         unix_seconds: u64,
-        read: impl Fn(&[u8]) -> Option<T>,
     ) -> Vec<T> {
-        let records: Vec<T> = found.records.iter().map_while(|record| read(record)).collect();
+        let records: Vec<T> = found.records.iter().map_while(|record| codec::decode(record).ok()).collect();
         let unknown = found.records.len() - records.len();
         let cause = match found.damage {
             Some(damage) if damage.kind == DamageKind::CutOff && unknown == 0 => {
@@ -196,7 +188,7 @@ fn parse_checkpoint(
         || cause(found.damage.map_or_else(|| "it ends too early".to_owned(), |damage| damage.to_string()));
     let head = found.records.first().ok_or_else(damaged)?;
     let head: CheckpointHeader =
-        postcard::from_bytes(head).map_err(|error| cause(format!("its head cannot be read: {error}")))?;
+        codec::decode(head).map_err(|error| cause(format!("its head cannot be read: {error}")))?;
     if head.version != FORMAT_VERSION {
         let of = head.version;
         return Err(cause(format!("it has format {of}, and this agent reads format {FORMAT_VERSION}")));
@@ -204,7 +196,7 @@ fn parse_checkpoint(
     let bytes = found.records.get(1).ok_or_else(damaged)?;
     if head.boot != boot {
         // Checkpoints of early versions have no machine id.
-        let other = found.records.get(2).and_then(|record| postcard::from_bytes::<MachineId>(record).ok());
+        let other = found.records.get(2).and_then(|record| codec::decode::<MachineId>(record).ok());
         return Err(match other {
             Some(MachineId(other)) if !other.is_empty() && !machine.0.is_empty() && other != machine.0 => {
                 cause(format!("it belongs to another machine (machine id {other})"))
@@ -215,5 +207,5 @@ fn parse_checkpoint(
     if found.damage.is_some() {
         return Err(damaged());
     }
-    postcard::from_bytes(bytes).map_err(|error| cause(format!("it cannot be decoded: {error}")))
+    codec::decode(bytes).map_err(|error| cause(format!("it cannot be decoded: {error}")))
 }

@@ -3,7 +3,10 @@
 //!
 //! The kernel maps and the outputs are traits, so that tests can run recovery on maps of their own.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use mailflow_common::{FlowKey, SourceOverflowKey};
 
@@ -42,8 +45,6 @@ pub trait MapAccess {
 
 /// Receiver of the effects of recovery.
 pub trait RecoverySink {
-    /// Notes alerts that are emitted now, or were emitted by the previous process.
-    fn record_alerts(&mut self, alerts: &[Alert]);
     /// Adds the deltas of a poll at `now` to the metrics, without writing lines.
     fn add_to_metrics(&mut self, now: Time, effects: &Effects);
     /// Emits records and alerts that may be missing in outputs.
@@ -69,11 +70,7 @@ pub struct ReplayOutcome {
 
 /// Replays the inputs of the rules, and the passing of time. Alerts that were delivered are not emitted
 /// again.
-pub fn replay_inputs(
-    engine: &mut Engine,
-    inputs: &[InputLogRecord],
-    sink: &mut impl RecoverySink,
-) -> ReplayOutcome {
+pub fn replay_inputs(engine: &mut Engine, inputs: &[InputLogRecord]) -> ReplayOutcome {
     let delivered = delivered_alerts(inputs);
     let mut outcome = ReplayOutcome::default();
     for record in inputs {
@@ -93,7 +90,6 @@ pub fn replay_inputs(
             }
             InputLogRecord::AlertDelivered(_) | InputLogRecord::Checkpoint(_) => continue,
         };
-        sink.record_alerts(&effects.alerts);
         outcome
             .missed
             .extend(effects.alerts.into_iter().filter(|alert| !delivered.contains(&AlertEventId::of(alert))));
@@ -123,12 +119,17 @@ pub fn redo_polls(
     (sink, epoch): (&mut impl RecoverySink, WallClockOffset),
 ) -> io::Result<usize> {
     let polls = journalled_polls(journal, checkpoint);
+    let last_records = last_records(&polls);
     let ReplayOutcome { records, mut missed, .. } = replayed;
     let mut flows_accounted = 0;
     for poll in &polls {
         let mut lines = Effects::default();
         engine.begin_recovered_poll(poll.now);
-        for record in &poll.records {
+        for (number, record) in &poll.records {
+            let stayed = evicted_flow(record).is_some_and(|flow| last_records.get(&flow) > Some(number));
+            if stayed {
+                continue;
+            }
             let redo = Redo { maps: maps.as_deref_mut(), engine, replayed_records: &records, poll };
             let effects = redo.redo_record(record, &mut lines.records)?;
             flows_accounted += usize::from(effects.is_some());
@@ -152,7 +153,8 @@ pub fn redo_polls(
 struct JournalledPoll {
     now: Time,
     epoch: i128,
-    records: Vec<JournalRecord>,
+    /// Records, each with its number in the journal.
+    records: Vec<(usize, JournalRecord)>,
     /// True if the checkpoint includes this poll.
     checkpointed: bool,
     /// True if the poll was completed.
@@ -170,7 +172,7 @@ impl JournalledPoll {
 /// Groups the journal records by poll, oldest first.
 fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<JournalledPoll> {
     let mut polls: Vec<JournalledPoll> = Vec::new();
-    for record in journal {
+    for (number, record) in journal.into_iter().enumerate() {
         match (record, polls.last_mut()) {
             (JournalRecord::PollBegin { now, epoch }, _) => polls.push(JournalledPoll::new(now, epoch)),
             (JournalRecord::OutputsWritten(_), _) => {
@@ -182,10 +184,35 @@ fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<Journa
             }
             (JournalRecord::Checkpoint(_), _) | (_, None) => {}
             (JournalRecord::PollEnd, Some(poll)) => poll.completed = true,
-            (record, Some(poll)) => poll.records.push(record),
+            (record, Some(poll)) => poll.records.push((number, record)),
         }
     }
     polls
+}
+
+/// Key and start of a flow.
+type FlowId = (FlowKey, Time);
+
+/// Returns the flow that a record was to evict. A later record of the flow shows that it stayed: the kernel rejects
+/// the eviction of a flow that has gained packets.
+fn evicted_flow(record: &JournalRecord) -> Option<FlowId> {
+    match record {
+        JournalRecord::FlowEnded(flow) => Some((flow.key, flow.first)),
+        _ => None,
+    }
+}
+
+/// Returns the number of the last record of each flow.
+fn last_records(polls: &[JournalledPoll]) -> HashMap<FlowId, usize> {
+    let flow = |record: &JournalRecord| match record {
+        JournalRecord::FlowEnded(flow)
+        | JournalRecord::EvictionRejected(flow)
+        | JournalRecord::FlowInterim(flow)
+        | JournalRecord::FlowSuperseded(SupersededFlow { flow, .. }, _) => Some((flow.key, flow.first)),
+        _ => None,
+    };
+    let records = polls.iter().flat_map(|poll| &poll.records);
+    records.filter_map(|(number, record)| Some((flow(record)?, *number))).collect()
 }
 
 /// Context to redo one journal record.
@@ -206,9 +233,7 @@ impl<T: MapAccess> Redo<'_, T> {
     ) -> io::Result<Option<Effects>> {
         match record {
             JournalRecord::FlowEnded(flow) => {
-                if self.eviction_was_rejected(flow)
-                    || (!self.poll.completed && self.query_maps(|maps| maps.contains_flow(flow))?)
-                {
+                if !self.poll.completed && self.query_maps(|maps| maps.contains_flow(flow))? {
                     return Ok(None);
                 }
                 if self.poll.checkpointed {
@@ -256,8 +281,10 @@ impl<T: MapAccess> Redo<'_, T> {
                     return Ok(None);
                 }
                 let Some(maps) = &mut self.maps else { return Ok(None) };
-                maps.account_overflow(spill);
-                Ok(Some(self.engine.observe_overflow(std::slice::from_ref(spill))))
+                // The map has no entry of it any more.
+                let spill = SourceOverflow { is_final: true, ..spill.clone() };
+                maps.account_overflow(&spill);
+                Ok(Some(self.engine.observe_overflow(&[spill])))
             }
             JournalRecord::EvictionRejected(_)
             | JournalRecord::PollBegin { .. }
@@ -272,12 +299,6 @@ impl<T: MapAccess> Redo<'_, T> {
         self.maps.as_deref().map_or(Ok(false), query)
     }
 
-    /// Returns true if the kernel kept the flow, as it had gained packets.
-    fn eviction_was_rejected(&self, flow: &Flow) -> bool {
-        let same = |record: &JournalRecord| matches!(record, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
-        self.poll.records.iter().any(same)
-    }
-
     /// Finishes a flow that is no longer in the maps. The rules evaluate its record unless they already have.
     fn finish_evicted(
         &mut self,
@@ -290,5 +311,111 @@ impl<T: MapAccess> Redo<'_, T> {
         }
         let deltas = self.engine.drop_flow(flow).into_iter().collect();
         Effects { deltas, records: vec![record(self.engine)], ..Effects::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, recovery::journal::record::tests::some_flow};
+
+    /// Maps with these flows, and the packets of the evicted ones.
+    #[derive(Default)]
+    struct Maps {
+        flows: Vec<Flow>,
+        evicted: Vec<u64>,
+    }
+
+    impl MapAccess for Maps {
+        fn contains_flow(&self, flow: &Flow) -> io::Result<bool> {
+            Ok(self.flows.iter().any(|other| (other.key, other.first) == (flow.key, flow.first)))
+        }
+
+        fn contains_superseded(&self, _: &Flow) -> io::Result<bool> {
+            Ok(false)
+        }
+
+        fn contains_overflow(&self, _: &SourceOverflowKey) -> io::Result<bool> {
+            Ok(false)
+        }
+
+        fn account_evicted(&mut self, flow: &Flow) {
+            self.evicted.push(flow.up.packets);
+        }
+
+        fn account_superseded(&mut self, _: &SupersededFlow, _: &[u8]) {}
+
+        fn account_overflow(&mut self, _: &SourceOverflow) {}
+    }
+
+    /// Final records.
+    #[derive(Default)]
+    struct Records(Vec<FlowRecord>);
+
+    impl RecoverySink for Records {
+        fn add_to_metrics(&mut self, _: Time, _: &Effects) {}
+
+        fn emit_missing(&mut self, effects: Effects, _: WallClockOffset) {
+            self.0.extend(effects.records);
+        }
+    }
+
+    fn begin(seconds: u64) -> JournalRecord {
+        JournalRecord::PollBegin { now: Time::from_nanos(seconds * 1_000_000_000), epoch: 0 }
+    }
+
+    /// Redoes the journal of a process that was killed. Returns the packets of the evicted flows, and of the final
+    /// records.
+    fn redo(journal: Vec<JournalRecord>, flows: Vec<Flow>) -> (Vec<u64>, Vec<u64>) {
+        let mut engine = Engine::new(config::parse("f", "{}").unwrap().engine);
+        let (mut maps, mut records) = (Maps { flows, ..Maps::default() }, Records::default());
+        let (journal, epoch) = ((journal, Time::ZERO), WallClockOffset::default());
+        redo_polls(&mut engine, Some(&mut maps), journal, ReplayOutcome::default(), (&mut records, epoch))
+            .unwrap();
+        let records = records.0.iter().filter(|record| record.reason != RecordReason::Active);
+        (maps.evicted, records.map(|record| record.flow.up.packets).collect())
+    }
+
+    fn grown(flow: &Flow) -> Flow {
+        let mut grown = flow.clone();
+        grown.up.packets += 100;
+        grown
+    }
+
+    #[test]
+    fn a_flow_whose_eviction_was_rejected_is_accounted_for_once() {
+        let flow = some_flow(1);
+        let ended = || JournalRecord::FlowEnded(flow.clone());
+        let grown = grown(&flow);
+        let rejected =
+            vec![begin(1), ended(), JournalRecord::EvictionRejected(flow.clone()), JournalRecord::PollEnd];
+        assert_eq!(redo(rejected.clone(), vec![grown.clone()]), (vec![], vec![]));
+        // It ends again.
+        let again = [begin(2), JournalRecord::FlowEnded(grown.clone()), JournalRecord::PollEnd];
+        let packets = || vec![grown.up.packets];
+        assert_eq!(redo([rejected, again.to_vec()].concat(), vec![]), (packets(), packets()));
+    }
+
+    #[test]
+    fn a_flow_whose_rejected_eviction_could_not_be_journalled_is_accounted_for_once() {
+        let flow = some_flow(1);
+        let grown = grown(&flow);
+        // The poll has no end, as a record of it is missing.
+        let lost = vec![begin(1), JournalRecord::FlowEnded(flow)];
+        assert_eq!(redo(lost.clone(), vec![grown.clone()]), (vec![], vec![]));
+        let packets = || vec![grown.up.packets];
+        for later in [
+            vec![begin(2), JournalRecord::FlowEnded(grown.clone()), JournalRecord::PollEnd],
+            vec![
+                begin(2),
+                JournalRecord::FlowInterim(grown.clone()),
+                JournalRecord::PollEnd,
+                begin(3),
+                JournalRecord::FlowEnded(grown.clone()),
+                JournalRecord::PollEnd,
+            ],
+        ] {
+            assert_eq!(redo([lost.clone(), later].concat(), vec![]), (packets(), packets()));
+        }
     }
 }

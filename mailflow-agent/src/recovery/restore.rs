@@ -1,6 +1,6 @@
 //! Restores the state of the previous process, and redoes what it did not complete.
 
-use std::{collections::HashSet, io, sync::Arc};
+use std::{collections::HashSet, io};
 
 use anyhow::Result;
 use mailflow_common::SourceOverflowKey;
@@ -9,13 +9,12 @@ use tracing::{info, warn};
 use super::{
     checkpointer::Checkpointer,
     redo::{self, MapAccess, RecoverySink},
-    state_dir::{AlertEventId, Checkpoint, RecoveredState, WrittenLines},
+    state_dir::{AlertEventId, RecoveredState, WrittenLines},
 };
 use crate::outputs::router::EffectRouter;
 use mailflow_engine::{
     Engine,
-    checkpoint::FlowTableCheckpoint,
-    event::{Alert, Effects},
+    event::Effects,
     flow::{Flow, SourceOverflow, SupersededFlow},
     time::{Time, WallClockOffset},
 };
@@ -49,9 +48,8 @@ pub(crate) fn restore(
         return Ok(RecoverySummary::default());
     };
     if map_origin != MapOrigin::Fresh {
-        engine.restore_flows(&flow_table_checkpoint(&mut checkpoint));
+        engine.restore_flows(&checkpoint.flows);
     }
-    sinks.restore_alerts(checkpoint.firing);
     if checkpoint.rules.is_readable() {
         for rule in engine.restore(checkpoint.rules).dropped_rules {
             info!(%rule, "rule was removed or changed; its windows start empty");
@@ -61,18 +59,16 @@ pub(crate) fn restore(
     }
     let (lagging, none) = (HashSet::new(), WrittenLines::default());
     let mut emitter = RecoveryEmitter { sinks, checkpointer, lagging, written_lines: none, alerts: 0 };
-    let replayed = redo::replay_inputs(engine, &inputs, &mut emitter);
+    let replayed = redo::replay_inputs(engine, &inputs);
     engine.set_clock_offset(clock::epoch());
     // Alerts that were delivered after the checkpoint are in the input log.
     let delivered = redo::delivered_alerts(&inputs);
-    checkpoint
-        .pending_deliveries
-        .retain(|pending| !delivered.contains(&AlertEventId::of(&pending.event.event().0)));
+    checkpoint.pending_deliveries.retain(|pending| !delivered.contains(&AlertEventId::of(&pending.alert)));
     emitter.lagging =
         checkpoint.pending_deliveries.iter().flat_map(|pending| pending.sinks.clone()).collect();
-    emitter.checkpointer.track_alerts(
-        checkpoint.pending_deliveries.iter().map(|pending| AlertEventId::of(&pending.event.event().0)),
-    );
+    emitter
+        .checkpointer
+        .track_alerts(checkpoint.pending_deliveries.iter().map(|pending| AlertEventId::of(&pending.alert)));
     sinks.outputs().redeliver(&checkpoint.pending_deliveries, &mut written_lines);
     emitter.written_lines = written_lines;
     let mut summary =
@@ -83,9 +79,8 @@ pub(crate) fn restore(
         redo::redo_polls(engine, maps, journal, replayed, (&mut emitter, clock::epoch()))?;
     summary.alerts = checkpoint.pending_deliveries.len() + emitter.alerts;
     // Receivers of firing alerts know them from a process that no longer runs.
-    let now = clock::epoch();
-    let firing = engine.firing().into_iter().map(|alert| (Arc::new(alert), now));
-    sinks.outputs().resend_firing(firing);
+    sinks.outputs().resend_firing(&engine.firing_with_relay_hints());
+    sinks.status.publish_firing(engine);
     info!(
         records = summary.inputs_replayed,
         alerts = summary.alerts,
@@ -93,14 +88,6 @@ pub(crate) fn restore(
         "recovered the state of the previous process"
     );
     Ok(summary)
-}
-
-fn flow_table_checkpoint(checkpoint: &mut Checkpoint) -> FlowTableCheckpoint {
-    FlowTableCheckpoint {
-        now: Time::from_nanos(checkpoint.last_poll),
-        seeds: checkpoint.fingerprint_seeds,
-        flows: std::mem::take(&mut checkpoint.flows),
-    }
 }
 
 impl MapAccess for Kernel {
@@ -142,10 +129,6 @@ struct RecoveryEmitter<'a> {
 }
 
 impl RecoverySink for RecoveryEmitter<'_> {
-    fn record_alerts(&mut self, alerts: &[Alert]) {
-        self.sinks.update_firing(alerts);
-    }
-
     fn add_to_metrics(&mut self, now: Time, effects: &Effects) {
         self.sinks.add_to_metrics(now, effects);
     }

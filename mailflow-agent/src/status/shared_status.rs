@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::{active_alerts::ActiveAlerts, unlisted_clients::UnlistedClients};
+use super::{firing_alerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
@@ -25,6 +25,8 @@ use crate::{
     },
 };
 use mailflow_engine::{
+    Engine,
+    event::Alert,
     query::window_scan::{TermProgress, WindowReport},
     settings::unit,
 };
@@ -51,7 +53,8 @@ pub(crate) struct PollSnapshot {
     pub(crate) windows: WindowReport,
     pub(crate) engine: Option<EngineStats>,
     pub(crate) kernel: Option<KernelSnapshot>,
-    pub(crate) firing: ActiveAlerts,
+    /// Firing alerts of the engine, suppressed ones included.
+    firing: Vec<Arc<Alert>>,
     pub(crate) settings: ConfigSummary,
     /// Reason why the changed lists of networks are refused, empty if they are in force.
     pub(crate) lists_refused: String,
@@ -104,7 +107,7 @@ impl SharedStatus {
             windows: WindowReport::default(),
             engine: None,
             kernel: None,
-            firing: ActiveAlerts::default(),
+            firing: Vec::new(),
             settings: ConfigSummary::of(config, file),
             lists_refused: String::new(),
             unlisted_clients: UnlistedClients::default(),
@@ -127,6 +130,12 @@ impl SharedStatus {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Publishes the firing alerts of the engine. Call after each change of them.
+    pub(crate) fn publish_firing(&self, engine: &Engine) {
+        let firing = engine.firing();
+        self.snapshot().firing = firing;
+    }
+
     /// Returns the state of the agent in one line.
     pub(crate) fn summary(&self) -> String {
         let snapshot = self.snapshot();
@@ -139,7 +148,7 @@ impl SharedStatus {
             entries.filter(|entry| entry.missing.is_some()).map(|entry| entry.name.as_str()).collect();
         let waiting =
             if waiting.is_empty() { String::new() } else { format!(", waiting for {}", waiting.join(", ")) };
-        let firing = match snapshot.firing.len() {
+        let firing = match firing_alerts::notifying(&snapshot.firing).count() {
             0 => String::new(),
             1 => ", 1 alert fires".to_owned(),
             more => format!(", {more} alerts fire"),
@@ -192,6 +201,7 @@ impl http::MetricsProvider for SharedStatus {
             agent: &self.agent,
             traffic: &snapshot.traffic,
             windows: &snapshot.windows,
+            firing: &snapshot.firing,
             engine: snapshot.engine.as_ref(),
             kernel: snapshot.kernel.as_ref(),
         }
@@ -259,7 +269,10 @@ impl control::StatusProvider for SharedStatus {
             warnings: warnings(&snapshot, self.metrics),
             duplicate_delivery: kernel.is_some_and(|kernel| kernel.duplicate_delivery),
             rules,
-            alerts: snapshot.firing.status_rows(&snapshot.windows.firing),
+            alerts: firing_alerts::status_rows(
+                firing_alerts::notifying(&snapshot.firing),
+                &snapshot.windows.firing,
+            ),
             outputs: sinks.map(|(name, metrics)| control::OutputStatus::new(name, &metrics)).collect(),
             durability: self.durability(),
             notes: {

@@ -11,12 +11,11 @@ use flate2::Crc;
 use mailflow_agent::{
     config,
     recovery::state_dir::{
-        AlertDelivery, Checkpoint, InputLogRecord, KernelCheckpointRepr, PendingDelivery, RecoveredState,
-        StateDir, WriteFailurePolicy,
+        Checkpoint, InputLogRecord, PendingDelivery, RecoveredState, StateDir, WriteFailurePolicy,
     },
     util::disk::FileLimits,
 };
-use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::WallClockOffset};
+use mailflow_engine::{Engine, checkpoint::FlowTableCheckpoint, flow::FlowRecord, settings::Settings, time::WallClockOffset};
 
 use crate::logs;
 
@@ -84,18 +83,16 @@ fn template() -> Checkpoint {
     alerts.extend(engine.tick(now).alerts);
     assert!(!alerts.is_empty() && !engine.firing().is_empty(), "the template has no alert");
     let untold = alerts.into_iter().map(|alert| PendingDelivery {
-        event: AlertDelivery::new(Arc::new(alert), WallClockOffset::from_unix_nanos(0), true),
+        alert: Arc::new(alert),
+        epoch: WallClockOffset::default(),
         sinks: vec!["alerts".to_owned()],
     });
     Checkpoint {
         flow_table_id: Some(3),
-        kernel: KernelCheckpointRepr::default(),
+        kernel: Default::default(),
         now: now.as_nanos(),
-        last_poll: now.as_nanos(),
-        fingerprint_seeds: [1, 2],
-        flows: vec![[1, 2, 3, 4, 5]],
+        flows: FlowTableCheckpoint { now, seeds: [1, 2], flows: vec![[1, 2, 3, 4, 5]] },
         rules: engine.save(),
-        firing: Vec::new(),
         pending_deliveries: untold.collect(),
     }
 }
@@ -191,8 +188,7 @@ fn go_on(state: Checkpoint) {
         return;
     }
     for pending in &state.pending_deliveries {
-        let (alert, epoch) = pending.event.event();
-        epoch.unix_nanos(alert.time);
+        pending.epoch.unix_nanos(pending.alert.time);
     }
     let mut engine = Engine::new(SETTINGS.clone());
     engine.restore(state.rules);

@@ -38,6 +38,7 @@ fn main() -> anyhow::Result<()> {
                 agent: &agent,
                 traffic: &ledger,
                 windows: &WindowReport::default(),
+                firing: &[],
                 engine: None,
                 kernel: None,
             };

@@ -113,8 +113,6 @@ impl Lines {
 }
 
 impl RecoverySink for Lines {
-    fn record_alerts(&mut self, _: &[Alert]) {}
-
     fn add_to_metrics(&mut self, _: Time, _: &Effects) {}
 
     fn emit_missing(&mut self, effects: Effects, _: WallClockOffset) {
@@ -342,7 +340,7 @@ impl<'a> Process<'a> {
         let restored = self.engine.restore(state);
         assert_eq!(restored.dropped_rules, Vec::<String>::new());
         self.doings.push(Doing::Restart);
-        let evaluated = redo::replay_inputs(&mut self.engine, &history, &mut self.lines);
+        let evaluated = redo::replay_inputs(&mut self.engine, &history);
         self.engine.set_clock_offset(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));

@@ -127,9 +127,17 @@ fn page() -> String {
     };
     let mut out = String::new();
     let (memory, kernel) = (Some(&memory), Some(&kernel));
-    MetricsPage { agent: &agent, traffic: &ledger, windows: &windows, engine: memory, kernel }
-        .render(&mut out)
-        .unwrap();
+    let firing = [Arc::new(alert())];
+    MetricsPage {
+        agent: &agent,
+        traffic: &ledger,
+        windows: &windows,
+        firing: &firing,
+        engine: memory,
+        kernel,
+    }
+    .render(&mut out)
+    .unwrap();
     out
 }
 
@@ -275,7 +283,7 @@ fn kernel_families_appear_after_first_poll() {
     let ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let mut out = String::new();
     let windows = &WindowReport::default();
-    MetricsPage { agent: &agent, traffic: &ledger, windows, engine: None, kernel: None }
+    MetricsPage { agent: &agent, traffic: &ledger, windows, firing: &[], engine: None, kernel: None }
         .render(&mut out)
         .unwrap();
     assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));

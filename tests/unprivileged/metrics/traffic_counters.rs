@@ -6,7 +6,7 @@ use mailflow_agent::metrics::{LabelContext, SeriesLimits, TrafficCounters};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     eval::GroupKey,
-    event::{AlertState, CounterDelta, Delta, Effects, MatchedFlow, Source, Value, WindowValue},
+    event::{Alert, AlertState, CounterDelta, Delta, Effects, MatchedFlow, Source, Value, WindowValue},
     flow::RecordReason,
     query::window_scan::WindowReport,
 };
@@ -30,7 +30,7 @@ fn observe(ledger: &mut TrafficCounters, effects: &Effects, millis: u64) {
 fn render(ledger: &TrafficCounters, values: &[WindowValue]) -> String {
     let mut out = String::new();
     let windows = WindowReport { values: values.to_vec(), ..WindowReport::default() };
-    ledger.render(&windows, &mut out);
+    ledger.render(&windows, &[], &mut out);
     out
 }
 
@@ -221,18 +221,32 @@ fn hostile_rule_names_are_escaped() {
 }
 
 #[test]
-fn alerts_are_counted_by_state_without_repeats() {
+fn alerts_and_their_events_are_counted_by_state() {
     let mut ledger = TrafficCounters::new(SeriesLimits::default(), []);
-    let mut alerts = vec![alert(), alert(), alert()];
-    alerts[2].fingerprint = "fedcba9876543210".into();
-    observe(&mut ledger, &Effects { alerts: alerts.clone(), ..Effects::default() }, 0);
-    let page = render(&ledger, &[]);
-    assert_eq!(samples(&page)["mailflow_alerts{rule=\"smtp-burst\",state=\"firing\"}"], 2.0);
-    assert_eq!(samples(&page)["mailflow_alert_events_total{rule=\"smtp-burst\",state=\"firing\"}"], 3.0);
-    alerts.truncate(1);
-    alerts[0].state = AlertState::Resolved;
-    observe(&mut ledger, &Effects { alerts, ..Effects::default() }, 1);
-    let page = render(&ledger, &[]);
+    let render = |ledger: &TrafficCounters, firing: &[Alert]| {
+        let (mut out, firing) = (String::new(), firing.iter().cloned().map(Arc::new).collect::<Vec<_>>());
+        ledger.render(&WindowReport::default(), &firing, &mut out);
+        out
+    };
+    let mut firing = vec![alert(), alert(), alert()];
+    firing[1].fingerprint = "fedcba9876543210".into();
+    firing[2].suppressed = Some("relay".into());
+    // An alert of the previous process has no events in this one.
+    let page = render(&ledger, &firing[..1]);
+    assert_eq!(samples(&page)["mailflow_alerts{rule=\"smtp-burst\",state=\"firing\"}"], 1.0);
+    observe(&mut ledger, &Effects { alerts: firing.clone(), ..Effects::default() }, 0);
+    let repeat = vec![firing[0].clone()];
+    observe(&mut ledger, &Effects { alerts: repeat, ..Effects::default() }, 1);
+    let page = render(&ledger, &firing);
+    let found = samples(&page);
+    for (state, alerts, events) in [("firing", 2.0, 3.0), ("suppressed", 1.0, 1.0)] {
+        let labels = format!("{{rule=\"smtp-burst\",state=\"{state}\"}}");
+        assert_eq!(found[format!("mailflow_alerts{labels}").as_str()], alerts);
+        assert_eq!(found[format!("mailflow_alert_events_total{labels}").as_str()], events);
+    }
+    let end = Alert { state: AlertState::Resolved, ..firing[0].clone() };
+    observe(&mut ledger, &Effects { alerts: vec![end], ..Effects::default() }, 2);
+    let page = render(&ledger, &firing[1..]);
     assert_eq!(samples(&page)["mailflow_alerts{rule=\"smtp-burst\",state=\"firing\"}"], 1.0);
     assert_eq!(samples(&page)["mailflow_alert_events_total{rule=\"smtp-burst\",state=\"resolved\"}"], 1.0);
 }

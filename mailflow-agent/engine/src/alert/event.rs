@@ -104,7 +104,6 @@ pub struct Alert {
     /// Totals of the contributing flows.
     pub sums: FlowTotals,
     /// Newest contributing flows, at most twenty, oldest first.
-    #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
     /// True if the counters of all contributing flows are complete: none began before it was watched, and no packet
     /// of the group was counted as overflow.

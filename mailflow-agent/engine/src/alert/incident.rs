@@ -45,8 +45,8 @@ pub(crate) struct Incident {
     /// Time until which the value holds, by the known events.
     holds_until: Time,
     next_repeat: Time,
-    /// Last alert.
-    last_alert: Alert,
+    /// Last alert, as it was sent, without its relay hint. Readers of the firing alerts share it.
+    last_alert: Arc<Alert>,
     /// True if an aggregate alert reports the incident.
     is_aggregated: bool,
 }
@@ -65,8 +65,8 @@ pub(crate) enum DueAction {
 impl Incident {
     /// Starts an incident with its first alert, at `clock`.
     pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, last_alert: Alert) -> Self {
-        let mut incident =
-            Self { holds_until, next_repeat: last_alert.starts_at, last_alert, is_aggregated: false };
+        let (next_repeat, last_alert) = (last_alert.starts_at, Arc::new(last_alert));
+        let mut incident = Self { holds_until, next_repeat, last_alert, is_aggregated: false };
         incident.schedule(rule, clock);
         incident
     }
@@ -92,23 +92,24 @@ impl Incident {
         }
     }
 
-    /// Repeats the alert with the values at `clock`.
+    /// Repeats the alert with the values at `clock`, and returns it.
     pub(crate) fn repeat(
         &mut self,
         rule: &Rule,
         clock: Time,
         deciding_term: usize,
         payload: AlertPayload,
-    ) -> Alert {
+    ) -> &mut Alert {
         self.schedule(rule, clock);
-        self.last_alert.time = clock;
         self.set_terms(payload.terms, deciding_term);
+        let alert = Arc::make_mut(&mut self.last_alert);
+        alert.time = clock;
         // The windows may be empty before the resolve. Then the flows of the last alert stay.
         if !payload.flows.is_empty() && !self.is_aggregated {
-            set_flows(&mut self.last_alert, rule, payload.flows, payload.overflow);
-            self.last_alert.is_truncated = payload.is_truncated;
+            set_flows(alert, rule, payload.flows, payload.overflow);
+            alert.is_truncated = payload.is_truncated;
         }
-        self.last_alert.clone()
+        alert
     }
 
     /// Resolves the alert, and returns it with the end of the incident. The flows of the last firing alert stay.
@@ -119,8 +120,8 @@ impl Incident {
         terms: Vec<TermValue>,
     ) -> (Alert, Time) {
         self.set_terms(terms, deciding_term);
-        let ends_at = Some(self.holds_until);
-        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.last_alert }, self.holds_until)
+        let (ends_at, last_alert) = (Some(self.holds_until), Arc::unwrap_or_clone(self.last_alert));
+        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..last_alert }, self.holds_until)
     }
 
     /// Returns an incident of a checkpoint.
@@ -130,13 +131,13 @@ impl Incident {
         next_repeat: Time,
         is_aggregated: bool,
     ) -> Self {
-        Self { holds_until, next_repeat, last_alert, is_aggregated }
+        Self { holds_until, next_repeat, last_alert: Arc::new(last_alert), is_aggregated }
     }
 
     /// Marks the incident as reported by an aggregate alert, and drops its flows.
     pub(crate) fn mark_aggregated(&mut self) {
         self.is_aggregated = true;
-        self.last_alert.flows = Vec::new();
+        Arc::make_mut(&mut self.last_alert).flows = Vec::new();
     }
 
     /// Returns true if an aggregate alert reports the incident.
@@ -150,16 +151,17 @@ impl Incident {
     }
 
     /// Returns the last alert.
-    pub(crate) fn last_alert(&self) -> &Alert {
+    pub(crate) fn last_alert(&self) -> &Arc<Alert> {
         &self.last_alert
     }
 
     /// Sets the term values and the deciding term of the alert.
     pub(crate) fn set_terms(&mut self, terms: Vec<TermValue>, deciding_term: usize) {
+        let alert = Arc::make_mut(&mut self.last_alert);
         if let Some(deciding_term) = terms.get(deciding_term) {
-            self.last_alert.deciding_term = deciding_term.clone();
+            alert.deciding_term = deciding_term.clone();
         }
-        self.last_alert.terms = terms;
+        alert.terms = terms;
     }
 
     /// Computes the next repeat: a multiple of the interval after the start.
@@ -403,7 +405,7 @@ mod tests {
         incident.extend_until(at(9_000));
         incident.extend_until(at(8_000));
         assert_eq!(incident.due(&rule, at(4_600)), DueAction::Repeat);
-        let repeated = incident.repeat(&rule, at(4_601), 0, payload(9, Vec::new()));
+        let repeated = incident.repeat(&rule, at(4_601), 0, payload(9, Vec::new())).clone();
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
         assert_eq!((repeated.deciding_term.value, repeated.flows.len()), (Value::Exactly(9), 1));
         assert_eq!(incident.due(&rule, at(8_199)), DueAction::Later(at(8_200)), "1000 + 2 x 3600");

@@ -2,6 +2,7 @@
 
 pub mod event;
 pub(crate) mod evidence;
+mod firing;
 pub(crate) mod incident;
 pub(crate) mod rate_limit;
 pub mod relay_hint;

@@ -312,8 +312,11 @@ mod tests {
             after.restore(postcard::from_bytes(&bytes).unwrap());
             let fires = |engine: &Engine| -> Vec<_> {
                 let alerts = engine.firing().into_iter().filter(|alert| alert.group_key == GroupKey::Many);
-                let which =
-                    |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.deciding_term);
+                let which = |alert: Arc<Alert>| {
+                    let Alert { fingerprint, starts_at_unix, time, deciding_term, .. } =
+                        Arc::unwrap_or_clone(alert);
+                    (fingerprint, starts_at_unix, time, deciding_term)
+                };
                 alerts.map(which).collect()
             };
             assert_eq!(fires(&after), fires(&before));

@@ -1,9 +1,11 @@
 //! Checkpoint of the flow table.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Time;
 
 /// State of the live flows at the last poll.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowTableCheckpoint {
     /// Time of the last poll.
     pub now: Time,

@@ -1,6 +1,6 @@
 //! Checkpoints: the flow table, the state of the rules, and the serialised form of flows.
 
-pub(crate) mod codec;
+pub mod codec;
 mod flows;
 mod redo;
 pub mod rules;

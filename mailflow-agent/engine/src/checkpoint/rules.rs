@@ -2,14 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mailflow_common::FlowKey;
+use mailflow_common::{FlowKey, SourceOverflowKey};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{SavedFlowKey, SavedOverflowKey, SavedRecord};
+use super::codec;
 use crate::{
     Engine,
     alert::{
-        event::Alert,
         evidence::{Evidence, EvidenceChain, EvidenceHandle, HandshakeClass},
         incident::{self, AlertPayload, Incident},
         rate_limit::{AlertRateLimit, SavedRateLimit},
@@ -20,8 +19,9 @@ use crate::{
         evaluator::Evaluator,
         group_key::{GroupKey, Source},
         group_state::{FirstRecord, GroupState, IncidentState, SavedWindows},
-        group_table::{AllowStatus, GroupTable, SavedOverflowedGroups},
+        group_table::{GroupTable, SavedOverflowedGroups},
         pending::RuleInput,
+        suppression::AllowStatus,
         window::{state::WindowState, value::TermValue},
     },
     flow::{
@@ -29,7 +29,7 @@ use crate::{
         quantity::Quantities,
     },
     network::Networks,
-    rule::{Match, compiled::CompiledRule},
+    rule::{Rule, compiled::CompiledRule},
     time::Time,
 };
 
@@ -50,17 +50,17 @@ pub struct RulesCheckpoint {
     /// Contributions of open flows.
     flows: Vec<SavedContribution>,
     /// Last counters of each source's overflow.
-    source_overflow: Vec<(SavedOverflowKey, Quantities)>,
-    records: Vec<SavedRecord>,
+    source_overflow: Vec<SavedOverflow>,
+    records: Vec<Arc<FlowRecord>>,
     /// Pending records: time of evaluation, record, and true for a live update.
-    pending_records: Vec<(Time, SavedRecord, bool)>,
+    pending_records: Vec<(Time, FlowRecord, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedRule {
     name: String,
-    /// Match, grouping and measures as text. Saved windows are valid only for a rule with an equal definition.
-    definition: String,
+    /// Match, grouping and measures. Saved windows are valid only for a rule with an equal definition.
+    definition: Vec<u8>,
     learning_ends: Vec<Time>,
     unlisted: Vec<SavedGroup>,
     listed: Vec<SavedGroup>,
@@ -105,9 +105,17 @@ enum SavedIncident {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedContribution {
-    key: SavedFlowKey,
+    #[serde(with = "codec::compact")]
+    key: FlowKey,
     first: Time,
     counted: Vec<(usize, u8, Quantities)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedOverflow {
+    #[serde(with = "codec::compact")]
+    key: SourceOverflowKey,
+    last_seen: Quantities,
 }
 
 /// Outcome of a restore.
@@ -123,7 +131,7 @@ pub struct RestoreOutcome {
 
 impl RulesCheckpoint {
     /// Version of the format that this program writes.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// Returns true if this program can read the checkpoint.
     pub fn is_readable(&self) -> bool {
@@ -156,7 +164,7 @@ impl Engine {
         let flows =
             self.flow_table.all_contributions().filter(|(_, _, contribution)| !contribution.is_empty());
         let flows = flows.map(|(key, first, contribution)| SavedContribution {
-            key: (&key).into(),
+            key,
             first,
             counted: contribution
                 .entries()
@@ -173,27 +181,11 @@ impl Engine {
             source_overflow: self
                 .source_overflow
                 .last_seen()
-                .map(|(key, seen)| (key.into(), *seen))
+                .map(|(key, last_seen)| SavedOverflow { key: *key, last_seen: *last_seen })
                 .collect(),
             records: records.records,
             pending_records: self.pending_records.unevaluated().map(saved_record).collect(),
         }
-    }
-
-    /// Returns the firing alerts that are not suppressed, each as last notified, with the current relay hint.
-    pub fn firing(&self) -> Vec<Alert> {
-        let tables = self.evaluator.rule_states.iter().map(|rule_state| &rule_state.unlisted);
-        let firing = tables.flat_map(GroupTable::iter).filter_map(|(_, group)| match group.state() {
-            IncidentState::Firing(firing) if !firing.0.is_aggregated() => Some(firing.0.last_alert().clone()),
-            IncidentState::Firing(_) | IncidentState::Quiet(_) => None,
-        });
-        let mut firing: Vec<_> = firing.collect();
-        firing.extend(self.evaluator.aggregate_alerts().cloned());
-        firing.sort_by(|one, other| {
-            (one.starts_at, &one.fingerprint).cmp(&(other.starts_at, &other.fingerprint))
-        });
-        self.attach_relay_hints(&mut firing);
-        firing
     }
 
     /// Restores a checkpoint. Call before any record is evaluated. The times of the checkpoint must be of the same
@@ -229,24 +221,14 @@ impl Engine {
             }
             let (up, down) = (DirectionStats::default(), DirectionStats::default());
             let facts = mailflow_common::Facts::default();
-            let flow = Flow {
-                key: (&key).into(),
-                first,
-                up,
-                down,
-                messages: 0,
-                rejected: 0,
-                mac: None,
-                interface: None,
-                facts,
-            };
+            let flow =
+                Flow { key, first, up, down, messages: 0, rejected: 0, mac: None, interface: None, facts };
             self.flow_table.set_contribution(&flow, contribution);
         }
-        for (key, seen) in state.source_overflow {
-            self.source_overflow.restore((&key).into(), seen);
+        for SavedOverflow { key, last_seen } in state.source_overflow {
+            self.source_overflow.restore(key, last_seen);
         }
         for (at, record, live) in state.pending_records {
-            let Some(record) = record.record() else { continue };
             let phase = if live { RecordPhase::Live } else { RecordPhase::of(record.reason) };
             let mask = self.evaluator.matching_rules(&record, phase, &self.settings.internal);
             self.pending_records.push(at, phase, mask, record);
@@ -337,7 +319,7 @@ impl Evaluator {
                             payload,
                         );
                         last_alert.source = source.or(last_alert.source);
-                        crate::eval::rule_state::apply_suppression(
+                        crate::eval::suppression::apply_suppression(
                             compiled,
                             allow_status,
                             &mut last_alert,
@@ -358,18 +340,18 @@ impl Evaluator {
     }
 }
 
-fn saved_record(RuleInput { at, record, live }: RuleInput<'_>) -> (Time, SavedRecord, bool) {
-    (at, SavedRecord::from(record), live)
+fn saved_record(RuleInput { at, record, live }: RuleInput<'_>) -> (Time, FlowRecord, bool) {
+    (at, record.clone(), live)
 }
 
 /// Records of a checkpoint, each with its handle in each evidence ring to which it was restored.
 struct RestoredRecords {
-    records: Vec<SavedRecord>,
+    records: Vec<Arc<FlowRecord>>,
     handles: Vec<[Option<EvidenceHandle>; 2]>,
 }
 
 impl RestoredRecords {
-    fn new(records: Vec<SavedRecord>) -> Self {
+    fn new(records: Vec<Arc<FlowRecord>>) -> Self {
         let handles = vec![[None; 2]; records.len()];
         Self { records, handles }
     }
@@ -383,15 +365,14 @@ impl RestoredRecords {
     ) -> Option<EvidenceHandle> {
         let slot = self.handles.get_mut(index)?.get_mut(class as usize)?;
         if slot.is_none() {
-            *slot = Some(evidence.store_record(&self.records.get(index)?.record()?, class));
+            *slot = Some(evidence.store_record(self.records.get(index)?, class));
         }
         *slot
     }
 
     /// Returns the records of these indices.
     fn all(&self, indices: &[usize]) -> Vec<Arc<FlowRecord>> {
-        let records = indices.iter().filter_map(|index| self.records.get(*index)?.record());
-        records.map(Arc::new).collect()
+        indices.iter().filter_map(|index| self.records.get(*index)).cloned().collect()
     }
 }
 
@@ -399,7 +380,7 @@ impl RestoredRecords {
 struct RecordTable<'a> {
     evidence: &'a Evidence,
     indices: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
-    records: Vec<SavedRecord>,
+    records: Vec<Arc<FlowRecord>>,
 }
 
 impl RecordTable<'_> {
@@ -412,7 +393,7 @@ impl RecordTable<'_> {
     fn index_of(&mut self, record: &FlowRecord) -> usize {
         let identity = (record.flow.key, record.flow.first, record.time(), record.reason);
         *self.indices.entry(identity).or_insert_with(|| {
-            self.records.push(SavedRecord::from(record));
+            self.records.push(Arc::new(record.clone()));
             self.records.len() - 1
         })
     }
@@ -475,13 +456,15 @@ fn oldest_single(compiled: &CompiledRule, table: &GroupTable) -> Time {
     }
 }
 
-fn definition(compiled: &CompiledRule) -> String {
-    let terms: Vec<_> = compiled.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
-    // The ports decide what a service matches. Without the field, the text equals that of checkpoints from before
-    // the field existed.
-    let matching = Match { services: Vec::new(), ..compiled.rule.matching.clone() };
-    let matching = format!("{matching:?}").replace("services: [], ", "");
-    format!("{matching} {:?} {terms:?}", compiled.rule.group_by)
+/// Returns what decides which flows a rule counts, and into which windows. The form has positions and no names, so that
+/// a renamed field keeps the windows at an upgrade.
+fn definition(compiled: &CompiledRule) -> Vec<u8> {
+    let Rule { matching, group_by, terms, .. } = &compiled.rule;
+    let terms: Vec<_> = terms.iter().map(|term| (term.measure, term.window)).collect();
+    let mut bytes = Vec::new();
+    // Sequences of known length cannot fail.
+    let _ = codec::append(&mut bytes, &(matching, group_by, terms));
+    bytes
 }
 
 #[cfg(test)]
@@ -528,22 +511,111 @@ mod tests {
         assert_eq!(next.restore(state).groups, saved.len());
     }
 
-    /// Other versions compare this text, so it must not change for an equal rule.
+    /// Other releases compare this form, so it must not change for an equal rule.
     #[test]
-    fn the_definition_of_a_rule_is_the_text_that_other_releases_write() {
-        let compiled = CompiledRule::new(fixture::rule(), std::time::Duration::from_secs(300));
-        let set = |members: &str| {
-            let none = "Members { all: [], nets: [], lengths: [] }";
-            format!("Set {{ any: Members {{ all: [{members}], nets: [], lengths: [] }}, but: {none} }}")
+    fn the_definition_of_a_rule_has_the_form_that_other_releases_write() {
+        let mut rule = fixture::rule();
+        let hex = |rule: &Rule| -> String {
+            let compiled = CompiledRule::new(rule.clone(), std::time::Duration::from_secs(300));
+            definition(&compiled).iter().map(|byte| format!("{byte:02x}")).collect()
         };
-        let expected = format!(
-            "Match {{ source: {}, destination: {}, ports: [25, 465, 587, 994], \
-             apps: [Smtp, SmtpStartTls, Smtps], protocols: [Tcp], \
-             size: Some(SizeTest {{ kind: Ratio, layer: L3, up: 80, down: 80 }}), sessions_only: false, \
-             bounds: [], hours: None }} Source [(Count(Flows), Window {{ length: 3600s, kind: Sliding }})]",
-            set("Internal"),
-            set("External"),
+        assert_eq!(hex(&rule), "0101000102000419d103cb04e207030001020100010000505000000000010000901c0000");
+        // What does not decide which flows are counted is not in it.
+        let before = hex(&rule);
+        (rule.severity, rule.version) = (crate::rule::Severity::Low, 7);
+        rule.terms[0].thresholds.at_least += 1;
+        rule.matching.services.push(crate::flow::service::Service::Pop3);
+        assert_eq!(hex(&rule), before);
+        rule.matching.sessions_only = true;
+        assert_ne!(hex(&rule), before);
+    }
+
+    /// The positions of variants are in stored definitions.
+    #[test]
+    fn variants_of_definitions_keep_their_positions() {
+        use crate::{
+            flow::{class::FlowClass, quantity::Quantity},
+            network::{AssetRole, Member},
+            rule::{Counter, Endpoint, GroupBy, Layer, Measure, SizeKind, Transport, WindowKind},
+        };
+        let mut bytes = Vec::new();
+        macro_rules! positions {
+            ($($value:expr),* $(,)?) => {{
+                bytes.clear();
+                $(
+                    let start = bytes.len();
+                    codec::append(&mut bytes, &$value).unwrap();
+                    bytes.truncate(start + 1);
+                )*
+                bytes.clone()
+            }};
+        }
+        let hour = std::time::Duration::from_secs(3_600);
+        let (among, of) = (FlowClass::Flows, Endpoint::Source);
+        assert_eq!(
+            positions!(
+                Measure::Count(among),
+                Measure::Sum(Quantity::Messages),
+                Measure::Distinct { of, among },
+                Measure::Ratio { of: among, to: among },
+                Measure::FirstSeen { of, horizon: hour, learning: hour },
+            ),
+            [0, 1, 2, 3, 4]
         );
-        assert_eq!(definition(&compiled), expected);
+        assert_eq!(
+            positions!(
+                FlowClass::Flows,
+                FlowClass::Attempts,
+                FlowClass::Sessions,
+                FlowClass::Failed,
+                FlowClass::Delivering,
+            ),
+            [0, 1, 2, 3, 4]
+        );
+        let [payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages] =
+            Quantity::ALL;
+        assert_eq!(
+            positions!(payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages),
+            [0, 1, 2, 3, 4, 5, 6]
+        );
+        assert_eq!(positions!(Endpoint::Source, Endpoint::Destination, Endpoint::Port), [0, 1, 2]);
+        assert_eq!(positions!(WindowKind::Sliding, WindowKind::Tumbling), [0, 1]);
+        assert_eq!(positions!(Transport::Tcp, Transport::Udp), [0, 1]);
+        assert_eq!(positions!(Layer::L3, Layer::Payload), [0, 1]);
+        assert_eq!(
+            positions!(
+                SizeKind::Ratio,
+                SizeKind::Count,
+                SizeKind::Either,
+                SizeKind::DataRatio,
+                SizeKind::UpOnly,
+            ),
+            [0, 1, 2, 3, 4]
+        );
+        assert_eq!(
+            positions!(
+                Counter::Quantity(Quantity::Messages),
+                Counter::DataPacketsUp,
+                Counter::DataPacketsDown,
+            ),
+            [0, 1, 2]
+        );
+        assert_eq!(
+            positions!(GroupBy::Source, GroupBy::SourceAndDestination, GroupBy::Destination, GroupBy::Group,),
+            [0, 1, 2, 3]
+        );
+        let net = "10.0.0.0/8".parse().unwrap();
+        assert_eq!(
+            positions!(
+                Member::Any,
+                Member::Internal,
+                Member::External,
+                Member::Group("g".into()),
+                Member::Role(AssetRole::Mta),
+                Member::Net(net),
+            ),
+            [0, 1, 2, 3, 4, 5]
+        );
+        assert_eq!(positions!(AssetRole::Workstation, AssetRole::Server, AssetRole::Mta), [0, 1, 2]);
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, hint::black_box, time::Duration};
 use super::{
     group_key::{GroupKey, Source},
     group_state::EvalContext,
-    group_table::AllowStatus,
-    rule_state::{RuleState, apply_suppression},
+    rule_state::RuleState,
+    suppression::AllowStatus,
     window::value::WindowValue,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct Evaluator {
     pub(crate) clock: Time,
     /// Next deadline of each active incident, one entry an incident. The entry may be earlier than the deadline,
     /// but never later.
-    pub(super) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
+    pub(crate) deadlines: BTreeSet<(Time, usize, AllowStatus, GroupKey)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
     pub(crate) flood_detector: FloodDetector,
@@ -88,6 +88,7 @@ impl Evaluator {
             let (clock, clock_offset) = (*clock, *clock_offset);
             let context = EvalContext {
                 compiled,
+                allow_status,
                 group_key: &group_key,
                 internal,
                 evidence,
@@ -95,11 +96,8 @@ impl Evaluator {
                 clock_offset,
                 overflow,
             };
-            if let Some(mut alert) = group.run_deadline(context) {
-                apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
-                // An aggregate alert reports the incidents that are not single.
-                effects.alerts.extend(Some(alert).filter(|_| is_single));
-            }
+            // An aggregate alert reports the incidents that are not single.
+            effects.alerts.extend(group.run_deadline(context).filter(|_| is_single));
             if let Some(next) = group.deadline(compiled) {
                 self.deadlines.insert((next, index, allow_status, group_key));
             }

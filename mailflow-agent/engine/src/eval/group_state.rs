@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     group_key::GroupKey,
+    suppression::{AllowStatus, apply_suppression},
     window::{
         distinct::EndpointBytes,
         state::{TermSpec, WindowState},
@@ -101,6 +102,7 @@ pub(crate) enum ApplyOutcome {
 #[derive(Clone, Copy)]
 pub(crate) struct EvalContext<'a> {
     pub(crate) compiled: &'a CompiledRule,
+    pub(crate) allow_status: AllowStatus,
     pub(crate) group_key: &'a GroupKey,
     pub(crate) internal: &'a Networks,
     pub(crate) evidence: &'a Evidence,
@@ -109,6 +111,12 @@ pub(crate) struct EvalContext<'a> {
     pub(crate) clock_offset: WallClockOffset,
     /// True if packets of the group overflowed the flow table within the rule's retention.
     pub(crate) overflow: bool,
+}
+
+impl EvalContext<'_> {
+    fn apply_suppression(&self, alert: &mut Alert) {
+        apply_suppression(self.compiled, self.allow_status, alert, self.internal, self.clock_offset);
+    }
 }
 
 impl GroupState {
@@ -240,7 +248,7 @@ impl GroupState {
                 let deciding_term = compiled.deciding_term(&terms);
                 let payload = AlertPayload { terms, ..self.payload(context, deciding_term, starts_at) };
                 let start = (starts_at, context.clock_offset.unix_nanos(starts_at));
-                let alert = incident::firing_alert(
+                let mut alert = incident::firing_alert(
                     &compiled.rule,
                     context.group_key,
                     context.internal,
@@ -248,6 +256,7 @@ impl GroupState {
                     deciding_term,
                     payload,
                 );
+                context.apply_suppression(&mut alert);
                 // A ratio may have decided, which does not say how long the condition holds.
                 let until = compiled
                     .holds_until(self.windows(), thresholds)
@@ -274,7 +283,9 @@ impl GroupState {
                 match &mut self.state {
                     IncidentState::Firing(firing) => {
                         firing.1 = deciding_term;
-                        Some(firing.0.repeat(&compiled.rule, clock, deciding_term, payload))
+                        let alert = firing.0.repeat(&compiled.rule, clock, deciding_term, payload);
+                        context.apply_suppression(alert);
+                        Some(alert.clone())
                     }
                     IncidentState::Quiet(_) => None,
                 }
@@ -441,9 +452,12 @@ impl GroupState {
         matches!(&self.state, IncidentState::Firing(firing) if firing.0.is_aggregated())
     }
 
-    /// Returns true if an alert of the group's own is firing.
-    pub(crate) fn has_single_alert(&self) -> bool {
-        matches!(self.state, IncidentState::Firing(_)) && !self.is_aggregated()
+    /// Returns the firing alert of the group, unless an aggregate alert reports it.
+    pub(crate) fn single_alert(&self) -> Option<&Arc<Alert>> {
+        match &self.state {
+            IncidentState::Firing(firing) if !firing.0.is_aggregated() => Some(firing.0.last_alert()),
+            IncidentState::Firing(_) | IncidentState::Quiet(_) => None,
+        }
     }
 
     /// Returns the bytes of the heap allocations.

@@ -31,15 +31,6 @@ const SAMPLED_GROUPS: usize = 64;
 /// Groups that are prefetched together before their visits.
 const PREFETCH_GROUPS: usize = 32;
 
-/// Allow-list status of a flow. A rule groups flows of each status separately.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum AllowStatus {
-    /// On no allow-list.
-    Unlisted,
-    /// On an allow-list.
-    Listed,
-}
-
 /// Table of a rule's groups.
 #[derive(Debug)]
 pub(crate) struct GroupTable {
@@ -192,7 +183,9 @@ impl GroupTable {
             let Some(shard) = self.shards.get_mut(number).filter(|shard| shard.len > 0) else { continue };
             let Some((slot, group)) = shard.next_used() else { continue };
             let removal_priority = group.removal_priority();
-            if !group.has_single_alert() && best.as_ref().is_none_or(|(other, _)| removal_priority < *other) {
+            if group.single_alert().is_none()
+                && best.as_ref().is_none_or(|(other, _)| removal_priority < *other)
+            {
                 best = Some((removal_priority, (number, slot)));
             }
         }

@@ -7,10 +7,10 @@ use super::{
     evaluator::Evaluator,
     group_key::{GroupKey, Source},
     group_state::{ApplyOutcome, EvalContext},
-    group_table::AllowStatus,
     pending::PendingRecord,
     rule_mask::{MaskMatch, RuleMask},
-    rule_state::{RuleState, apply_suppression},
+    rule_state::RuleState,
+    suppression::AllowStatus,
     window::distinct::EndpointBytes,
 };
 use crate::{
@@ -225,10 +225,17 @@ impl Evaluator {
                     group.link_evidence(&mut self.evidence, evidence_record);
                 }
                 let (evidence, clock, clock_offset) = (&self.evidence, self.clock, self.clock_offset);
-                let context =
-                    EvalContext { compiled, group_key, internal, evidence, clock, clock_offset, overflow };
-                if let Some(mut alert) = group.evaluate(context, compiled.thresholds(endpoints), delta.time) {
-                    apply_suppression(compiled, allow_status, &mut alert, internal, clock_offset);
+                let context = EvalContext {
+                    compiled,
+                    allow_status,
+                    group_key,
+                    internal,
+                    evidence,
+                    clock,
+                    clock_offset,
+                    overflow,
+                };
+                if let Some(alert) = group.evaluate(context, compiled.thresholds(endpoints), delta.time) {
                     let suppressed = alert.suppressed.is_some();
                     if rate_limit.admits(clock, suppressed, group.has_server_payload(), &self.limits) {
                         effects.alerts.push(alert);

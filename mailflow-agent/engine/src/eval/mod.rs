@@ -12,6 +12,7 @@ mod reload;
 mod rule_mask;
 pub(crate) mod rule_state;
 pub mod stats;
+pub(crate) mod suppression;
 pub(crate) mod timing_wheel;
 pub mod window;
 

@@ -3,15 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    evaluator::Evaluator,
-    group_key::GroupKey,
-    group_state::GroupState,
-    group_table::AllowStatus,
-    rule_state::{RuleState, apply_suppression},
+    evaluator::Evaluator, group_key::GroupKey, group_state::GroupState, rule_state::RuleState,
+    suppression::AllowStatus,
 };
 use crate::{
     effects::Effects,
-    network::Networks,
     rule::{Rule, RuleLimits, compiled::CompiledRule},
 };
 
@@ -30,7 +26,6 @@ impl Evaluator {
         &mut self,
         (rules, limits): (Vec<Rule>, RuleLimits),
         lateness: Duration,
-        internal: &Networks,
         effects: &mut Effects,
     ) -> RuleChanges {
         self.limits = limits;
@@ -77,19 +72,19 @@ impl Evaluator {
                     }
                 }
             } else {
-                self.end_rule(previous, internal, effects);
+                self.end_rule(previous, effects);
             }
             self.rule_states.push(rule_state);
         }
         for rule_state in previous_rules.into_iter().flatten() {
-            self.end_rule(rule_state, internal, effects);
+            self.end_rule(rule_state, effects);
         }
         self.schedule();
         changed
     }
 
     /// Ends a removed rule: resolves its incidents at the current time, as their values are no longer known.
-    fn end_rule(&self, mut rule_state: RuleState, internal: &Networks, effects: &mut Effects) {
+    fn end_rule(&self, mut rule_state: RuleState, effects: &mut Effects) {
         effects.alerts.extend(rule_state.rate_limit.end_rule(self.clock));
         for allow_status in [AllowStatus::Unlisted, AllowStatus::Listed] {
             let (compiled, table) = rule_state.table_mut(allow_status);
@@ -104,7 +99,6 @@ impl Evaluator {
             ended.sort_by(|one, other| one.0.cmp(&other.0));
             for (_, mut alert) in ended {
                 alert.ends_at = Some(self.clock);
-                apply_suppression(compiled, allow_status, &mut alert, internal, self.clock_offset);
                 effects.alerts.push(alert);
             }
         }

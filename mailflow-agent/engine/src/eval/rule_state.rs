@@ -1,16 +1,15 @@
 //! Run-time state of one rule.
 
-use std::sync::Arc;
-
 use super::{
     group_state::GroupState,
-    group_table::{AllowStatus, GroupTable},
+    group_table::GroupTable,
+    suppression::AllowStatus,
     window::{state::TermSpec, value::Value},
 };
 use crate::{
-    alert::{event::Alert, rate_limit::AlertRateLimit},
+    alert::rate_limit::AlertRateLimit,
     flow::{FlowRecord, phase::RecordPhase},
-    network::{Endpoints, Networks},
+    network::Endpoints,
     rule::{Measure, compiled::CompiledRule},
     time::{Time, WallClockOffset},
 };
@@ -51,6 +50,13 @@ impl RuleState {
     /// Returns the number of groups, those of allow-listed flows included.
     pub(super) fn groups(&self) -> u64 {
         (self.unlisted.len() + self.listed.len()) as u64
+    }
+
+    pub(crate) fn table(&self, allow_status: AllowStatus) -> &GroupTable {
+        match allow_status {
+            AllowStatus::Unlisted => &self.unlisted,
+            AllowStatus::Listed => &self.listed,
+        }
     }
 
     pub(crate) fn table_mut(&mut self, allow_status: AllowStatus) -> (&CompiledRule, &mut GroupTable) {
@@ -107,23 +113,4 @@ impl RuleState {
             AllowStatus::Unlisted
         }
     }
-}
-
-/// Sets the reason of the allow-list entry on an alert about allow-listed flows.
-pub(crate) fn apply_suppression(
-    compiled: &CompiledRule,
-    allow_status: AllowStatus,
-    alert: &mut Alert,
-    internal: &Networks,
-    clock_offset: WallClockOffset,
-) {
-    if allow_status == AllowStatus::Unlisted {
-        return;
-    }
-    let of = |record: &Arc<FlowRecord>| {
-        let endpoints = Endpoints::of(&record.flow, internal);
-        compiled.allowed(&endpoints, record.time(), clock_offset).map(|allow| Arc::clone(&allow.reason))
-    };
-    let reason = alert.flows.iter().rev().find_map(of);
-    alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));
 }

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{evaluator::Evaluator, group_table::AllowStatus, rule_state::RuleState};
-use crate::{
-    alert::{event::Alert, evidence},
-    rule::RuleLimits,
-};
+use super::{evaluator::Evaluator, rule_state::RuleState, suppression::AllowStatus};
+use crate::{alert::evidence, rule::RuleLimits};
 
 /// Statistics of all rules together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,14 +55,6 @@ impl RuleCounts {
 }
 
 impl Evaluator {
-    /// Returns the active aggregate alerts.
-    pub(crate) fn aggregate_alerts(&self) -> impl Iterator<Item = &Alert> {
-        self.rule_states
-            .iter()
-            .filter_map(|rule_state| rule_state.rate_limit.active_alert())
-            .chain(self.flood_detector.active_alert())
-    }
-
     /// Returns the statistics of all rules together.
     pub(crate) fn stats(&self) -> RuleStats {
         let suppressed =

@@ -1,6 +1,7 @@
 //! Flow classes: attempt, session, failed, delivering.
 
 use bitflags::bitflags;
+use serde::Serialize;
 
 use super::{
     phase::RecordPhase,
@@ -8,7 +9,7 @@ use super::{
 };
 
 /// Class of a flow, as its records show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum FlowClass {
     /// Every flow that the rule matches.
     Flows,

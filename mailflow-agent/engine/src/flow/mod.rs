@@ -15,7 +15,5 @@ pub(crate) mod service;
 pub(crate) mod table;
 pub(crate) mod timeout;
 
-pub use self::record::{
-    DirectionStats, EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow, facts_bytes, facts_of,
-};
+pub use self::record::{DirectionStats, EvictOutcome, Flow, FlowRecord, RecordReason, SupersededFlow};
 pub use self::{fields::RecordFields, overflow::SourceOverflow};

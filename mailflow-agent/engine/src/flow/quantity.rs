@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Flow;
 
 /// Quantity that rules can sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Quantity {
     /// Payload bytes, client to server.
     PayloadUp,

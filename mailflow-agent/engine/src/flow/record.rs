@@ -3,6 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
+use serde::{Deserialize, Serialize};
 
 use super::fields::RecordFields;
 use crate::time::Time;
@@ -22,50 +23,6 @@ pub struct DirectionStats {
     pub data_bytes: u64,
     /// Time of the last packet; `None` without a packet.
     pub last: Option<Time>,
-}
-
-/// Returns TCP and application facts as bytes for storage, in the order that [`facts_of`] reads.
-pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
-    [
-        facts.syn,
-        facts.syn_ack,
-        facts.fin_up,
-        facts.fin_down,
-        facts.reset,
-        facts.seen,
-        facts.first_payload_up,
-        facts.first_payload_down,
-        facts.upgrade,
-        facts.inspected,
-    ]
-}
-
-/// Returns the facts of these bytes.
-pub fn facts_of(bytes: [u8; 10]) -> Facts {
-    let [
-        syn,
-        syn_ack,
-        fin_up,
-        fin_down,
-        reset,
-        seen,
-        first_payload_up,
-        first_payload_down,
-        upgrade,
-        inspected,
-    ] = bytes;
-    Facts {
-        syn,
-        syn_ack,
-        fin_up,
-        fin_down,
-        reset,
-        seen,
-        first_payload_up,
-        first_payload_down,
-        upgrade,
-        inspected,
-    }
 }
 
 /// Flow as one poll of the flow table shows it, with resolved times.
@@ -110,7 +67,7 @@ impl Flow {
 }
 
 /// Flow that ended because a new connection uses its 5-tuple.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupersededFlow {
     /// Flow with its last counters.
     pub flow: Flow,
@@ -130,7 +87,7 @@ pub enum EvictOutcome {
 }
 
 /// Reason of a flow record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RecordReason {
     /// FIN in both directions or RST, and the timeout after closing has passed.
     Closed,
@@ -143,7 +100,7 @@ pub enum RecordReason {
 }
 
 impl RecordReason {
-    /// All reasons, in a fixed order: stored data refers to them by index.
+    /// All reasons.
     pub const ALL: [RecordReason; 4] =
         [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 

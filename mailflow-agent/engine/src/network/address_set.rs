@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 use super::{
     internal::{AddressScope, ResolvedAddress},
@@ -10,7 +11,7 @@ use super::{
 };
 
 /// Set of addresses: those in any of some members and in none of the excepted ones.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct AddressSet {
     // Shared, as each rule has the entries of the global allow-list.
     any: Arc<Members>,
@@ -18,12 +19,14 @@ pub struct AddressSet {
 }
 
 /// Members in their configured order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 struct Members {
     all: Vec<Member>,
     /// Networks among the members, ascending, if there are at least [`MIN_INDEXED_NETWORKS`]; otherwise empty.
+    #[serde(skip)]
     nets: Vec<IpNet>,
     /// Address family (true for IPv6) and prefix length of each network.
+    #[serde(skip)]
     lengths: Vec<(bool, u8)>,
 }
 
@@ -31,7 +34,7 @@ struct Members {
 const MIN_INDEXED_NETWORKS: usize = 8;
 
 /// Member of an address set.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Member {
     /// Every address.
     Any,

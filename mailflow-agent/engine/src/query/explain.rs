@@ -7,7 +7,7 @@ use crate::{
     eval::{
         group_key::{GroupKey, Source},
         group_state::{GroupState, IncidentState},
-        group_table::AllowStatus,
+        suppression::AllowStatus,
         window::value::TermValue,
     },
     flow::{FlowRecord, phase::RecordPhase},

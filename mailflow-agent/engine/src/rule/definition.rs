@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 use super::{
     filter::Match,
     severity::Severity,
@@ -54,7 +56,7 @@ impl Rule {
 }
 
 /// Group key of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum GroupBy {
     /// Client; for IPv6, its prefix.
     Source,

@@ -1,14 +1,16 @@
 //! Match of a rule: conditions on single flows.
 
 use mailflow_common::App;
+use serde::Serialize;
 
 use crate::{
+    checkpoint::codec,
     flow::{quantity::Quantity, service::Service},
     network::AddressSet,
 };
 
 /// Transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Transport {
     /// TCP.
     Tcp,
@@ -16,8 +18,8 @@ pub enum Transport {
     Udp,
 }
 
-/// Match of a rule. A flow must fulfil every clause.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Match of a rule. A flow must fulfil every clause. Its serialised form identifies it in checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Match {
     /// Client.
     pub source: AddressSet,
@@ -26,8 +28,10 @@ pub struct Match {
     /// Server ports.
     pub ports: Vec<u16>,
     /// Services by which the rule names ports. All of their ports are in `ports`.
+    #[serde(skip)]
     pub services: Vec<Service>,
     /// Applications. `App::Unseen` always matches, as the port decides then.
+    #[serde(serialize_with = "codec::apps::serialize")]
     pub apps: Vec<App>,
     /// Transport protocols.
     pub protocols: Vec<Transport>,
@@ -42,7 +46,7 @@ pub struct Match {
 }
 
 /// Bounds on a counter of a flow. With an upper bound, a flow is evaluated when it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bound {
     /// Counter.
     pub of: Counter,
@@ -55,7 +59,7 @@ pub struct Bound {
 }
 
 /// Counter of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Counter {
     /// Counter that can be summed as well.
     Quantity(Quantity),
@@ -66,7 +70,7 @@ pub enum Counter {
 }
 
 /// Hours of the week.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Hours {
     /// Days on which the hours begin, as bits; Monday is bit 0.
     pub days: u8,
@@ -80,7 +84,7 @@ pub struct Hours {
 }
 
 /// Byte count of a size test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Layer {
     /// IP total length.
     L3,
@@ -89,7 +93,7 @@ pub enum Layer {
 }
 
 /// Kind of a size test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum SizeKind {
     /// Bytes per packet, both directions: `bytes >= up * packets` with packets > 0.
     Ratio,
@@ -104,7 +108,7 @@ pub enum SizeKind {
 }
 
 /// Size test, with a threshold for each direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct SizeTest {
     /// Kind of the test.
     pub kind: SizeKind,

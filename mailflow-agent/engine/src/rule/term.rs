@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::thresholds::Thresholds;
 use crate::flow::{class::FlowClass, quantity::Quantity};
 
@@ -17,7 +19,7 @@ pub struct Term {
 }
 
 /// Window of event time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Window {
     /// Length of the window.
     pub length: Duration,
@@ -26,7 +28,7 @@ pub struct Window {
 }
 
 /// Kind of a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum WindowKind {
     /// Window (t - length, t] for every t.
     Sliding,
@@ -35,7 +37,7 @@ pub enum WindowKind {
 }
 
 /// Measure of a term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Measure {
     /// Number of flows of a class.
     Count(FlowClass),
@@ -106,7 +108,7 @@ pub fn unit(term: &str) -> &'static str {
 }
 
 /// Endpoint of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Endpoint {
     /// Client; for IPv6, its prefix.
     Source,

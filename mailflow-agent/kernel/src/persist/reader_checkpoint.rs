@@ -1,10 +1,12 @@
 //! Checkpoint of the reader: what the next agent has to know besides the maps.
 
+use serde::{Deserialize, Serialize};
+
 use crate::flow_table::{conservation::TrafficSum, element::from_bytes, reader::ReaderState};
 use mailflow_engine::{event::CounterDelta, flow::Flow, settings::Timeouts};
 
 /// Checkpoint of the reader, valid for the pinned maps and this boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReaderCheckpoint {
     /// Length of the IPv6 prefix that makes a source.
     pub prefix: u8,

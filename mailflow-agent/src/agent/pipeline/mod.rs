@@ -10,7 +10,7 @@ use crate::{
     config::{Config, FlowTableConfig},
     metrics::{EngineStats, KernelSnapshot},
     outputs::router::EffectRouter,
-    recovery::{checkpointer::Checkpointer, state_dir::JournalRecord},
+    recovery::checkpointer::Checkpointer,
     status::{
         duplicate_detector::DuplicateDetector,
         kernel_snapshot::{self, TablePressure},
@@ -73,7 +73,14 @@ impl Pipeline {
         let before = kernel.totals()?;
         // The wall clock may have been set: hours of rules and ends of allow-lists are wall clock times.
         engine.set_clock_offset(at.1);
-        let polled = poll::poll(kernel, engine, keeper, at, |effects| sinks.route(at, effects));
+        let mut has_alerts = false;
+        let polled = poll::poll(kernel, engine, keeper, at, |effects| {
+            has_alerts |= !effects.alerts.is_empty();
+            sinks.route(at, effects);
+        });
+        if has_alerts {
+            sinks.status.publish_firing(engine);
+        }
         let scan_time = match polled {
             // The journal cannot be written, and the flows stay in the table: a later poll reads them again.
             Err(_) if keeper.is_waiting_for_disk() => None,
@@ -142,8 +149,7 @@ impl Pipeline {
             kernel.detach();
             poll::final_poll(&mut kernel, &mut engine, &mut keeper, at, emit)
         };
-        // The end of each poll is in the journal. Without it recovery would look up the flows of this one.
-        let _ = keeper.append([JournalRecord::PollEnd]);
+        keeper.complete_poll();
         let closed = sinks.outputs.close(grace);
         keeper.record_output_progress(&sinks);
         if keeps_counting {

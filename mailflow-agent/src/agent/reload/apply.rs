@@ -73,11 +73,13 @@ impl Pipeline {
         let outputs = outputs.map_err(|error| vec![error_chain::format_error_chain(&error.into())])?;
         self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.entry_bindings());
-        self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
+        let firing = self.engine.firing_with_relay_hints();
+        self.sinks.outputs.replace(outputs, &firing, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
         let now = clock::now();
         let ReconfigureOutcome { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         self.sinks.route((now, clock::epoch()), &effects);
+        self.sinks.status.publish_firing(&self.engine);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);
         changes.extend(warnings.map(|warning| format!("warning: {warning}")));
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows start empty")));

@@ -5,20 +5,18 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    record::LoggedInput,
-    record_file::{self, Appender, FileRecords},
-};
+use super::record_file::{self, Appender, FileRecords};
 use crate::recovery::directory::LockedDirectory;
 use mailflow_engine::{
     event::{Alert, AlertState},
+    flow::{Flow, RecordReason},
     time::Time,
 };
 
 const FILE_PREFIX: &str = "history-";
 
-/// Record of the input log.
-#[derive(Clone, Debug, PartialEq)]
+/// Record of the input log. The order of the variants is the format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum InputLogRecord {
     /// Flow record, or open flow, that the rules evaluated.
     Input(LoggedInput),
@@ -30,6 +28,19 @@ pub enum InputLogRecord {
     ClockOffset(i128),
     /// Time up to which the engine was advanced.
     Tick(Time),
+}
+
+/// Flow record that the rules evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoggedInput {
+    /// Time of the evaluation.
+    pub at: Time,
+    /// Flow.
+    pub flow: Flow,
+    /// Reason of the record.
+    pub reason: RecordReason,
+    /// True for an open flow without a record, which was evaluated because of its gain.
+    pub open: bool,
 }
 
 /// Identity of an alert event, to recognise delivered ones.
@@ -114,7 +125,7 @@ impl InputLog {
         };
         let before = current.bytes();
         let written = records.try_for_each(|record| {
-            record.add_to(current).map_err(io::Error::other)?;
+            current.add(&record).map_err(io::Error::other)?;
             if current.is_buffer_full() { current.write() } else { Ok(()) }
         });
         written.and_then(|()| current.write()).inspect_err(|_| {
@@ -127,32 +138,6 @@ impl InputLog {
     pub(crate) fn clear(&mut self, directory: &LockedDirectory) -> io::Result<()> {
         self.current = None;
         numbered_files(directory)?.into_iter().try_for_each(|(_, name)| directory.remove(&name))
-    }
-}
-
-impl InputLogRecord {
-    fn add_to(&self, file: &mut Appender) -> postcard::Result<()> {
-        // The first byte is the type of the record.
-        let record = match self {
-            Self::Input(logged_input) => file.add(&(0u8, logged_input.to_repr())),
-            Self::AlertDelivered(delivered) => file.add(&(1u8, delivered)),
-            Self::Checkpoint(now) => file.add(&(2u8, now)),
-            Self::ClockOffset(epoch) => file.add(&(3u8, epoch)),
-            Self::Tick(now) => file.add(&(4u8, now.as_nanos())),
-        };
-        record.map(drop)
-    }
-
-    /// Decodes a record; `None` if the bytes are not a record of this log.
-    pub(crate) fn read(record: &[u8]) -> Option<Self> {
-        match record.split_first()? {
-            (0, bytes) => LoggedInput::read(bytes).map(Self::Input),
-            (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::AlertDelivered),
-            (2, bytes) => postcard::from_bytes(bytes).ok().map(Self::Checkpoint),
-            (3, bytes) => postcard::from_bytes(bytes).ok().map(Self::ClockOffset),
-            (4, bytes) => postcard::from_bytes(bytes).ok().map(|now| Self::Tick(Time::from_nanos(now))),
-            _ => None,
-        }
     }
 }
 
@@ -169,7 +154,7 @@ fn numbered_files(directory: &LockedDirectory) -> io::Result<Vec<(u64, String)>>
 mod tests {
     use super::*;
     use crate::recovery::journal::record::tests::some_flow;
-    use mailflow_engine::flow::RecordReason;
+    use mailflow_engine::checkpoint::codec;
 
     fn logged_input(seconds: u64) -> InputLogRecord {
         let at = Time::from_nanos(seconds * 1_000_000_000);
@@ -188,7 +173,7 @@ mod tests {
         let read = || -> Vec<InputLogRecord> {
             let files = InputLog::read(&directory).unwrap().into_iter();
             let records = files.flat_map(|(_, found)| found.unwrap().records);
-            records.map(|record| InputLogRecord::read(&record).unwrap()).collect()
+            records.map(|record| codec::decode(&record).unwrap()).collect()
         };
         let delivered = InputLogRecord::AlertDelivered(AlertEventId {
             fingerprint: "f".to_owned(),

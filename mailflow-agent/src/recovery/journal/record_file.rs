@@ -10,10 +10,10 @@ use std::{
 };
 
 use flate2::Crc;
-use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
 use crate::recovery::directory::LockedDirectory;
+use mailflow_engine::checkpoint::codec;
 
 /// Length of the header of a record.
 const HEADER_BYTES: usize = 8;
@@ -29,10 +29,10 @@ pub(crate) struct RecordBuffer {
 
 impl RecordBuffer {
     /// Appends a value as a record, and returns the record with its header.
-    pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
+    pub(crate) fn add(&mut self, value: &impl Serialize) -> Result<&[u8], codec::Error> {
         let start = self.bytes.len();
         self.bytes.extend([0; HEADER_BYTES]);
-        if let Err(error) = postcard::serialize_with_flavor(value, AppendFlavor(&mut self.bytes)) {
+        if let Err(error) = codec::append(&mut self.bytes, value) {
             self.bytes.truncate(start);
             return Err(error);
         }
@@ -74,27 +74,6 @@ impl RecordBuffer {
     }
 }
 
-/// Serialiser that appends to a vector.
-struct AppendFlavor<'a>(&'a mut Vec<u8>);
-
-impl Flavor for AppendFlavor<'_> {
-    type Output = ();
-
-    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
-        self.0.push(data);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
-}
-
 /// File that is appended to.
 #[derive(Debug)]
 pub(crate) struct Appender {
@@ -121,7 +100,7 @@ impl Appender {
     }
 
     /// Adds a value as a record for the next [`Appender::write`], and returns the record with its header.
-    pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
+    pub(crate) fn add(&mut self, value: &impl Serialize) -> Result<&[u8], codec::Error> {
         self.records.add(value)
     }
 

@@ -20,6 +20,16 @@
 //! Nothing is synced to the disk: the files protect against the end of the process, not against a power
 //! failure.
 
+pub use super::{
+    checkpoint::Checkpoint,
+    error::{StateError, WriteFailurePolicy},
+    journal::{
+        input_log::{AlertEventId, InputLogRecord, LoggedInput},
+        output_offsets::WrittenLines,
+        record::JournalRecord,
+    },
+    recovered::RecoveredState,
+};
 use super::{
     checkpoint::{CHECKPOINT_FILE, CheckpointHeader, FORMAT_VERSION, JOURNAL_FILE},
     directory::LockedDirectory,
@@ -28,16 +38,6 @@ use super::{
         record_file::{Appender, RecordBuffer},
     },
     machine_id::MachineId,
-};
-pub use super::{
-    checkpoint::{Checkpoint, KernelCheckpointRepr},
-    error::{StateError, WriteFailurePolicy},
-    journal::{
-        input_log::{AlertEventId, InputLogRecord},
-        output_offsets::WrittenLines,
-        record::{JournalRecord, LoggedInput},
-    },
-    recovered::RecoveredState,
 };
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use crate::outputs::pending_delivery::{AlertDelivery, PendingDelivery};
+pub use crate::outputs::pending_delivery::PendingDelivery;
 use crate::util::disk::{FileLimits, is_disk_failure};
 
 /// Name of the setting, for errors.
@@ -174,10 +174,10 @@ impl StateDir {
         };
         for record in records {
             let framed = match &mut journal {
-                Some(journal) => journal.add(&record.to_repr()),
+                Some(journal) => journal.add(&record),
                 None => {
                     buffer.clear(0);
-                    buffer.add(&record.to_repr())
+                    buffer.add(&record)
                 }
             };
             let framed = framed.map_err(io::Error::other)?;
@@ -251,7 +251,7 @@ impl StateDir {
         let result = self.append([record.clone()], WriteFailurePolicy::Fail);
         if result.is_err() {
             // The offsets are valid although they could not be written. The next journal begins with them.
-            self.backlog.add(&record.to_repr()).map_err(io::Error::other)?;
+            self.backlog.add(&record).map_err(io::Error::other)?;
         }
         result
     }
@@ -349,11 +349,8 @@ impl StateDir {
         let finished = (|| {
             // The journal gets the mark before the rename, so that a crash at any point accounts for no flow
             // twice.
-            checkpoint_record.push(
-                journal
-                    .add(&JournalRecord::Checkpoint(checkpoint.now).to_repr())
-                    .map_err(io::Error::other)?,
-            );
+            checkpoint_record
+                .push(journal.add(&JournalRecord::Checkpoint(checkpoint.now)).map_err(io::Error::other)?);
             journal.write()?;
             input_log.write(directory, [InputLogRecord::Checkpoint(checkpoint.now)])?;
             directory.rename(&new, CHECKPOINT_FILE)
@@ -375,11 +372,8 @@ impl StateDir {
             *journal = Appender::open(directory, JOURNAL_FILE).map_err(io_error)?;
         }
         // The checkpoint has those earlier alerts that are still to be delivered.
-        let pending: Vec<AlertEventId> = checkpoint
-            .pending_deliveries
-            .iter()
-            .map(|pending| AlertEventId::of(&pending.event.event().0))
-            .collect();
+        let pending: Vec<AlertEventId> =
+            checkpoint.pending_deliveries.iter().map(|pending| AlertEventId::of(&pending.alert)).collect();
         self.undelivered.retain(|delivered| pending.contains(delivered));
         input_log.clear(directory).map_err(io_error)?;
         self.suspended = false;

@@ -12,7 +12,7 @@ use crate::{
     recovery::journal::{record::tests::some_flow, record_file},
     util::disk::Reserve,
 };
-use mailflow_engine::{Engine, flow::RecordReason, time::Time};
+use mailflow_engine::{Engine, checkpoint::FlowTableCheckpoint, flow::RecordReason, time::Time};
 
 /// Directory that is removed when the value is dropped.
 struct TempStateDir(PathBuf);
@@ -58,13 +58,10 @@ fn checkpoint(now: u64) -> Checkpoint {
     let engine = Engine::new(config::parse("f", "{}").unwrap().engine);
     Checkpoint {
         flow_table_id: Some(3),
-        kernel: KernelCheckpointRepr::default(),
+        kernel: mailflow_kernel::ReaderCheckpoint::default(),
         now,
-        last_poll: now,
-        fingerprint_seeds: [1, 2],
-        flows: Vec::new(),
+        flows: FlowTableCheckpoint { now: Time::from_nanos(now), seeds: [1, 2], flows: Vec::new() },
         rules: engine.save(),
-        firing: Vec::new(),
         pending_deliveries: Vec::new(),
     }
 }
@@ -216,7 +213,7 @@ fn headed(bytes: &[u8], head: &CheckpointHeader, machine: Option<&MachineId>) ->
     let found = record_file::parse(bytes);
     let mut new = RecordBuffer::default();
     new.add(head).unwrap();
-    new.add(&postcard::from_bytes::<Checkpoint>(&found.records[1]).unwrap()).unwrap();
+    new.add(&mailflow_engine::checkpoint::codec::decode::<Checkpoint>(&found.records[1]).unwrap()).unwrap();
     if let Some(machine) = machine {
         new.add(machine).unwrap();
     }

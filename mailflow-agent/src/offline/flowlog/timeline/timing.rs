@@ -2,7 +2,8 @@
 
 use crate::offline::flowlog::{LogOrigin, LogRecord};
 use mailflow_engine::{
-    flow::{DirectionStats, FlowRecord, RecordReason, facts_bytes},
+    checkpoint::codec::facts_bytes,
+    flow::{DirectionStats, FlowRecord, RecordReason},
     settings::Timeouts,
     time::Time,
 };
