@@ -37,14 +37,14 @@ static TURN: Mutex<()> = Mutex::new(());
 fn open_flow_uses_at_most_64_bytes_and_memory_is_freed() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut subject = Subject::new().unwrap();
-    let begin = memory::held();
+    let begin = memory::allocated();
     let (mut second, mut count) = (1, 100_000);
     while count < 500_000 {
-        memory::forget_most();
+        memory::reset_peak();
         subject.read(second, count, |n| flows::flow(n, Kind::Small, second));
         let packets = u64::from(count) * (10 + second);
         assert_eq!(subject.packets(), (packets, packets), "{count} flows, each booked once");
-        for (which, bytes) in [("held", memory::held()), ("at most", memory::most())] {
+        for (which, bytes) in [("held", memory::allocated()), ("at most", memory::peak())] {
             let share = (bytes - begin) as f64 / f64::from(count);
             assert!(share <= MOST, "{which} with {count} flows: {share:.1} B");
             assert!(share >= 40.0, "{which} with {count} flows: {share:.1} B, which is less than they need");
@@ -61,7 +61,7 @@ fn open_flow_uses_at_most_64_bytes_and_memory_is_freed() {
     let gained = u64::from(left) * (second - last);
     let packets = before + gained;
     assert_eq!(subject.packets(), (packets, packets), "those that are left, and nothing twice");
-    let share = (memory::held() - begin) as f64 / f64::from(left);
+    let share = (memory::allocated() - begin) as f64 / f64::from(left);
     assert!(share <= MOST, "held with {left} flows left: {share:.1} B");
 }
 
@@ -74,22 +74,22 @@ fn source_memory_is_within_limit_of_each_rule() {
             let mut sources = Sources::new(&[rule]).unwrap();
             // Stored records are limited, for all sources together.
             sources.fill_what_is_bounded();
-            let begin = memory::held();
+            let begin = memory::allocated();
             let (mut from, mut count) = (0, 60_000);
             while count < 130_000 {
                 for round in 0..each {
                     (from..count).for_each(|source| drop(sources.flow(source, round)));
                 }
-                assert_eq!(sources.held(), u64::from(count) + 1, "{rule}, {each} flows each");
-                let share = (memory::held() - begin) as f64 / f64::from(count);
+                assert_eq!(sources.subjects(), u64::from(count) + 1, "{rule}, {each} flows each");
+                let share = (memory::allocated() - begin) as f64 / f64::from(count);
                 assert!(share <= bar, "{rule}, {count} sources of {each} flows: {share:.1} B each");
                 assert!(share >= 48.0, "{rule}: {share:.1} B, which is less than they need");
                 println!("{rule}, {count} sources of {each} flows: {share:.1} B each");
                 (from, count) = (count, count + count / 10);
             }
             sources.pass(sources::MEMORY);
-            assert_eq!(sources.held(), 0, "{rule}: all are forgotten");
-            let share = (memory::held().saturating_sub(begin)) as f64 / f64::from(from);
+            assert_eq!(sources.subjects(), 0, "{rule}: all are forgotten");
+            let share = (memory::allocated().saturating_sub(begin)) as f64 / f64::from(from);
             assert!(share <= 2.0, "{rule}: {share:.1} B of a source that is forgotten");
         }
     }

@@ -82,7 +82,7 @@ fn many(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         (0..SOURCES).for_each(|source| drop(sources.flow(source, round)));
         line(&which, "ns", share(begin, SOURCES), None);
     }
-    anyhow::ensure!(sources.live() >= u64::from(SOURCES) * 2, "held: {}", sources.live());
+    anyhow::ensure!(sources.subjects() >= u64::from(SOURCES) * 2, "{} subjects", sources.subjects());
     let mut longest = 0.0_f64;
     for _ in 0..64 {
         let begin = cpu_time();
@@ -182,13 +182,13 @@ fn life(kind: Kind, readings: u64) -> anyhow::Result<f64> {
 /// engine's memory.
 fn room(count: u32) -> anyhow::Result<(f64, f64)> {
     let mut subject = Subject::new()?;
-    let begin = memory::live();
-    memory::forget_most();
+    let begin = memory::allocated();
+    memory::reset_peak();
     let mut most = 0;
     for round in 1..4 {
         subject.read(round, count, |n| flows::flow(n, Kind::Small, round));
-        most = most.max(memory::most());
+        most = most.max(memory::peak());
     }
     let share = |bytes: usize| bytes.saturating_sub(begin) as f64 / f64::from(count);
-    Ok((share(memory::live()), share(most)))
+    Ok((share(memory::allocated()), share(most)))
 }

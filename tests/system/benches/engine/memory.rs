@@ -5,29 +5,29 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// Allocator that counts allocated bytes.
 pub(crate) struct Counting;
 
 /// Returns the bytes allocated now.
-pub(crate) fn held() -> usize {
-    HELD.load(Relaxed)
+pub(crate) fn allocated() -> usize {
+    ALLOCATED.load(Relaxed)
 }
 
 /// Returns the maximum number of bytes that were allocated at once.
-pub(crate) fn most() -> usize {
-    MOST.load(Relaxed)
+pub(crate) fn peak() -> usize {
+    PEAK.load(Relaxed)
 }
 
 /// Resets the maximum to the bytes allocated now.
-pub(crate) fn forget_most() {
-    MOST.store(held(), Relaxed);
+pub(crate) fn reset_peak() {
+    PEAK.store(allocated(), Relaxed);
 }
 
 fn more(bytes: usize) {
-    MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+    PEAK.fetch_max(ALLOCATED.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }
 
 // SAFETY: every call is passed to the system allocator.
@@ -46,14 +46,14 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // Large blocks are remapped, not copied: both sizes are never allocated at once.
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         more(size);
         // SAFETY: the caller's.
         unsafe { System.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         // SAFETY: the caller's.
         unsafe { System.dealloc(memory, layout) }
     }

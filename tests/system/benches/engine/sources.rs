@@ -64,7 +64,7 @@ impl Sources {
     }
 
     /// Returns the number of group keys with state, summed over the rules.
-    pub(crate) fn held(&self) -> u64 {
+    pub(crate) fn subjects(&self) -> u64 {
         self.engine.stats().rules.sources
     }
 
