@@ -10,12 +10,20 @@ mod terms;
 
 use crate::{
     alert::event::{Alert, AlertState},
+    checkpoint::codec,
     eval::window::value::Value,
     fixture::{self, at},
     flow::{DirectionStats, class::FlowClass, delta::CounterDelta, fields::RecordFields, quantity::Quantity},
     rule::{Condition, Measure, Rule, Term, Thresholds, Window, WindowKind},
     *,
 };
+
+/// Returns the checkpoint as the next process reads it.
+fn reread<T: serde::Serialize + serde::de::DeserializeOwned>(checkpoint: &T) -> T {
+    let mut bytes = Vec::new();
+    codec::append(&mut bytes, checkpoint).unwrap();
+    codec::decode(&bytes).unwrap()
+}
 
 fn engine() -> Engine {
     Engine::new(fixture::settings())
@@ -351,9 +359,9 @@ fn a_restart_within_a_window_loses_no_flow_and_repeats_no_alert() {
         let (before, after) = flows.split_at(cut);
         let mut engine = engine();
         let mut alerts = deliver(&mut engine, before);
-        let text = serde_json::to_string(&engine.save()).unwrap();
+        let checkpoint = reread(&engine.save());
         let mut engine = Engine::new(fixture::settings());
-        let restored = engine.restore(serde_json::from_str(&text).unwrap());
+        let restored = engine.restore(checkpoint);
         assert_eq!((restored.groups, restored.dropped_rules.len()), (usize::from(cut > 0), 0));
         alerts.extend(deliver(&mut engine, after));
         alerts.extend(engine.tick(at(20_000)).alerts);
@@ -374,7 +382,7 @@ fn a_changed_definition_starts_with_empty_windows() {
         settings.rules.iter_mut().for_each(change);
         settings
     };
-    let state = || serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap();
+    let state = || reread(&engine.save());
     let restored = |change| Engine::new(settings(change)).restore(state());
     assert_eq!(restored(|_| {}).groups, 1);
     assert_eq!(restored(|rule| rule.terms[0].thresholds.at_least = 12).groups, 1, "what is held is the same");
@@ -545,7 +553,7 @@ fn a_checkpoint_has_the_pending_records() {
         engine.redo_final_record(&closed(4_000 + n, 100));
     }
     let mut next = Engine::new(fixture::settings());
-    next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());
+    next.restore(reread(&engine.save()));
     assert_eq!(next.tick(at(110)).alerts.len(), 1, "ten mails, one alert");
 }
 
@@ -608,7 +616,7 @@ fn a_source_that_overflowed_before_a_restart_is_not_complete_after_it() {
         engine.observe_overflow(&counters);
         cycle(&mut engine, at(95), &mut Vec::new());
         let mut next = Engine::new(fixture::settings());
-        next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());
+        next.restore(reread(&engine.save()));
         let mut flows = (0..10).map(|n| closed(4_000 + n, 100)).collect();
         let alerts = cycle(&mut next, at(110), &mut flows).alerts;
         assert_eq!(alerts.iter().map(|alert| alert.complete).collect::<Vec<_>>(), [complete]);
