@@ -1,4 +1,4 @@
-//! Estimate of the messages that a server has accepted (docs/messages.md).
+//! Estimate of the messages that a server has accepted (docs/understand/messages.md).
 //!
 //! In the clear the reply code decides. Inside TLS there are record lengths and turns: a turn is what the client
 //! sends until the server sends payload.
