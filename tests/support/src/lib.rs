@@ -9,5 +9,6 @@ pub mod pcap;
 pub mod pcapng;
 pub mod reference_dataplane;
 pub mod root;
+pub mod temp_folder;
 pub mod wire;
 pub mod words;

@@ -4,16 +4,16 @@ use std::{fs, path::PathBuf};
 
 use mailflow_agent::config::{self, Config};
 
+use mailflow_test_support::temp_folder::TempFolder;
+
 use super::{good, warnings_but_of_replaced_rules};
 
 /// Temporary directory, removed on drop.
-pub(crate) struct Scratch(pub(crate) PathBuf);
+pub(crate) struct Scratch(pub(crate) TempFolder);
 
 impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("mailflow-config-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(TempFolder::new(&format!("config-{name}")))
     }
 
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
@@ -27,12 +27,6 @@ impl Scratch {
         let faults = config::load(Some(&self.write("m.yaml", text))).expect_err("faults");
         let directory = format!("{}/", self.0.display());
         faults.iter().map(|fault| fault.to_string().replace(&directory, "")).collect()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use mailflow_agent::{config, http::AccessControl};
+use mailflow_test_support::temp_folder::TempFolder;
 
 use crate::http::behind;
 
@@ -14,14 +15,11 @@ use crate::http::behind;
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 /// Temporary folder with an authority, a server certificate and a client certificate.
-struct Folder(PathBuf);
+struct Folder(TempFolder);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("mailflow-web-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(TempFolder::new(&format!("web-{name}")))
     }
 
     fn certificates(self) -> Self {
@@ -57,12 +55,6 @@ impl Folder {
         curl.current_dir(&self.0);
         let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -18,6 +18,7 @@ use mailflow_agent::config::{
         url::{Url, UrlForm},
     },
 };
+use mailflow_test_support::temp_folder::TempFolder;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -31,22 +32,13 @@ use crate::{
 };
 
 /// Temporary folder with a certificate authority.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+struct Folder(TempFolder);
 
 const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("mailflow-tls-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        let folder = Self(path);
+        let folder = Self(TempFolder::new(&format!("tls-{name}")));
         folder.openssl(&format!("req -x509 {KEY} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
         folder
     }

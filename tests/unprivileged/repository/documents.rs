@@ -13,10 +13,9 @@ use mailflow_agent::{
 use mailflow_test_support::{
     documents::{Block, CommandLine, Page, pages},
     lab::workspace,
+    temp_folder::TempFolder,
     words::{NO_WORDS, has},
 };
-
-use crate::folder::Folder;
 
 /// The pages, of which there are some.
 fn all() -> Vec<Page> {
@@ -181,9 +180,9 @@ fn configurations_that_are_shown_are_good() {
 fn rule_tests_that_are_shown_pass() {
     let mut passed = 0;
     for page in all() {
-        let folder = Folder::new(&page.name.replace('/', "-"));
+        let folder = TempFolder::new(&format!("docs-{}", page.name.replace('/', "-")));
         for block in page.blocks() {
-            let named = |kind: &str| block.info.strip_prefix(kind).map(|name| folder.0.join(name));
+            let named = |kind: &str| block.info.strip_prefix(kind).map(|name| folder.join(name));
             if let Some(file) = named("yaml config ") {
                 fs::write(file, &block.text).unwrap();
             } else if let Some(file) = named("yaml rule test ") {

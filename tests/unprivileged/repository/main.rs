@@ -4,7 +4,6 @@
 
 mod applications;
 mod documents;
-mod folder;
 mod isolation;
 mod manual;
 mod old_names;

@@ -7,10 +7,10 @@ use std::{
 };
 
 use mailflow_agent::{cli, config};
-use mailflow_test_support::{documents::Block, lab::workspace};
+use mailflow_test_support::{documents::Block, lab::workspace, temp_folder::TempFolder};
 use serde_yaml::Value;
 
-use crate::{documents::command_fault, folder::Folder};
+use crate::documents::command_fault;
 
 /// Key that no mapping of the configuration has, nor a similar one.
 const UNKNOWN: &str = "zzqx";
@@ -133,11 +133,11 @@ fn plain(line: &str) -> String {
 }
 
 /// Writes all pages, and returns them.
-fn man_pages(folder: &Folder) -> Vec<ManPage> {
-    cli::man::write_man_pages(&folder.0).unwrap();
+fn man_pages(folder: &TempFolder) -> Vec<ManPage> {
+    cli::man::write_man_pages(folder).unwrap();
     let mut pages = Vec::new();
     for section in ["man1", "man5", "man8"] {
-        for entry in fs::read_dir(folder.0.join(section)).unwrap() {
+        for entry in fs::read_dir(folder.join(section)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             assert_eq!(path.extension().unwrap().to_str(), section.strip_prefix("man"));
@@ -215,7 +215,7 @@ fn known_keys() -> Vec<(String, String)> {
 
 #[test]
 fn every_key_of_the_configuration_has_an_entry() {
-    let folder = Folder::new("man-keys");
+    let folder = TempFolder::new("docs-man-keys");
     let pages = man_pages(&folder);
     let settings = |name: &str, prefix: &str| -> BTreeSet<String> {
         let page = pages.iter().find(|page| page.name == name).unwrap();
@@ -247,7 +247,7 @@ fn every_key_of_the_configuration_has_an_entry() {
 
 #[test]
 fn documented_defaults_are_those_of_the_built_in_configuration() {
-    let folder = Folder::new("man-defaults");
+    let folder = TempFolder::new("docs-man-defaults");
     let pages = man_pages(&folder);
     let page = pages.iter().find(|page| page.name == "mailflow.yaml.5").unwrap();
     let built_in: Value = serde_yaml::from_str(config::DEFAULT).unwrap();
@@ -275,7 +275,7 @@ fn documented_defaults_are_those_of_the_built_in_configuration() {
 
 #[test]
 fn commands_in_man_pages_parse() {
-    let folder = Folder::new("man-commands");
+    let folder = TempFolder::new("docs-man-commands");
     let mut faults = Vec::new();
     let mut parsed = 0;
     for page in man_pages(&folder) {
@@ -309,7 +309,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn man_pages_refer_to_pages_and_files_that_exist() {
-    let folder = Folder::new("man-references");
+    let folder = TempFolder::new("docs-man-references");
     let pages = man_pages(&folder);
     let names: BTreeSet<&str> = pages.iter().map(|page| page.name.as_str()).collect();
     let mut faults = BTreeMap::new();
@@ -349,7 +349,7 @@ fn man_pages_refer_to_pages_and_files_that_exist() {
 /// The unit names man pages, and a document of the package.
 #[test]
 fn unit_refers_to_pages_that_exist() {
-    let folder = Folder::new("man-unit");
+    let folder = TempFolder::new("docs-man-unit");
     let names: BTreeSet<String> = man_pages(&folder).into_iter().map(|page| page.name).collect();
     let unit = fs::read_to_string(workspace().join("config/systemd/mailflow-agent.service")).unwrap();
     let listed = unit.lines().find_map(|line| line.strip_prefix("Documentation=")).unwrap();
@@ -373,10 +373,10 @@ fn groff_has_no_warning() {
         println!("skipped: groff is not installed (Debian's groff-base)");
         return;
     }
-    let folder = Folder::new("man-groff");
+    let folder = TempFolder::new("docs-man-groff");
     for page in man_pages(&folder).iter().filter(|page| !page.roff.starts_with(".so ")) {
         let section = page.name.rsplit('.').next().unwrap();
-        let file = folder.0.join(format!("man{section}")).join(&page.name);
+        let file = folder.join(format!("man{section}")).join(&page.name);
         let groff = Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&file).output().unwrap();
         let warnings = String::from_utf8_lossy(&groff.stderr);
         assert!(groff.status.success() && warnings.is_empty(), "{}: {warnings}", page.name);
