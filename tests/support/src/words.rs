@@ -22,18 +22,15 @@ pub const NO_WORDS: [&str; 18] = [
     "all the same",
 ];
 
-/// Returns true if `text` has `word`, not as part of another word.
+/// Returns true if `text` has `word`, in upper or lower case, not as part of another word.
 pub fn has(text: &str, word: &str) -> bool {
-    let letter = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
-    let lower = text.to_lowercase();
-    lower.match_indices(word).any(|(at, _)| {
-        !letter(lower[..at].chars().next_back()) && !letter(lower[at + word.len()..].chars().next())
-    })
+    has_name(&text.to_lowercase(), word)
 }
 
 /// Returns true if `text` has `name` as a whole identifier.
 pub fn has_name(text: &str, name: &str) -> bool {
-    let part = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
-    text.match_indices(name)
-        .any(|(at, _)| !part(text[..at].chars().next_back()) && !part(text[at + name.len()..].chars().next()))
+    let is_part = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
+    text.match_indices(name).any(|(at, _)| {
+        !is_part(text[..at].chars().next_back()) && !is_part(text[at + name.len()..].chars().next())
+    })
 }
