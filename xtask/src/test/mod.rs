@@ -191,9 +191,7 @@ fn run_at_once(mut steps: Vec<&Step>) -> Vec<Outcome> {
 /// Runs a step of test binaries with its output in a log.
 fn run_with_log(step: &Step) -> Outcome {
     timed(step, || {
-        let path = log_path(step);
-        fs::create_dir_all(path.parent().unwrap_or(&path))?;
-        let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+        let (_, log) = create_log(step)?;
         step.run_with_output(Some(&log))
     })
 }
@@ -203,12 +201,18 @@ fn log_path(step: &Step) -> PathBuf {
     workspace::root().join("target/test").join(format!("{}.log", step.name))
 }
 
+/// Creates a step's log, and returns it with its path.
+fn create_log(step: &Step) -> Result<(PathBuf, fs::File)> {
+    let path = log_path(step);
+    fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+    Ok((path, log))
+}
+
 /// Runs a step as a process of low priority. Its output is printed at its end, and stays in a log.
 fn run_at_low_priority(step: &Step) -> Outcome {
     timed(step, || {
-        let path = log_path(step);
-        fs::create_dir_all(path.parent().unwrap_or(&path))?;
-        let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+        let (path, log) = create_log(step)?;
         let mut command = Command::new("nice");
         command.args(["-n", NICENESS]).arg(std::env::current_exe()?).args(["test", &step.name]);
         command.current_dir(workspace::root()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

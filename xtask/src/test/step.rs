@@ -332,10 +332,10 @@ mod tests {
     #[test]
     fn package_ids_of_both_forms_are_read() {
         assert_eq!(
-            package_name("path+file:///work/mailflow-agent/engine#mailflow-engine@0.1.0"),
+            package_name("path+file:///folder/mailflow-agent/engine#mailflow-engine@0.1.0"),
             "mailflow-engine"
         );
-        assert_eq!(package_name("path+file:///work/xtask#0.1.0"), "xtask");
+        assert_eq!(package_name("path+file:///folder/xtask#0.1.0"), "xtask");
     }
 
     #[test]
