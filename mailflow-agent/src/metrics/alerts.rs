@@ -39,7 +39,7 @@ impl AlertCounts {
 
     /// Writes the families. Every rule has its series from the start.
     pub(crate) fn render(&self, out: &mut String, rules: &[Arc<str>], firing: &[Arc<Alert>]) {
-        // The previous process may have sent the events of a firing alert of a name that is no rule's.
+        // After a restart an alert may fire whose name has no event in this process, such as `spoofed-sources`.
         let mut counts: Vec<(&str, [u64; 2])> = rules.iter().map(|rule| (&**rule, [0; 2])).collect();
         for alert in firing {
             let index = counts.iter().position(|(rule, _)| **rule == *alert.rule).unwrap_or_else(|| {

@@ -1,4 +1,4 @@
-//! Selection of alert events for outputs. No other place decides who hears of suppressed alerts.
+//! Selection of alert events for outputs. No other place decides which outputs get suppressed alerts.
 
 use crate::config::AlertDestination;
 use mailflow_engine::event::Alert;

@@ -289,8 +289,8 @@ pub(super) fn undelivered(
     for out in outputs {
         // The waiting events are the newest that the sink received.
         let remaining = usize::try_from(out.sink.waiting()).unwrap_or(usize::MAX);
-        let audible = waiting.iter_mut().rev().filter(|((alert, _), _)| out.policy.accepts(alert));
-        audible.take(remaining).for_each(|(_, names)| names.push(out.sink.name().to_owned()));
+        let accepted = waiting.iter_mut().rev().filter(|((alert, _), _)| out.policy.accepts(alert));
+        accepted.take(remaining).for_each(|(_, names)| names.push(out.sink.name().to_owned()));
     }
     waiting
 }
@@ -373,7 +373,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn suppressed_alerts_notify_nobody() {
+    fn suppressed_alerts_are_only_archived() {
         let agent = AgentMetrics::new("0", 0.0).unwrap();
         let (outputs, path) = outputs("suppressed", &agent);
         let firing = alert();

@@ -100,7 +100,7 @@ pub enum RecordReason {
 }
 
 impl RecordReason {
-    /// All reasons.
+    /// All reasons, in a fixed order: stored data refers to them by index.
     pub const ALL: [RecordReason; 4] =
         [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 

@@ -79,6 +79,35 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn records_are_decoded_as_they_were_encoded() {
+        let flow = some_flow(4_000);
+        let source_overflow = SourceOverflow {
+            key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
+            up: flow.up,
+            down: flow.down,
+            attempts: 3,
+            sessions: 2,
+            is_final: true,
+        };
+        for record in [
+            JournalRecord::PollBegin { now: Time::from_nanos(9), epoch: -5 },
+            JournalRecord::FlowEnded(flow.clone()),
+            JournalRecord::EvictionRejected(flow.clone()),
+            JournalRecord::FlowSuperseded(
+                SupersededFlow { flow: flow.clone(), superseded_at: Time::from_nanos(11) },
+                vec![1, 2],
+            ),
+            JournalRecord::FlowInterim(flow),
+            JournalRecord::SourceOverflow(source_overflow),
+            JournalRecord::PollEnd,
+        ] {
+            let mut bytes = Vec::new();
+            codec::append(&mut bytes, &record).unwrap();
+            assert_eq!(codec::decode(&bytes), Ok(record));
+        }
+    }
+
+    #[test]
     fn a_truncated_record_is_not_decoded() {
         let mut bytes = Vec::new();
         codec::append(&mut bytes, &JournalRecord::FlowEnded(some_flow(4_000))).unwrap();
