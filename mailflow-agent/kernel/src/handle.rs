@@ -30,6 +30,7 @@ use crate::{
     },
     program::{
         load::{self, Loaded},
+        names,
         test_run::run,
     },
 };
@@ -337,6 +338,11 @@ impl Kernel {
     /// Returns the names of the loaded programs.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.loaded.programs.iter().map(String::as_str)
+    }
+
+    /// Returns true if the programs of a role are loaded.
+    pub fn has_programs_of(&self, role: Role) -> bool {
+        self.programs().any(|name| names::role_of(name) == Some(role))
     }
 
     /// Returns a descriptor of a loaded program, for benchmarks that run it by bpf(2).

@@ -1,6 +1,8 @@
 //! Options: which interfaces are watched, in which role and at which hook, what outlives the agent, and how the program
 //! is loaded.
 
+use std::collections::BTreeSet;
+
 use mailflow_common::HashKeys;
 
 use crate::host::name_pattern::NamePattern;
@@ -25,7 +27,7 @@ impl Interface {
 }
 
 /// Role of an interface: what passes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Chosen at start, with the reason logged.
     #[default]
@@ -49,6 +51,16 @@ impl Role {
             Role::Lan => "lan",
             Role::Host => "host",
             Role::Mirror => "mirror",
+        }
+    }
+
+    /// Returns the roles that an interface may have with this setting, now or later.
+    pub const fn possible(self) -> &'static [Role] {
+        match self {
+            Role::Auto => &[Role::Lan, Role::Host],
+            Role::Lan => &[Role::Lan],
+            Role::Host => &[Role::Host],
+            Role::Mirror => &[Role::Mirror],
         }
     }
 }
@@ -88,9 +100,9 @@ pub enum LogLevel {
     Warn,
     /// Also packets with headers deeper than the program parses.
     Info,
-    /// Nothing more, as yet.
+    /// The same as `Info`: the program has no further messages.
     Debug,
-    /// Nothing more, as yet.
+    /// The same as `Info`.
     Trace,
 }
 
@@ -162,10 +174,12 @@ pub struct LoadOptions {
 }
 
 /// Programs to load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Programs {
     /// All programs that this kernel supports.
     All,
+    /// Programs of these roles that this kernel supports.
+    Roles(BTreeSet<Role>),
     /// One program, to run frames through it.
     One(&'static str),
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     host::kernel_version::KernelVersion,
-    options::{LoadOptions, Programs},
+    options::{LoadOptions, Programs, Role},
     program::{load::Loaded, object::OBJECT},
 };
 use mailflow_engine::settings::Timeouts;
@@ -20,7 +20,7 @@ pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
         local_only: false,
         external_clock: true,
         timeouts: Timeouts::default(),
-        programs: Programs::All,
+        programs: Programs::Roles([Role::Lan, Role::Host].into()),
         kernel_log: None,
         hash_keys: None,
     };

@@ -22,7 +22,7 @@ pub(crate) fn load(config: &Config, programs: Programs, hosts: HostScope) -> Res
     Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
 }
 
-/// Loads the programs for interfaces, with pinned maps and links if there are `pins`. `kernel_checkpoint`
+/// Loads the programs for the roles of the interfaces, with pinned maps and links if there are `pins`. `kernel_checkpoint`
 /// belongs to the flow table with this id.
 pub(crate) fn load_pinned(
     config: &Config,
@@ -30,8 +30,10 @@ pub(crate) fn load_pinned(
     pins: Option<Pins>,
     kernel_checkpoint: Option<(u32, &ReaderCheckpoint)>,
 ) -> Result<(Kernel, MapOrigin), KernelError> {
-    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, MapOrigin::Fresh)) };
-    let options = options(config, Programs::All, hosts);
+    let roles = config.interfaces.iter().flat_map(|entry| entry.role.possible()).copied().collect();
+    let programs = Programs::Roles(roles);
+    let Some(pins) = pins else { return Ok((load(config, programs, hosts)?, MapOrigin::Fresh)) };
+    let options = options(config, programs, hosts);
     Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kernel_checkpoint)
 }
 
@@ -43,7 +45,7 @@ fn options(config: &Config, programs: Programs, hosts: HostScope) -> LoadOptions
         half_open_percent: config.flow_table.half_open_percent,
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == HostScope::OwnOnly,
-        external_clock: programs != Programs::All,
+        external_clock: matches!(programs, Programs::One(_)),
         timeouts: config.engine.timeouts,
         programs,
         kernel_log: config.kernel_log,

@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     let mut kernels = BTreeMap::new();
     for case in &cases {
         if let std::collections::btree_map::Entry::Vacant(vacant) = kernels.entry(case.fill) {
-            measure::fill(case.fill, vacant.insert(load(case.fill, programs)?))?;
+            measure::fill(case.fill, vacant.insert(load(case.fill, programs.clone())?))?;
         }
     }
     let mut prepared = Vec::new();

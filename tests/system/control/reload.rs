@@ -119,6 +119,10 @@ fn invalid_reload_changes_nothing() {
         &format!("{ONE}flow_table: {{ flows: 1000 }}\nsources: {{ ipv6_prefix: 56 }}\n"),
         &["flow_table.flows: a change needs a restart", "sources.ipv6_prefix: a change needs a restart"],
     );
+    refused(
+        "interfaces: [{ name: lan0, role: mirror }]\n",
+        &["interfaces: lan0: the role `mirror`, which no interface had at the start, needs a restart"],
+    );
     // If half of a reload fails, none of it is applied. TCX accepts 63 programs (bpf_mprog_max(),
     // linux/bpf_mprog.h).
     let others: Vec<_> = (0..63).map(|_| Bystander::load("other", Verdict::TcNext).unwrap()).collect();

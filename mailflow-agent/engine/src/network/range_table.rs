@@ -87,7 +87,7 @@ impl RangeBuilder {
     }
 
     fn begin(&mut self, at: u128, line: Option<usize>) {
-        // An empty range is replaced.
+        // A range that begins here too would be empty: the new one replaces it.
         self.0.pop_if(|(start, _)| *start == at);
         self.0.push((at, line));
     }

@@ -203,7 +203,7 @@ fn refusal_reason(error: &ProgramError) -> String {
         Some(libc::ERANGE) => "the MTU is too large for the driver's XDP",
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP",
         Some(libc::EPERM) => "not permitted: CAP_NET_ADMIN and CAP_BPF are needed",
-        Some(libc::EINVAL) => "the driver refuses it as it is set up (offloads, queues, MTU)",
+        Some(libc::EINVAL) => "the driver refuses it with the present offloads, queues or MTU",
         _ => return error_chain(error),
     };
     format!("{meaning} ({})", error_chain(error))

@@ -13,7 +13,7 @@ use crate::{
         hook::Direction,
         netlink,
     },
-    program::names::is_own_program,
+    program::names,
 };
 
 /// Handle and priority of our filter: the first, and always the same, so that the filter of a crashed agent
@@ -32,7 +32,7 @@ pub(crate) fn remove_unwatched_filters(watched: &[(Option<u32>, Direction)]) {
             }
             let is_own = |filter: &netlink::TcFilter| {
                 (filter.priority, filter.handle) == (FILTER_PRIORITY, FILTER_HANDLE.into())
-                    && filter.name.as_deref().is_some_and(is_own_program)
+                    && filter.name.as_deref().and_then(names::role_of).is_some()
             };
             if netlink::filters(device.index, direction).is_ok_and(|filters| filters.iter().any(is_own)) {
                 match SchedClassifierLink::attached(

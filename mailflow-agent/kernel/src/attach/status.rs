@@ -26,7 +26,7 @@ pub struct AttachmentStatus {
     pub reattach_count: u64,
 }
 
-/// State of a program at its place.
+/// State of a program at its hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachState {
     /// Attached.

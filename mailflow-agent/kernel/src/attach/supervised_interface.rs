@@ -296,7 +296,7 @@ impl SupervisedInterface {
         self.choose_role(Some(now), loaded, other_lan);
         let Some(device) = &self.device else { return };
         for slot in &mut self.hooks {
-            slot.verify(&self.name, device, loaded, helper, now);
+            slot.verify(&self.name, device, helper, now);
         }
     }
 
@@ -362,14 +362,7 @@ impl HookSlot {
     }
 
     /// Queries the hook of a program, and drops its link if it has to be attached again.
-    fn verify(
-        &mut self,
-        interface: &str,
-        device: &Device,
-        loaded: &Loaded,
-        helper: Option<&HookQueryHelper>,
-        now: Time,
-    ) {
+    fn verify(&mut self, interface: &str, device: &Device, helper: Option<&HookQueryHelper>, now: Time) {
         let Some(attached) = &self.program else { return };
         let (direction, hook) = (attached.direction.name(), attached.attachment.name());
         let question = HookQuery {
@@ -407,8 +400,7 @@ impl HookSlot {
             return;
         }
         // Another agent's programs take nothing away from this one's.
-        let is_own =
-            |other: &HookProgram| other.name.as_ref().is_some_and(|name| loaded.programs.contains(name));
+        let is_own = |other: &HookProgram| other.name.as_deref().and_then(names::role_of).is_some();
         let foreign = !before.iter().all(is_own);
         if previous != self.status.state {
             let before = format_programs(&before);

@@ -111,7 +111,7 @@ fn hook_programs(device: u32) -> io::Result<Vec<HookProgramReport>> {
             let name = names.iter().find(|(known, _)| *known == id).map_or("?", |(_, name)| name);
             HookProgramReport {
                 text: format!("{hook} {name} (id {id})"),
-                is_own: names::is_own_program(name),
+                is_own: names::role_of(name).is_some(),
             }
         }
         None => HookProgramReport { text: format!("{hook} a filter"), is_own: false },

@@ -1,4 +1,4 @@
-//! Loading of the object: its maps, and every program that this kernel supports.
+//! Loading of the object: its maps, and the programs of the roles that are configured.
 
 use std::{
     borrow::Borrow,
@@ -18,7 +18,7 @@ use mailflow_common::{
     SourceLimit, Totals, bucket_groups,
 };
 
-use super::{log::KernelLog, object_compat};
+use super::{log::KernelLog, names, object_compat};
 use crate::{
     error::KernelError,
     flow_table::{
@@ -107,7 +107,7 @@ impl Loaded {
         let half_open = half_open(options);
         let mut loaded =
             Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, buckets: None };
-        loaded.load_programs(options.programs)?;
+        loaded.load_programs(&options.programs)?;
         loaded.set_entry_limits(EntryCounts { flows: 0, sources: 0 }, (0, 0))?;
         let source_limit = loaded.set_source_limit(options)?;
         if sizing.buckets != 0 {
@@ -120,18 +120,21 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Loads every program. A kernel may refuse programs for frames in several buffers; every other one must
-    /// load.
+    /// Loads the selected programs, and the two that belong to no role. A kernel may refuse programs for frames in
+    /// several buffers; every other one must load.
     ///
     /// Verification takes most of the time of a start, on one CPU for each program: as many programs are
     /// loaded at the same time as there are CPUs.
-    fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
+    fn load_programs(&mut self, programs: &Programs) -> Result<(), KernelError> {
         let version = self.version;
         let selected = self.ebpf.programs_mut().filter(|(name, program)| {
-            let is_selected = match programs {
-                Programs::All => true,
-                Programs::One(one) => *name == one || *name == TICK_PROGRAM || *name == EVICT_PROGRAM,
-            };
+            let is_selected = *name == TICK_PROGRAM
+                || *name == EVICT_PROGRAM
+                || match programs {
+                    Programs::All => true,
+                    Programs::Roles(roles) => names::role_of(name).is_some_and(|role| roles.contains(&role)),
+                    Programs::One(one) => name == one,
+                };
             let is_refused = name.ends_with("_frags") && version < KernelVersion::XDP_FRAGS;
             is_selected && !is_refused && matches!(program, Program::Xdp(_) | Program::SchedClassifier(_))
         });

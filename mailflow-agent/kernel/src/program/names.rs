@@ -15,17 +15,17 @@ pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'stat
     }
 }
 
-/// Returns true if a program has the name of a program of this object. The kernel keeps 15 bytes of a name
-/// (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
-pub(crate) fn is_own_program(name: &str) -> bool {
-    let of_role = |role| {
-        let (xdp, ingress, egress) = programs(role);
+/// Returns the role of the program with this name; `None` if the object has no such program. The kernel keeps 15
+/// bytes of a name (`BPF_OBJ_NAME_LEN`, linux/bpf.h), so only they are compared.
+pub(crate) fn role_of(name: &str) -> Option<Role> {
+    let kept = |name: &str| name.get(..15).unwrap_or(name).to_owned();
+    let has_name = |role: &Role| {
+        let (xdp, ingress, egress) = programs(*role);
         let tc = [Some(ingress), egress].into_iter().flatten();
         let tc = tc.flat_map(|name| [name.to_owned(), format!("{name}_ip")]);
-        tc.chain([xdp.to_owned(), format!("{xdp}_frags")])
+        tc.chain([xdp.to_owned(), format!("{xdp}_frags")]).any(|own| kept(&own) == kept(name))
     };
-    let mut own_names = [Role::Lan, Role::Host, Role::Mirror].into_iter().flat_map(of_role);
-    own_names.any(|own_names| own_names.get(..15).unwrap_or(&own_names) == name.get(..15).unwrap_or(name))
+    [Role::Lan, Role::Host, Role::Mirror].into_iter().find(has_name)
 }
 
 /// Returns true for the `lan` role.
@@ -64,12 +64,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_programs_are_recognised_by_name() {
-        for name in ["tc_lan_in", "tc_host_out_ip", "xdp_mirror_frag", "xdp_mirror_frags", "tc_mirror"] {
-            assert!(is_own_program(name), "{name}");
+    fn the_role_of_a_program_is_known_by_its_name() {
+        for (name, role) in [
+            ("tc_lan_in", Role::Lan),
+            ("xdp_lan_frags", Role::Lan),
+            ("tc_host_out_ip", Role::Host),
+            ("xdp_mirror_frag", Role::Mirror),
+            ("xdp_mirror_frags", Role::Mirror),
+            ("tc_mirror", Role::Mirror),
+        ] {
+            assert_eq!(role_of(name), Some(role), "{name}");
         }
         for name in ["xdp_drop", "tc_acl", "tc_lan", "tc_lan_in2", "ticks", ""] {
-            assert!(!is_own_program(name), "{name}");
+            assert_eq!(role_of(name), None, "{name}");
         }
     }
 }

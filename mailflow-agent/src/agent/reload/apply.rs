@@ -64,6 +64,7 @@ impl Pipeline {
         if interfaces_changed && roles_conflict {
             refused.push(reload::MIXED_ROLES_MESSAGE.to_owned());
         }
+        refused.extend(new.interfaces.iter().filter_map(|entry| self.missing_programs(entry)));
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -98,6 +99,16 @@ impl Pipeline {
         drop(numbers);
         self.config = new;
         Ok(changes)
+    }
+
+    /// Returns the reason why an entry cannot be watched before a restart: a role of which no program is loaded.
+    /// The agent has no capability left to load it.
+    fn missing_programs(&self, entry: &Interface) -> Option<String> {
+        let missing = entry.role.possible().iter().find(|role| !self.kernel.has_programs_of(**role))?;
+        let (interface, role) = (&entry.name, missing.name());
+        Some(format!(
+            "interfaces: {interface}: the role `{role}`, which no interface had at the start, needs a restart"
+        ))
     }
 
     /// Watches the interfaces and ports of `new`. Restores the previous ones on failure.

@@ -22,7 +22,7 @@ pub(crate) struct Cursor<'a> {
 /// Origin of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ValueOrigin {
-    /// Value of the file.
+    /// The file sets the value.
     Explicit,
     /// Shipped value, as the file omits the setting. Diagnostics name the position of the mapping that omits
     /// it.
