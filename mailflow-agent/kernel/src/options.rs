@@ -100,9 +100,9 @@ pub enum LogLevel {
     Warn,
     /// Also packets with headers deeper than the program parses.
     Info,
-    /// The same as `Info`: the program has no further messages.
+    /// No further messages than `Info`.
     Debug,
-    /// The same as `Info`.
+    /// No further messages than `Info`.
     Trace,
 }
 

@@ -24,14 +24,21 @@ fn build() -> Result<PathBuf> {
     let profile = test.ancestors().nth(2).context("the test is in no target folder")?;
     let target = profile.parent().context("the test is in no target folder")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "mailflow-agent", "--target-dir"]).arg(target);
-    let mut folder = profile.to_owned();
+    cargo.args(["build", "--quiet", "--target-dir"]).arg(target);
     let wanted = std::env::var("MAILFLOW_AGENT_PROFILE").ok();
     let installed = || profile.ends_with("release").then(|| "dist".to_owned());
-    if let Some(name) = wanted.or_else(installed) {
-        cargo.args(["--profile", &name]);
-        folder = target.join(name);
-    }
+    let folder = match wanted.or_else(installed) {
+        Some(name) => {
+            cargo.args(["--package", "mailflow-agent", "--profile", &name]);
+            target.join(name)
+        }
+        None => {
+            // Beside a test, cargo unifies features as it does for all tests: their build of the agent's library and
+            // of its dependencies serves.
+            cargo.args(["--workspace", "--bin", "mailflow-agent", "--test", "parser"]);
+            profile.to_owned()
+        }
+    };
     // Variables of the package under test: build scripts that read them would run again, and with them the agent's
     // dependencies would build again.
     for name in package_variables() {
