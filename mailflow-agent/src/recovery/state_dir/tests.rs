@@ -4,6 +4,8 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::PathBuf,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::*;
@@ -28,8 +30,18 @@ impl TempStateDir {
         self.0.join(name)
     }
 
+    /// Opens the directory. A test that starts a process in another thread has a copy of every descriptor until the
+    /// process runs its program: for that moment the lock of a closed directory is still held.
     fn open(&self) -> (StateDir, RecoveredState) {
-        StateDir::open(&self.0, FileLimits::NONE, 1_000).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match StateDir::open(&self.0, FileLimits::NONE, 1_000) {
+                Err(StateError::InUse { .. }) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     /// Reads the directory as another process does after a kill at this point.

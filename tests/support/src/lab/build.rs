@@ -33,8 +33,8 @@ fn build() -> Result<PathBuf> {
             target.join(name)
         }
         None => {
-            // Beside a test, cargo unifies features as it does for all tests: their build of the agent's library and
-            // of its dependencies serves.
+            // With a test among the targets, cargo unifies features as it does for all tests, and the agent links the
+            // libraries that were built for them.
             cargo.args(["--workspace", "--bin", "mailflow-agent", "--test", "parser"]);
             profile.to_owned()
         }
