@@ -35,13 +35,13 @@ pub fn is_present(program: &str) -> bool {
 /// Runs a command to its end and returns its standard output.
 ///
 /// # Errors
-/// The command cannot start, or it fails: the error has the command and its standard error.
+/// The command cannot start, or it fails: the error has the command and all that it printed.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command.output().with_context(|| format!("cannot run `{shown}`"))?;
     if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("`{shown}` failed ({}): {}", output.status, stderr.trim());
+        let printed = [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        bail!("`{shown}` failed ({}): {}", output.status, printed.join("\n").trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
