@@ -8,9 +8,9 @@ pub use crate::{
         timeout::Timeouts,
     },
     rule::{
-        AllowEntry, Bound, Condition, Counter, Endpoint, GroupBy, Hours, Layer, Match, Measure, Rule,
-        RuleLimits, SizeKind, SizeTest, Term, ThresholdOverride, Thresholds, Transport, Window, WindowKind,
-        signature_id, unit,
+        AllowEntry, Bound, Condition, Endpoint, GroupBy, Hours, Layer, Match, Measure, Rule, RuleLimits,
+        SizeKind, SizeTest, Term, ThresholdOverride, Thresholds, Transport, Window, WindowKind, signature_id,
+        unit,
     },
 };
 use crate::{network::Networks, time::WallClockOffset};

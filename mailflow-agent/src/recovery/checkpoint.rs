@@ -6,7 +6,7 @@ use mailflow_kernel::ReaderCheckpoint;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format of all state files. Files of another version are set aside.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+pub(crate) const FORMAT_VERSION: u32 = 5;
 
 pub(crate) const CHECKPOINT_FILE: &str = "state";
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_engine::{
     network::{AddressSet, Member},
     settings::{
-        Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Hours, Match, Measure, Quantity, Rule, Term,
+        Bound, Condition, Endpoint, FlowClass, GroupBy, Hours, Match, Measure, Quantity, Rule, Term,
         Thresholds, Window, WindowKind,
     },
 };
@@ -57,12 +57,7 @@ fn rule_fields_are_parsed() {
     assert_eq!(rule.group_by, GroupBy::SourceAndDestination);
     assert_eq!(rule.matching.source.to_string(), "internal, !role:mta");
     assert!(rule.matching.sessions_only);
-    let bound = |of, at_least, at_most, at_most_tls| Bound {
-        of: Counter::Quantity(of),
-        at_least,
-        at_most,
-        at_most_tls,
-    };
+    let bound = |of, at_least, at_most, at_most_tls| Bound { of, at_least, at_most, at_most_tls };
     assert_eq!(
         rule.matching.bounds,
         [
@@ -150,9 +145,9 @@ fn shipped_rules_equal_documentation() {
     assert_eq!(bulk.matching, Match { size: None, ..burst.matching.clone() });
     let of = |of, at_least, at_most, at_most_tls| Bound { of, at_least, at_most, at_most_tls };
     let bounds = vec![
-        of(Counter::Quantity(Quantity::PayloadUp), 0, Some(399), Some(1_200)),
-        of(Counter::Quantity(Quantity::Messages), 0, Some(0), None),
-        of(Counter::DataPacketsDown, 5, None, None),
+        of(Quantity::PayloadUp, 0, Some(399), Some(1_200)),
+        of(Quantity::Messages, 0, Some(0), None),
+        of(Quantity::DataPacketsDown, 5, None, None),
     ];
     let sessions = Match { sessions_only: true, bounds, ..bulk.matching.clone() };
     assert_eq!((&guess.matching, guess.group_by), (&sessions, GroupBy::SourceAndDestination));
@@ -276,8 +271,9 @@ fn expired_allow_entries_are_warned() {
 #[rustfmt::skip]
 const BROKEN: &[(&str, &str, &str)] = &[
     ("sum: {", "sums: {", "19:11: rules[0].condition.any[0].sums: unknown key; did you mean sum?"),
-    ("of: payload_up, at_least", "of: payload, at_least", r#"19:22: rules[0].condition.any[0].sum.of: "payload": expected one of payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages; did you mean payload_up?"#),
+    ("of: payload_up, at_least", "of: payload, at_least", r#"19:22: rules[0].condition.any[0].sum.of: "payload": expected one of payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages, data_packets_up, data_packets_down; did you mean payload_up?"#),
     ("of: payload_up, at_least", "of: failed, at_least", r#"19:22: rules[0].condition.any[0].sum.of: "failed": a kind of flow, which is counted: count: { of: failed }"#),
+    ("of: payload_up, at_least", "of: data_packets_up, at_least", r#"19:49: rules[0].condition.any[0].sum.at_least: "20MB": expected a whole number from 1 to 1000000000000000"#),
     ("20MB", "20 MB", r#"19:44: rules[0].condition.any[0].sum.at_least: "20 MB": expected bytes such as 400, 20MB or 5MiB"#),
     ("20MB", "20mb", r#"19:44: rules[0].condition.any[0].sum.at_least: "20mb": expected bytes such as 400, 20MB or 5MiB; did you mean 20MB?"#),
     ("20MB", "0", r#"19:44: rules[0].condition.any[0].sum.at_least: "0": expected 1 to 1000TB bytes"#),

@@ -104,8 +104,13 @@ fn any_term() -> impl Strategy<Value = Term> {
     let measure = prop_oneof![
         3 => (kind(), few()).prop_map(|(kind, (least, below))| (Measure::Count(kind), least, below)),
         2 => (quantity, much, some).prop_map(|(quantity, much, some)| {
-            let small = matches!(quantity, Quantity::Messages | Quantity::PacketsUp | Quantity::PacketsDown);
-            let least = if small { some } else { much };
+            let large = [
+                Quantity::PayloadUp,
+                Quantity::PayloadDown,
+                Quantity::BytesUp,
+                Quantity::BytesDown,
+            ];
+            let least = if large.contains(&quantity) { much } else { some };
             (Measure::Sum(quantity), least, least * 4 / 5)
         }),
         2 => (end.clone(), kind(), few())

@@ -5,8 +5,8 @@ use std::time::Duration;
 use mailflow_engine::{
     network::{AddressSet, Member, Network, Networks},
     settings::{
-        AllowEntry, Bound, Counter, Hours, Match, Measure, Quantity, Rule, Settings, ThresholdOverride,
-        Thresholds, Timeouts,
+        AllowEntry, Bound, Hours, Match, Measure, Quantity, Rule, Settings, ThresholdOverride, Thresholds,
+        Timeouts,
     },
 };
 use proptest::prelude::*;
@@ -201,15 +201,15 @@ fn allow() -> impl Strategy<Value = AllowEntry> {
 }
 
 fn bound() -> impl Strategy<Value = Bound> {
-    let counters = vec![
-        Counter::DataPacketsUp,
-        Counter::DataPacketsDown,
-        Counter::Quantity(Quantity::PayloadUp),
-        Counter::Quantity(Quantity::PacketsDown),
-        Counter::Quantity(Quantity::Messages),
+    let quantities = vec![
+        Quantity::DataPacketsUp,
+        Quantity::DataPacketsDown,
+        Quantity::PayloadUp,
+        Quantity::PacketsDown,
+        Quantity::Messages,
     ];
     let most = || prop::option::weighted(0.3, prop::sample::select(&[3u64, 40, 2_000][..]));
-    (prop::sample::select(counters), 0..4u64, most(), most())
+    (prop::sample::select(quantities), 0..4u64, most(), most())
         .prop_map(|(of, at_least, at_most, at_most_tls)| Bound { of, at_least, at_most, at_most_tls })
 }
 

@@ -164,7 +164,7 @@ fn normal(path: &str) -> String {
     let parts: Vec<&str> = rest.split('.').collect();
     match parts[..] {
         ["match", "flow", _] => "rules[].match.flow".to_owned(),
-        ["match", "flow", _, bound] => format!("rules[].match.flow.COUNTER.{bound}"),
+        ["match", "flow", _, bound] => format!("rules[].match.flow.QUANTITY.{bound}"),
         ["condition", _, "window"] => "rules[].condition.TERM.window".to_owned(),
         ["condition", _, "window", key] => format!("rules[].window.{key}"),
         // An entry of an allow-list is the same in both places.

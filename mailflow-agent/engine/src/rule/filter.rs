@@ -39,34 +39,23 @@ pub struct Match {
     pub size: Option<SizeTest>,
     /// True if the flow must have a SYN and a SYN-ACK.
     pub sessions_only: bool,
-    /// Bounds on the flow's counters.
+    /// Bounds on the flow's quantities.
     pub bounds: Vec<Bound>,
     /// Hours of the week in which the last packet must lie.
     pub hours: Option<Hours>,
 }
 
-/// Bounds on a counter of a flow. With an upper bound, a flow is evaluated when it has ended.
+/// Bounds on a quantity of a flow. With an upper bound, a flow is evaluated when it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bound {
-    /// Counter.
-    pub of: Counter,
+    /// Quantity.
+    pub of: Quantity,
     /// Lower bound.
     pub at_least: u64,
     /// Upper bound.
     pub at_most: Option<u64>,
     /// Upper bound for encrypted applications; `at_most` applies if `None`.
     pub at_most_tls: Option<u64>,
-}
-
-/// Counter of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum Counter {
-    /// Counter that can be summed as well.
-    Quantity(Quantity),
-    /// Packets with payload, client to server.
-    DataPacketsUp,
-    /// Packets with payload, server to client.
-    DataPacketsDown,
 }
 
 /// Hours of the week.

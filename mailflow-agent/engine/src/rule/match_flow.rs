@@ -4,7 +4,7 @@ use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::{
     definition::AllowEntry,
-    filter::{Bound, Counter, Hours, Match, Transport},
+    filter::{Bound, Hours, Match, Transport},
     size_test::Shortfall,
 };
 use crate::{
@@ -30,10 +30,10 @@ pub enum Clause {
     Size(Shortfall),
     /// The flow has no complete handshake.
     NoSession,
-    /// A counter is out of bounds.
+    /// A quantity is out of bounds.
     Bound {
-        /// Counter.
-        of: Counter,
+        /// Quantity.
+        of: Quantity,
         /// Value of the flow.
         actual: u64,
         /// Bounds of the rule.
@@ -117,32 +117,6 @@ impl Bound {
 
     fn upper_bound(&self, app: App) -> Option<u64> {
         if app.encrypted() { self.at_most_tls.or(self.at_most) } else { self.at_most }
-    }
-}
-
-impl Counter {
-    /// Returns the name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Counter::Quantity(quantity) => quantity.name(),
-            Counter::DataPacketsUp => "data_packets_up",
-            Counter::DataPacketsDown => "data_packets_down",
-        }
-    }
-
-    /// Returns the value of the counter for `flow`.
-    pub fn of(self, flow: &Flow) -> u64 {
-        match self {
-            Counter::Quantity(Quantity::PayloadUp) => flow.up.payload,
-            Counter::Quantity(Quantity::PayloadDown) => flow.down.payload,
-            Counter::Quantity(Quantity::BytesUp) => flow.up.bytes,
-            Counter::Quantity(Quantity::BytesDown) => flow.down.bytes,
-            Counter::Quantity(Quantity::PacketsUp) => flow.up.packets,
-            Counter::Quantity(Quantity::PacketsDown) => flow.down.packets,
-            Counter::Quantity(Quantity::Messages) => u64::from(flow.messages),
-            Counter::DataPacketsUp => flow.up.data_packets,
-            Counter::DataPacketsDown => flow.down.data_packets,
-        }
     }
 }
 
@@ -264,7 +238,7 @@ mod tests {
 
     #[test]
     fn encrypted_applications_have_bounds_of_their_own() {
-        let of = Counter::Quantity(Quantity::PayloadUp);
+        let of = Quantity::PayloadUp;
         let bound = Bound { of, at_least: 0, at_most: Some(399), at_most_tls: Some(1_400) };
         let matching = Match { bounds: vec![bound], ..fixture::rule().matching };
         let check = |app| verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", app);

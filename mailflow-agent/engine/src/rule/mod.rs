@@ -15,7 +15,7 @@ pub mod thresholds;
 
 pub use self::{
     definition::{AllowEntry, Condition, GroupBy, Rule},
-    filter::{Bound, Counter, Hours, Layer, Match, SizeKind, SizeTest, Transport},
+    filter::{Bound, Hours, Layer, Match, SizeKind, SizeTest, Transport},
     limits::RuleLimits,
     match_flow::Clause,
     severity::Severity,

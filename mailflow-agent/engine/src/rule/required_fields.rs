@@ -1,7 +1,7 @@
 //! Fields that a record must carry so that a rule, or one of its terms, can be evaluated.
 
 use super::{
-    filter::{Counter, Layer, Match, SizeKind, SizeTest},
+    filter::{Layer, Match, SizeKind, SizeTest},
     term::{Measure, Term},
 };
 use crate::flow::{class::FlowClass, fields::RecordFields, quantity::Quantity};
@@ -52,15 +52,7 @@ impl Quantity {
             Quantity::BytesUp | Quantity::BytesDown => RecordFields::BYTES,
             Quantity::PacketsUp | Quantity::PacketsDown => RecordFields::PACKETS,
             Quantity::Messages => RecordFields::MESSAGES,
-        }
-    }
-}
-
-impl Counter {
-    fn required_fields(self) -> RecordFields {
-        match self {
-            Counter::Quantity(quantity) => quantity.required_fields(),
-            Counter::DataPacketsUp | Counter::DataPacketsDown => RecordFields::DATA_PACKETS,
+            Quantity::DataPacketsUp | Quantity::DataPacketsDown => RecordFields::DATA_PACKETS,
         }
     }
 }
@@ -97,7 +89,7 @@ mod tests {
         assert_eq!(needs(SizeKind::DataRatio, Layer::Payload), "payload bytes, packets with payload");
         rule.matching.size = None;
         assert_eq!(rule.matching.required_fields(), RecordFields::empty());
-        let of = Counter::DataPacketsDown;
+        let of = Quantity::DataPacketsDown;
         rule.matching.bounds = vec![Bound { of, at_least: 5, at_most: None, at_most_tls: None }];
         rule.matching.sessions_only = true;
         assert_eq!(rule.matching.required_fields().to_string(), "packets with payload, SYN, SYN-ACK");
@@ -109,6 +101,7 @@ mod tests {
             |measure| Term { measure, ..fixture::rule().terms[0].clone() }.required_fields().to_string();
         assert_eq!(term(Measure::Count(FlowClass::Flows)), "");
         assert_eq!(term(Measure::Sum(Quantity::PayloadUp)), "payload bytes");
+        assert_eq!(term(Measure::Sum(Quantity::DataPacketsDown)), "packets with payload");
         let failed = Measure::Ratio { of: FlowClass::Failed, to: FlowClass::Attempts };
         assert_eq!(term(failed), "estimated messages, SYN, SYN-ACK");
     }

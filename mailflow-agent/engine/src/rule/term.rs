@@ -98,7 +98,9 @@ pub fn unit(term: &str) -> &'static str {
     match (words.next(), words.next()) {
         (Some("count"), _) => "flows",
         (Some("sum"), Some("messages")) => "messages",
-        (Some("sum"), Some("packets_up" | "packets_down")) => "packets",
+        (Some("sum"), Some("packets_up" | "packets_down" | "data_packets_up" | "data_packets_down")) => {
+            "packets"
+        }
         (Some("sum"), _) => "bytes",
         (Some("distinct" | "first_seen"), Some("source")) => "sources",
         (Some("distinct" | "first_seen"), Some("destination")) => "destinations",
@@ -141,7 +143,10 @@ mod tests {
         for quantity in Quantity::ALL {
             let expected = match quantity {
                 Quantity::Messages => "messages",
-                Quantity::PacketsUp | Quantity::PacketsDown => "packets",
+                Quantity::PacketsUp
+                | Quantity::PacketsDown
+                | Quantity::DataPacketsUp
+                | Quantity::DataPacketsDown => "packets",
                 _ => "bytes",
             };
             assert_eq!(unit(&Measure::Sum(quantity).name()), expected);

@@ -81,3 +81,19 @@ fn a_missing_field_is_not_zero() {
     engine.ingest_record(at(111), &record(4_003, RecordFields::all()));
     assert_eq!(explained(&engine), [Value::Exactly(4), Value::AtLeast(1)], "one tells of its message");
 }
+
+#[test]
+fn packets_with_payload_are_summed_without_pure_acks() {
+    let sum = |quantity, at_least| Term { measure: Measure::Sum(quantity), ..count(at_least, 3_600) };
+    // Each flow has 10 packets in each direction, and 8 of them have payload.
+    for (quantity, name) in [
+        (Quantity::DataPacketsUp, "sum data_packets_up"),
+        (Quantity::DataPacketsDown, "sum data_packets_down"),
+    ] {
+        let flows = || (4_000..4_003).map(|port| closed(port, 100)).collect();
+        assert_eq!(cycle(&mut any(vec![sum(quantity, 25)]), at(110), &mut flows()).alerts, []);
+        let alerts = cycle(&mut any(vec![sum(quantity, 24)]), at(110), &mut flows()).alerts;
+        let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };
+        assert_eq!((&*alert.deciding_term.name, alert.deciding_term.value), (name, Value::Exactly(24)));
+    }
+}

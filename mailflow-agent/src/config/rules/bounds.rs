@@ -1,4 +1,4 @@
-//! `rules[].match.flow`: bounds of a flow's counters.
+//! `rules[].match.flow`: bounds of a flow's quantities.
 
 use std::ops::RangeInclusive;
 
@@ -11,30 +11,25 @@ use crate::config::{
         values::{expect_mapping, number},
     },
 };
-use mailflow_engine::settings::{Bound, Counter, Quantity};
+use mailflow_engine::settings::{Bound, Quantity};
 
 /// Maximum bound.
 const MAX_BOUND: u64 = 1 << 40;
 
-/// Reads the bounds, one for each named counter.
+/// Reads the bounds, one for each named quantity.
 pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Vec<Bound>> {
-    let quantities = Quantity::ALL.map(|quantity| (quantity.name(), Counter::Quantity(quantity)));
-    let data = [("data_packets_up", Counter::DataPacketsUp), ("data_packets_down", Counter::DataPacketsDown)];
     MappingReader::read(cursor, diagnostics, |mapping| {
-        let bounds: Vec<_> = quantities
+        let bounds: Vec<_> = Quantity::ALL
             .into_iter()
-            .chain(data)
-            .filter_map(|(name, of)| Some(bound(&mapping.explicit(name)?, mapping.diagnostics, of)))
+            .filter_map(|of| Some(bound(&mapping.explicit(of.name())?, mapping.diagnostics, of)))
             .collect();
         bounds.into_iter().collect()
     })
 }
 
-fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Counter) -> Option<Bound> {
-    let amount = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, range: RangeInclusive<u64>| match of
-    {
-        Counter::Quantity(quantity) if is_bytes(quantity) => bytes(cursor, diagnostics, range),
-        _ => number(cursor, diagnostics, range),
+fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Quantity) -> Option<Bound> {
+    let amount = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, range: RangeInclusive<u64>| {
+        if is_bytes(of) { bytes(cursor, diagnostics, range) } else { number(cursor, diagnostics, range) }
     };
     expect_mapping(cursor, diagnostics, "{ at_least: 1 }")?;
     MappingReader::read(cursor, diagnostics, |mapping| {

@@ -3,7 +3,7 @@
 use super::terms::{RawTerm, format_threshold};
 use crate::config::{diagnostics::DiagnosticSink, yaml::get::Cursor};
 use mailflow_engine::settings::{
-    Bound, Condition, Counter, Endpoint, FlowClass, GroupBy, Match, Measure, Quantity, Rule, Transport,
+    Bound, Condition, Endpoint, FlowClass, GroupBy, Match, Measure, Quantity, Rule, Transport,
 };
 
 /// Warns about terms that can never hold, and about ratios that hold at the first flow.
@@ -87,7 +87,7 @@ fn exclusion_reason(matching: &Match, kind: FlowClass) -> Option<&'static str> {
 }
 
 fn message_bounds(matching: &Match) -> impl Iterator<Item = &Bound> {
-    matching.bounds.iter().filter(|bound| bound.of == Counter::Quantity(Quantity::Messages))
+    matching.bounds.iter().filter(|bound| bound.of == Quantity::Messages)
 }
 
 fn excludes_messages(matching: &Match) -> bool {

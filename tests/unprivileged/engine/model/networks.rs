@@ -7,7 +7,7 @@ use mailflow_common::App;
 use mailflow_engine::{
     flow::Flow,
     network::Network,
-    settings::{AllowEntry, Bound, Counter, Hours, Quantity, Rule, Settings, Term, Thresholds, Transport},
+    settings::{AllowEntry, Bound, Hours, Quantity, Rule, Settings, Term, Thresholds, Transport},
 };
 
 use super::{Nanos, large};
@@ -112,11 +112,7 @@ pub(super) fn usual(terms: &[Term]) -> Vec<Thresholds> {
 
 fn within(bound: &Bound, flow: &Flow, app: App) -> bool {
     let encrypted = [App::Smtps, App::SmtpStartTls, App::Pop3s, App::Imaps, App::Pop3Stls, App::ImapStartTls];
-    let has = match bound.of {
-        Counter::DataPacketsUp => flow.up.data_packets,
-        Counter::DataPacketsDown => flow.down.data_packets,
-        Counter::Quantity(quantity) => amount(quantity, flow),
-    };
+    let has = amount(bound.of, flow);
     let most = match bound.at_most_tls {
         Some(most) if encrypted.contains(&app) => Some(most),
         _ => bound.at_most,
@@ -134,5 +130,7 @@ pub(super) fn amount(quantity: Quantity, flow: &Flow) -> u64 {
         Quantity::PacketsUp => flow.up.packets,
         Quantity::PacketsDown => flow.down.packets,
         Quantity::Messages => u64::from(flow.messages),
+        Quantity::DataPacketsUp => flow.up.data_packets,
+        Quantity::DataPacketsDown => flow.down.data_packets,
     }
 }
