@@ -169,7 +169,9 @@ fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> R
 
 /// Waits for the first alert.
 fn first_alert(agent: &Agent) -> Result<String> {
-    say("the agent evaluates a flow 5 s after its end; the tenth flow fires the rule");
+    say(format!(
+        "the rule smtp-burst fires at the tenth of {MAILS} flows; the agent evaluates a flow 5 s after its end"
+    ));
     let sent = Instant::now();
     let line = wait_for("an alert", PATIENCE, || {
         interrupt::check()?;
@@ -177,7 +179,10 @@ fn first_alert(agent: &Agent) -> Result<String> {
     });
     interrupt::check()?;
     let line = line.with_context(|| format!("{}\nthe agent's log:\n{}", show::totals(agent), agent.log()))?;
-    say(format!("after {:.1} s:", sent.elapsed().as_secs_f64()));
+    say(format!(
+        "the alert came {:.1} s after the last mail; its time is that of the tenth flow:",
+        sent.elapsed().as_secs_f64()
+    ));
     Ok(line)
 }
 

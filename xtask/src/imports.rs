@@ -67,14 +67,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
         for circle in graph::circles(&graph) {
-            println!("  circle of {}:", circle.len());
+            println!("  cycle of {} files:", circle.len());
             for file in &circle {
                 let within: Vec<_> =
                     graph[file].iter().filter(|other| circle.contains(*other)).cloned().collect();
                 println!("    {file} -> {}", within.join(", "));
             }
             if circle.len() > LARGEST_CIRCLE {
-                errors.push(format!("{name}: a circle of {} files: {}", circle.len(), circle.join(", ")));
+                errors.push(format!("{name}: a cycle of {} files: {}", circle.len(), circle.join(", ")));
             }
         }
     }

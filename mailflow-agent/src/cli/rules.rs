@@ -38,7 +38,7 @@ pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io
     }
     write!(out, "{}, {failed} failed", pluralize(tests, "test"))?;
     if invalid > 0 {
-        write!(out, ", {} could not be read", pluralize(invalid, "file"))?;
+        write!(out, ", {} not run", pluralize(invalid, "file"))?;
     }
     writeln!(out)?;
     Ok(match (invalid, failed) {

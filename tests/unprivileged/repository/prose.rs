@@ -69,7 +69,9 @@ fn faults(name: &str, text: &str) -> Vec<String> {
             && !continues
             && let Some(word) = NO_BEGINNINGS.iter().find(begins)
         {
-            found.push(format!("{name}:{number}: begins with {word:?}: {comment}"));
+            found.push(format!(
+                "{name}:{number}: begins with {word:?} is in the list of words to avoid: {comment}"
+            ));
         }
         for word in NO_WORDS.iter().filter(|word| has(comment, word)) {
             found.push(format!("{name}:{number}: {word:?}: {comment}"));

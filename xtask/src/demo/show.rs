@@ -48,7 +48,7 @@ pub(super) fn metrics(agent: &Agent, lab: &Lab) -> Result<()> {
     let page = agent.metrics()?;
     let file = lab.folder().join("metrics.txt");
     std::fs::write(&file, &page).with_context(|| file.display().to_string())?;
-    println!("{}", bold("\nMetrics"));
+    println!("{}", bold("\nMetrics, a second later: of all flows, also of those after the tenth"));
     say(format!("from http://127.0.0.1:10825/metrics in {}, all in {}", lab.gateway.name(), short(&file)));
     for line in page.lines().filter(|line| METRICS.iter().any(|prefix| line.starts_with(prefix))) {
         say(line);
@@ -93,7 +93,7 @@ pub(super) fn next(lab: &Lab, keep: bool) {
         hint("the same, and the lab stays up", "cargo xtask demo --keep");
         hint("a real interface", "cargo xtask run -- --interface eth1 --role lan");
         hint("the configuration it ran with", "config/mailflow.yaml");
-        hint("every test there is", "cargo xtask test");
+        hint("all tests (root, about 40 minutes)", "cargo xtask test");
     }
 }
 

@@ -57,6 +57,18 @@ impl Quantity {
         }
     }
 
+    /// Returns the unit, in the plural.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Quantity::PayloadUp | Quantity::PayloadDown | Quantity::BytesUp | Quantity::BytesDown => "bytes",
+            Quantity::PacketsUp
+            | Quantity::PacketsDown
+            | Quantity::DataPacketsUp
+            | Quantity::DataPacketsDown => "packets",
+            Quantity::Messages => "messages",
+        }
+    }
+
     /// Returns the value of the quantity for `flow`.
     pub fn of(self, flow: &Flow) -> u64 {
         match self {

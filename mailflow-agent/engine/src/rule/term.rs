@@ -97,11 +97,10 @@ pub fn unit(term: &str) -> &'static str {
     let mut words = term.split(' ');
     match (words.next(), words.next()) {
         (Some("count"), _) => "flows",
-        (Some("sum"), Some("messages")) => "messages",
-        (Some("sum"), Some("packets_up" | "packets_down" | "data_packets_up" | "data_packets_down")) => {
-            "packets"
+        (Some("sum"), Some(name)) => {
+            let quantity = Quantity::ALL.into_iter().find(|quantity| quantity.name() == name);
+            quantity.map_or("", Quantity::unit)
         }
-        (Some("sum"), _) => "bytes",
         (Some("distinct" | "first_seen"), Some("source")) => "sources",
         (Some("distinct" | "first_seen"), Some("destination")) => "destinations",
         (Some("distinct" | "first_seen"), Some("port")) => "ports",
@@ -141,15 +140,7 @@ mod tests {
     #[test]
     fn every_measure_has_a_unit_by_its_name_but_ratios() {
         for quantity in Quantity::ALL {
-            let expected = match quantity {
-                Quantity::Messages => "messages",
-                Quantity::PacketsUp
-                | Quantity::PacketsDown
-                | Quantity::DataPacketsUp
-                | Quantity::DataPacketsDown => "packets",
-                _ => "bytes",
-            };
-            assert_eq!(unit(&Measure::Sum(quantity).name()), expected);
+            assert_eq!(unit(&Measure::Sum(quantity).name()), quantity.unit());
         }
         for of in Endpoint::ALL {
             let expected = format!("{}s", of.name());

@@ -122,9 +122,8 @@ pub(crate) fn format_threshold(of: Measure, threshold: u64) -> String {
 }
 
 /// Returns true if a quantity is in bytes, so that its threshold may have a unit.
-pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
-    use Quantity::{BytesDown, BytesUp, PayloadDown, PayloadUp};
-    matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)
+pub(crate) fn is_bytes(quantity: Quantity) -> bool {
+    quantity.unit() == "bytes"
 }
 
 fn ratio(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::PathBuf,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::*;
@@ -33,15 +33,14 @@ impl TempStateDir {
     /// Opens the directory. A test that starts a process in another thread has a copy of every descriptor until the
     /// process runs its program: for that moment the lock of a closed directory is still held.
     fn open(&self) -> (StateDir, RecoveredState) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match StateDir::open(&self.0, FileLimits::NONE, 1_000) {
-                Err(StateError::InUse { .. }) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(5));
-                }
+        let open = || StateDir::open(&self.0, FileLimits::NONE, 1_000);
+        for _ in 0..2_000 {
+            match open() {
+                Err(StateError::InUse { .. }) => thread::sleep(Duration::from_millis(5)),
                 opened => return opened.unwrap(),
             }
         }
+        open().unwrap()
     }
 
     /// Reads the directory as another process does after a kill at this point.

@@ -40,7 +40,8 @@ pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command.output().with_context(|| format!("cannot run `{shown}`"))?;
     if !output.status.success() {
-        let printed = [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        let printed =
+            [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
         bail!("`{shown}` failed ({}): {}", output.status, printed.join("\n").trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
