@@ -69,9 +69,7 @@ fn faults(name: &str, text: &str) -> Vec<String> {
             && !continues
             && let Some(word) = NO_BEGINNINGS.iter().find(begins)
         {
-            found.push(format!(
-                "{name}:{number}: begins with {word:?} is in the list of words to avoid: {comment}"
-            ));
+            found.push(format!("{name}:{number}: begins with {word:?}: {comment}"));
         }
         for word in NO_WORDS.iter().filter(|word| has(comment, word)) {
             found.push(format!("{name}:{number}: {word:?}: {comment}"));
@@ -90,7 +88,12 @@ fn comments_have_only_plain_words() {
         .iter()
         .flat_map(|name| faults(name, &fs::read_to_string(workspace().join(name)).unwrap()))
         .collect();
-    assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} faults by the lists of words in prose.rs and CONTRIBUTING.md, Words:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
 /// Returns the faults of the comments of a configuration file, a line each. Its comments are texts for users, so each
@@ -115,7 +118,12 @@ fn comments_of_configuration_files_have_only_plain_words() {
         checked += 1;
     }
     assert!(checked > 20, "{checked} files");
-    assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} faults by the lists of words in prose.rs and CONTRIBUTING.md, Words:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
 #[test]
