@@ -126,8 +126,12 @@ fn prepare(steps: &[Step]) -> Result<()> {
     if steps.iter().any(|step| step.lane == Lane::System || step.name == "fuzz") {
         setup::prepare(Purpose::Test)?;
     } else {
-        let purposes =
-            [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
+        let purposes = [
+            ("kernels", Purpose::Kernels),
+            ("package", Purpose::Packaging),
+            ("packaging", Purpose::Packaging),
+            ("object", Purpose::Bpf),
+        ];
         for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
             setup::prepare(*purpose)?;
         }

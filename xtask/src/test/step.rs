@@ -62,6 +62,7 @@ enum Kind {
     Object,
     Dependencies,
     Kernels,
+    Package,
     Packaging,
 }
 
@@ -122,6 +123,7 @@ impl Step {
             Kind::Object => bpf::run(&bpf::Args { check: true }),
             Kind::Dependencies => deny::run(),
             Kind::Kernels => kernels::run(),
+            Kind::Package => packaging::build().map(|_| ()),
             Kind::Packaging => packaging::run(),
         }
     }
@@ -261,6 +263,7 @@ pub(super) fn all() -> Result<Vec<Step>> {
         kernel,
     ));
     let others = [
+        ("package", Lane::Builds, "The package builds twice, equal to the byte.", Kind::Package),
         (
             "fuzz",
             Lane::Builds,
