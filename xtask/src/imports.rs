@@ -1,7 +1,7 @@
 //! `cargo xtask imports`: the import graph of the crates, and of the files of each crate.
 //!
 //! An edge goes from a file to the file that defines an imported name; a re-export counts as its definition.
-//! Test code is excluded. Cycles of more than [`LARGEST_CIRCLE`] files are errors, and so are forbidden
+//! Test code is excluded. Cycles of more than [`LARGEST_CYCLE`] files are errors, and so are forbidden
 //! dependencies of crates.
 
 mod graph;
@@ -15,7 +15,7 @@ use self::source::Crate;
 use crate::workspace;
 
 /// Maximum number of files in a cycle: two files that need each other are one concept in two files.
-const LARGEST_CIRCLE: usize = 2;
+const LARGEST_CYCLE: usize = 2;
 
 /// Crates that build without these dependencies, so that their tests compile in seconds.
 const WITHOUT: [(&str, &[&str]); 3] = [
@@ -66,15 +66,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 println!("  {file} -> {}", imports.iter().cloned().collect::<Vec<_>>().join(", "));
             }
         }
-        for circle in graph::circles(&graph) {
-            println!("  cycle of {} files:", circle.len());
-            for file in &circle {
+        for cycle in graph::cycles(&graph) {
+            println!("  cycle of {} files:", cycle.len());
+            for file in &cycle {
                 let within: Vec<_> =
-                    graph[file].iter().filter(|other| circle.contains(*other)).cloned().collect();
+                    graph[file].iter().filter(|other| cycle.contains(*other)).cloned().collect();
                 println!("    {file} -> {}", within.join(", "));
             }
-            if circle.len() > LARGEST_CIRCLE {
-                errors.push(format!("{name}: a cycle of {} files: {}", circle.len(), circle.join(", ")));
+            if cycle.len() > LARGEST_CYCLE {
+                errors.push(format!("{name}: a cycle of {} files: {}", cycle.len(), cycle.join(", ")));
             }
         }
     }

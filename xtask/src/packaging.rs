@@ -20,9 +20,9 @@ const CLICKHOUSE: &str = "chdb-core==26.9.0";
 /// Attempts to install a package. It is large, and an index may break off a download.
 const ATTEMPTS: u32 = 4;
 
-/// Builds the package twice, checks that both are equal, and returns its path. Installs ClickHouse too, as that takes
-/// as long on a slow line.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Makes what the suite `packaging` needs: the package, built twice and compared, and a Python with ClickHouse. Returns
+/// the paths of both.
+pub(crate) fn build() -> Result<(PathBuf, PathBuf)> {
     let Built { binary, package } = dist::run(&dist::Args::default())?;
     let again = workspace::root().join("target/package/again");
     let again = dist::Args { binary: Some(binary), out: again };
@@ -34,17 +34,16 @@ pub(crate) fn build() -> Result<PathBuf> {
         second.display()
     );
     say("built twice: the same bytes");
-    python()?;
-    Ok(package)
+    Ok((package, python()?))
 }
 
-/// Builds the package, unless it is built, and runs the suite `packaging` with it.
+/// Runs the suite `packaging`.
 pub(crate) fn run() -> Result<()> {
     ensure!(terminal::is_root(), "hosts are booted: run it as root");
-    let package = build()?;
+    let (package, python) = build()?;
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["test", "--locked", "--workspace", "--test", "packaging"]);
-    cargo.env("MAILFLOW_PACKAGE", &package).env("MAILFLOW_PYTHON", python()?);
+    cargo.env("MAILFLOW_PACKAGE", &package).env("MAILFLOW_PYTHON", python);
     terminal::run(cargo.current_dir(workspace::root()))
 }
 

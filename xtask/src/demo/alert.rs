@@ -74,7 +74,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
          received     {}\n\
          services     {} on port {}, {} messages estimated\n\
          ATT&CK       {}\n\
-         complete     {}\n",
+         counting     {}\n",
         alert.rule,
         alert.state.to_uppercase(),
         mailflow.severity,
@@ -88,13 +88,13 @@ pub(super) fn summary(json: &str) -> Result<String> {
         mailflow.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
         mailflow.messages_estimated,
         alert.attack.join(", "),
-        if mailflow.complete { "yes, these flows were counted from their first packet" } else { "no" },
+        if mailflow.complete { "complete" } else { "incomplete" },
     );
     for flow in flows.iter().take(FLOWS) {
         let Counters { pkts_toserver, bytes_toserver, pkts_toclient, bytes_toclient } = flow.flow;
         writeln!(
             text,
-            "flow         port {} -> {}:{} {}, {:.0} B a packet up, {:.0} B down (the rule needs 80)",
+            "flow         port {} -> {}:{} {}, up {:.0} B a packet, down {:.0} B",
             flow.src_port,
             flow.dest_ip,
             flow.dest_port,

@@ -93,7 +93,7 @@ pub(super) fn next(lab: &Lab, keep: bool) {
         hint("the same, and the lab stays up", "cargo xtask demo --keep");
         hint("a real interface", "cargo xtask run -- --interface eth1 --role lan");
         hint("the configuration it ran with", "config/mailflow.yaml");
-        hint("all tests (root, about 40 minutes)", "cargo xtask test");
+        hint("all tests (root, about an hour)", "cargo xtask test");
     }
 }
 

@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// Returns the strongly connected components of more than one file, the largest first (Tarjan 1972).
-pub(super) fn circles(graph: &Graph) -> Vec<Vec<String>> {
+pub(super) fn cycles(graph: &Graph) -> Vec<Vec<String>> {
     let mut search =
-        Search { graph, next: 0, visited: BTreeMap::new(), path: Vec::new(), circles: Vec::new() };
+        Search { graph, next: 0, visited: BTreeMap::new(), path: Vec::new(), cycles: Vec::new() };
     for file in graph.keys() {
         if !search.visited.contains_key(file.as_str()) {
             search.visit(file);
         }
     }
-    search.circles.sort_by_key(|circle| std::cmp::Reverse(circle.len()));
-    search.circles
+    search.cycles.sort_by_key(|cycle| std::cmp::Reverse(cycle.len()));
+    search.cycles
 }
 
 struct Search<'a> {
@@ -24,7 +24,7 @@ struct Search<'a> {
     /// Index in the order of visits and lowest reachable index, by file; `None` once the component is known.
     visited: BTreeMap<&'a str, Option<(usize, usize)>>,
     path: Vec<&'a str>,
-    circles: Vec<Vec<String>>,
+    cycles: Vec<Vec<String>>,
 }
 
 impl<'a> Search<'a> {
@@ -49,7 +49,7 @@ impl<'a> Search<'a> {
                 self.visited.insert(member, None);
             }
             if component.len() > 1 {
-                self.circles.push(component.into_iter().map(str::to_owned).collect());
+                self.cycles.push(component.into_iter().map(str::to_owned).collect());
             }
         } else {
             self.visited.insert(file, Some((number, lowest)));
@@ -70,10 +70,10 @@ mod tests {
     #[test]
     fn cycles_are_found_in_graphs_and_not_in_trees() {
         let tree = graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]);
-        assert_eq!(circles(&tree), Vec::<Vec<String>>::new());
+        assert_eq!(cycles(&tree), Vec::<Vec<String>>::new());
         let two = graph(&[("a", &["b"]), ("b", &["c", "d"]), ("c", &["a"]), ("d", &["e"]), ("e", &["d"])]);
-        let mut found = circles(&two);
-        found.iter_mut().for_each(|circle| circle.sort());
+        let mut found = cycles(&two);
+        found.iter_mut().for_each(|cycle| cycle.sort());
         assert_eq!(found, [vec!["a", "b", "c"], vec!["d", "e"]]);
     }
 }

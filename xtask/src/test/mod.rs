@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.names.is_empty() {
         let chosen = chosen(steps, &args.names)?;
         prepare(&chosen)?;
-        return summarise(&run_in_turn(&chosen));
+        return summarise(&run_in_turn(&chosen, AfterFailure::Continue));
     }
     ensure!(
         terminal::is_root(),
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         thread::scope(|scope| {
             let builds =
                 scope.spawn(|| builds.iter().map(|step| run_at_low_priority(step)).collect::<Vec<_>>());
-            outcomes.extend(run_in_turn(lane(Lane::System)));
+            outcomes.extend(run_in_turn(lane(Lane::System), AfterFailure::Continue));
             match builds.join() {
                 Ok(done) => outcomes.extend(done),
                 Err(_) => outcomes.push(Outcome {
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }),
             }
         });
-        outcomes.extend(run_in_turn(lane(Lane::Machines)));
+        outcomes.extend(run_in_turn(lane(Lane::Machines), AfterFailure::Continue));
     }
     summarise(&outcomes)
 }
@@ -147,33 +147,41 @@ fn prepare(steps: &[Step]) -> Result<()> {
     Ok(())
 }
 
-/// Runs steps one after the other, whatever the first ones say.
-fn run_in_turn<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSizeIterator>) -> Vec<Outcome> {
+/// Action after a failed step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterFailure {
+    Continue,
+    Stop,
+}
+
+/// Runs steps one after the other.
+fn run_in_turn<'a>(
+    steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSizeIterator>,
+    after_failure: AfterFailure,
+) -> Vec<Outcome> {
     let steps = steps.into_iter();
     let mut progress = Steps::new(steps.len());
-    let timed = |step: &Step| {
+    let mut outcomes = Vec::new();
+    for step in steps {
         progress.next(&step.name);
-        timed(step, || step.run())
-    };
-    steps.map(timed).collect()
+        let outcome = timed(step, || step.run());
+        let stop = outcome.result.is_err() && after_failure == AfterFailure::Stop;
+        outcomes.push(outcome);
+        if stop {
+            break;
+        }
+    }
+    outcomes
 }
 
 /// Runs the steps of the fast lane: those of cargo one after the other, and then the test binaries at the same time.
 /// Ends at the first of cargo's steps that fails: a wrong format is reported before a build of minutes.
 fn run_fast(steps: &[&Step]) -> Vec<Outcome> {
     let (binaries, others): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(|step| step.has_binaries());
-    let mut progress = Steps::new(others.len());
-    let mut outcomes = Vec::new();
-    for step in others {
-        progress.next(&step.name);
-        let outcome = timed(step, || step.run());
-        let failed = outcome.result.is_err();
-        outcomes.push(outcome);
-        if failed {
-            return outcomes;
-        }
+    let mut outcomes = run_in_turn(others, AfterFailure::Stop);
+    if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
+        outcomes.extend(run_at_once(binaries));
     }
-    outcomes.extend(run_at_once(binaries));
     outcomes
 }
 

@@ -241,7 +241,7 @@ pub(super) fn all() -> Result<Vec<Step>> {
         Step::new(
             "imports",
             Lane::Fast,
-            "No circle of imports over two files, and no arrow against the layers.",
+            "No cycle of imports over two files, and no arrow against the layers.",
             Kind::Imports,
         ),
         Step::new("build", Lane::Fast, "All tests build.", Kind::Build),

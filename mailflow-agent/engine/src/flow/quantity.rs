@@ -97,28 +97,8 @@ impl Quantities {
 
     /// Returns the value of a quantity.
     pub(crate) fn get(&self, quantity: Quantity) -> u64 {
-        let [
-            payload_up,
-            payload_down,
-            bytes_up,
-            bytes_down,
-            packets_up,
-            packets_down,
-            messages,
-            data_packets_up,
-            data_packets_down,
-        ] = self.0;
-        match quantity {
-            Quantity::PayloadUp => payload_up,
-            Quantity::PayloadDown => payload_down,
-            Quantity::BytesUp => bytes_up,
-            Quantity::BytesDown => bytes_down,
-            Quantity::PacketsUp => packets_up,
-            Quantity::PacketsDown => packets_down,
-            Quantity::Messages => messages,
-            Quantity::DataPacketsUp => data_packets_up,
-            Quantity::DataPacketsDown => data_packets_down,
-        }
+        // `ALL`, and so the values, are in the order of the variants.
+        self.0[quantity as usize]
     }
 
     /// Returns the increase since `before`.

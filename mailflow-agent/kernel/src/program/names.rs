@@ -15,10 +15,14 @@ pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'stat
     }
 }
 
-/// Returns the role of the program with this name; `None` if the object has no such program. The kernel keeps 15
-/// bytes of a name (`BPF_OBJ_NAME_LEN`, linux/bpf.h), so only they are compared.
+/// Returns the part of a program's name that the kernel keeps: 15 bytes (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
+fn kept(name: &str) -> &str {
+    name.get(..15).unwrap_or(name)
+}
+
+/// Returns the role of the program with this name, as far as the kernel keeps it; `None` if the object has no such
+/// program.
 pub(crate) fn role_of(name: &str) -> Option<Role> {
-    let kept = |name: &str| name.get(..15).unwrap_or(name).to_owned();
     let has_name = |role: &Role| {
         let (xdp, ingress, egress) = programs(*role);
         let tc = [Some(ingress), egress].into_iter().flatten();
